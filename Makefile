@@ -1,0 +1,40 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check slow server bench-memory clean
+help:            ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/.installed  ## install, fuse a synthetic pair with known truth, print product and scores
+	$(BIN)/hyperfuse demo --output demo
+
+check: $(VENV)/.installed-test  ## lint, format, types, import direction
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check      ## everything CI runs: check, then the tests
+	$(BIN)/pytest
+
+slow: $(VENV)/.installed-test  ## the tests that take minutes (kill and resume, real worker processes)
+	$(BIN)/pytest -m slow --timeout 1200
+
+server: $(VENV)/.installed-test  ## a real Prefect server, work pool, worker and deployment
+	$(BIN)/pytest -m server --timeout 900
+
+bench-memory: $(VENV)/.installed-test  ## peak memory of a 1,000 x 1,000 and a 4,000 x 4,000 px fusion, 60 bands
+	$(BIN)/python -m tests.benchmarks.memory
+
+clean:           ## remove the virtual environment and what the demo made
+	rm -rf $(VENV) demo

@@ -1,0 +1,1 @@
+"""What exists and how to open it: bands, scenes, pairs, sensors."""

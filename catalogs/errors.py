@@ -1,0 +1,57 @@
+"""The ways in which a scene can end without a product, each with the exit code of the command line.
+
+Every message is one sentence to the person who must act: which file, what was found, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+
+class HyperFuseError(Exception):
+    """Base of all expected ends; anything else that escapes is a bug."""
+
+    exit_code = 1
+    """Exit code of the command line."""
+    reason = "bug"
+    """Reason code in records written by machines for machines."""
+
+
+class UsageError(HyperFuseError):
+    """A setting is unknown or out of range."""
+
+    exit_code = 2
+    reason = "usage"
+
+
+class InputRejected(HyperFuseError):
+    """The input cannot be used as it is; trying again without changing it is pointless."""
+
+    exit_code = 3
+    reason = "input_rejected"
+
+
+class ExpectedSkip(HyperFuseError):
+    """Nothing is wrong and there is nothing to do: the scenes do not meet, or the product exists."""
+
+    exit_code = 4
+    reason = "expected_skip"
+
+
+class Busy(HyperFuseError):
+    """Another run holds the same job."""
+
+    exit_code = 5
+    reason = "busy"
+
+
+class OutOfResources(HyperFuseError):
+    """Memory, disk or device do not suffice."""
+
+    exit_code = 6
+    reason = "resources"
+
+
+class QualityRefused(HyperFuseError):
+    """A quality gate refused the product."""
+
+    exit_code = 7
+    reason = "quality_refused"

@@ -1,0 +1,82 @@
+"""ScenePair: an HSI and an MSI of one place, checked before anything heavy begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from odc.geo.geom import Geometry
+
+from catalogs.errors import ExpectedSkip, InputRejected
+from catalogs.scene import Scene
+
+RATIOS = (2, 20)
+"""Integer ratios of the ground sampling distances that can be fused."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScenePair:
+    """Two scenes that can be fused.
+
+    Raises
+    ------
+    InputRejected
+        If the scenes look swapped, their ratio is out of range, or an image has no good band.
+    ExpectedSkip
+        If the scenes do not overlap; the message gives both footprints.
+    """
+
+    hsi: Scene
+    """Low-resolution hyperspectral image."""
+    msi: Scene
+    """High-resolution multispectral image."""
+
+    def __post_init__(self) -> None:
+        hsi, msi = self.hsi, self.msi
+        for scene in (hsi, msi):
+            if not scene.bands.good.any():
+                raise InputRejected(
+                    f"{scene.name}: none of its {len(scene.bands)} bands carries a signal; check its nodata value and its bbl"
+                )
+        if self.gsd_ratio < 1 and len(hsi.bands) < len(msi.bands):
+            raise InputRejected(
+                f"the scenes look swapped: the first, {hsi.name}, has {len(hsi.bands)} bands at {hsi.gsd_m:.4g} m, the second, "
+                f"{msi.name}, {len(msi.bands)} at {msi.gsd_m:.4g} m; give the hyperspectral scene first"
+            )
+        if not RATIOS[0] - 0.5 <= self.gsd_ratio <= RATIOS[1] + 0.5:
+            raise InputRejected(
+                f"{hsi.name} ({hsi.gsd_m:.4g} m) over {msi.name} ({msi.gsd_m:.4g} m) is a ratio of {self.gsd_ratio:.3g}; "
+                f"expected {RATIOS[0]} to {RATIOS[1]}, so give a sharper MSI or check the grids"
+            )
+        if self.overlap().is_empty:
+            footprints = " and ".join(
+                f"{scene.name} covers {_lonlat_box(scene)}" for scene in (hsi, msi)
+            )  # fmt: skip
+            raise ExpectedSkip(f"the scenes do not overlap: {footprints}; there is nothing to fuse")
+
+    @property
+    def gsd_ratio(self) -> float:
+        """HSI ground sampling distance over that of the MSI."""
+        return self.hsi.gsd_m / self.msi.gsd_m
+
+    @property
+    def time_gap(self) -> timedelta | None:
+        """Time between the acquisitions, None if one of them is not known."""
+        if self.hsi.time is None or self.msi.time is None:
+            return None
+        return abs(self.hsi.time - self.msi.time)
+
+    def overlap(self) -> Geometry:
+        """Common footprint, in the MSI's CRS; edges are refined so that a change of CRS bends them."""
+        msi = self.msi.geobox.extent
+        hsi = self.hsi.geobox.extent
+        if hsi.crs != msi.crs:
+            length = max(self.hsi.geobox.boundingbox.span_x, self.hsi.geobox.boundingbox.span_y)
+            hsi = hsi.segmented(length / 32).to_crs(str(msi.crs))
+        common: Geometry = hsi & msi
+        return common
+
+
+def _lonlat_box(scene: Scene) -> str:
+    left, bottom, right, top = scene.geobox.extent.to_crs("EPSG:4326").boundingbox
+    return f"{left:.4f} to {right:.4f} E, {bottom:.4f} to {top:.4f} N"

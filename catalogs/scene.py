@@ -1,0 +1,126 @@
+"""Scene: a lazy georeferenced image cube that knows its bands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from pyproj import Geod, Transformer
+
+from catalogs.bands import Bands
+
+Quantity = Literal["reflectance", "radiance", "digital_number"]
+Window = tuple[slice, slice]
+"""Rows and columns of a read, with start and stop inside the image."""
+
+
+@runtime_checkable
+class Cube(Protocol):
+    """Lazy samples of one image; what every sensor must provide.
+
+    Obligations: nothing is read before `read` is called, and `read` reads no more than the window (plus the file's
+    own blocks); it may be called from several threads at once; the same window gives the same bytes every time.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Size as (band, y, x)."""
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that the file stores together; reads on this lattice cost least."""
+
+    def read(self, bands: Sequence[int], window: Window) -> NDArray[np.float32]:
+        """Physical values of some bands in a window.
+
+        Parameters
+        ----------
+        bands : sequence of int
+            Positions on the scene's (sorted) band axis.
+        window : (slice, slice)
+            Rows and columns.
+
+        Returns
+        -------
+        ndarray, shape (band, y, x), float32
+            In the scene's unit, scale and offset applied; NaN where there is no valid sample.
+
+        Raises
+        ------
+        catalogs.errors.InputRejected
+            If the file cannot be read there, naming the file and the window.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scene:
+    """An image of one sensor on one grid.
+
+    Raises
+    ------
+    ValueError
+        If cube, bands and geobox differ in size, or the grid has no CRS.
+    """
+
+    name: str
+    """Short name for messages: the file's stem."""
+    uri: str
+    """Where it was opened from."""
+    sensor: str
+    """Module in `catalogs.sensors` that opened it."""
+    cube: Cube
+    """Lazy samples (band, y, x)."""
+    bands: Bands
+    """Bands, in the order of the cube's band axis."""
+    geobox: GeoBox
+    """Grid: shape, pixel-to-world matrix (pixel is area) and CRS; rows run from north to south."""
+    quantity: Quantity
+    """What the samples measure."""
+    unit: str
+    """Unit of the samples; "1" for reflectance."""
+    time: datetime | None
+    """Acquisition, UTC; None if the product does not tell."""
+    digest: str
+    """SHA-256 of the source's bytes, or of the recipe of a synthetic scene."""
+    notes: tuple[str, ...] = field(default=())
+    """What had to be assumed while opening; goes to the log and to the provenance."""
+
+    def __post_init__(self) -> None:
+        if self.geobox.crs is None:
+            raise ValueError(f"{self.name} has no CRS")
+        if self.cube.shape != (len(self.bands), *self.geobox.shape):
+            raise ValueError(
+                f"{self.name}: cube {self.cube.shape}, {len(self.bands)} bands and grid {tuple(self.geobox.shape)} differ"
+            )
+
+    @property
+    def good_bands(self) -> list[int]:
+        """Positions of the bands that carry signal."""
+        return [int(i) for i in np.flatnonzero(self.bands.good)]
+
+    @property
+    def gsd_m(self) -> float:
+        """Ground sampling distance (m) at the center of the image, geometric mean of both axes."""
+        along_x, along_y = pixel_size_m(self.geobox)
+        return float(np.sqrt(along_x * along_y))
+
+    def read(self, window: Window, bands: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Samples of a window, all bands unless some are named; see `Cube.read`."""
+        return self.cube.read(range(len(self.bands)) if bands is None else bands, window)
+
+
+def pixel_size_m(geobox: GeoBox) -> tuple[float, float]:
+    """Length (m) on the ground of one pixel along x and along y, at the center of the grid."""
+    height, width = geobox.shape
+    row, col = height / 2, width / 2
+    points = [geobox.affine @ p for p in ((col, row), (col + 1, row), (col, row + 1))]
+    to_lonlat = Transformer.from_crs(geobox.crs, 4326, always_xy=True)
+    lon, lat = to_lonlat.transform([p[0] for p in points], [p[1] for p in points])
+    geod = Geod(ellps="WGS84")
+    _, _, length = geod.inv([lon[0], lon[0]], [lat[0], lat[0]], lon[1:], lat[1:])
+    return float(length[0]), float(length[1])

@@ -1,0 +1,109 @@
+"""One file per sensor, found by its module name.
+
+A sensor module defines
+
+- `SENSOR`: a `Sensor` that describes it,
+- `accepts(uri) -> bool`: whether this module opens that address (looks at names and first bytes only),
+- `open_scene(source) -> Scene`: opens a `Source`.
+
+The more specific module wins: `generic` is asked last.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Protocol, cast
+
+from catalogs.errors import InputRejected
+from catalogs.scene import Quantity, Scene
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensor:
+    """What is known of a sensor before any scene of it is opened."""
+
+    title: str
+    """Name and product, for people."""
+    gsd_m: float | None = None
+    """Ground sampling distance (m), None if it varies."""
+    mtf_nyquist: float = 0.3
+    """Modulation at the Nyquist frequency of its own grid, 0 to 1; 0.3 is typical of the field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a scene is and what the user says of it; None leaves it to the file."""
+
+    uri: str
+    """File, folder, glob of tiles, or `synthetic:` address."""
+    sensor: str | None = None
+    """Module name; None lets the modules choose."""
+    crs: str | None = None
+    """CRS as anything pyproj reads; for files that carry none."""
+    wavelengths: str | None = None
+    """CSV table or numbers separated by commas, in file order."""
+    scale: float | None = None
+    """Factor from stored to physical values."""
+    offset: float | None = None
+    """Physical value of stored 0."""
+    nodata: float | None = None
+    """Stored value that means no data."""
+    quantity: Quantity | None = None
+    """What the samples measure."""
+    variable: str | None = None
+    """Variable of a NetCDF or Zarr source that holds several."""
+
+
+class SensorModule(Protocol):
+    """The three names that a sensor module defines."""
+
+    SENSOR: Sensor
+
+    def accepts(self, uri: str) -> bool:
+        """Whether this module opens that address."""
+
+    def open_scene(self, source: Source) -> Scene:
+        """Open it."""
+
+
+@cache
+def available() -> tuple[str, ...]:
+    """Names of all sensor modules, sorted, `generic` last."""
+    names = {module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")}
+    return (*sorted(names - {"generic"}), "generic")
+
+
+def sensor_module(name: str) -> SensorModule:
+    """The module of that name.
+
+    Raises
+    ------
+    InputRejected
+        If there is none; the message lists those that exist.
+    """
+    if name not in available():
+        raise InputRejected(f"there is no sensor {name!r}; choose one of {', '.join(available())}")
+    module: ModuleType = importlib.import_module(f"{__name__}.{name}")
+    return cast("SensorModule", module)
+
+
+def open_scene(source: Source) -> Scene:
+    """Open a scene with the named sensor, or with the first that accepts its address.
+
+    Raises
+    ------
+    InputRejected
+        If no sensor accepts it, or the one that does cannot use it.
+    """
+    if source.sensor is not None:
+        return sensor_module(source.sensor).open_scene(source)
+    for name in available():
+        module = sensor_module(name)
+        if module.accepts(source.uri):
+            return module.open_scene(source)
+    # Nobody accepts it: the reader of last resort knows best what is wrong with it.
+    return sensor_module("generic").open_scene(source)

@@ -1,0 +1,379 @@
+"""Any georeferenced image cube: GeoTIFF and COG, ENVI, NetCDF, Zarr, or a glob of tiles on one lattice.
+
+Files are told apart by their first bytes, never by their names. What a file does not declare is assumed where that is
+safe, and every assumption is a note of the scene; the rest is asked of the user.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+
+from catalogs._arrays import array_kind, open_array
+from catalogs._rasters import envi_header, open_raster, raster_driver
+from catalogs._stored import Image, MosaicCube, StoredCube, digest, refuse_absurd, sample
+from catalogs.bands import Bands, read_table
+from catalogs.errors import InputRejected
+from catalogs.scene import Quantity, Scene
+from catalogs.sensors import Sensor, Source
+
+SENSOR = Sensor(title="Any GeoTIFF, ENVI, NetCDF or Zarr with wavelengths and a CRS")
+
+LATTICE_TOLERANCE_PX = 0.01
+"""Tiles whose corners are farther off a common lattice are not mosaicked, because nothing here resamples."""
+_SIDECARS = {
+    ".hdr",
+    ".xml",
+    ".properties",
+    ".ovr",
+    ".msk",
+    ".txt",
+    ".json",
+    ".enp",
+    ".prj",
+    ".tfw",
+    ".md",
+    ".csv",
+    ".png",
+}
+_SENTINELS = (-9999.0, -32768.0, -32767.0, -999.0, -99.0, 65535.0)
+
+
+def accepts(uri: str) -> bool:
+    """Whether the address is a file, folder or glob that this module opens; looks at first bytes only."""
+    path = Path(uri)
+    if path.exists():
+        return array_kind(path) is not None or (path.is_file() and raster_driver(path) is not None)
+    return any(raster_driver(p) is not None for p in _matches(uri))
+
+
+def open_scene(source: Source) -> Scene:
+    """Open an image, or the mosaic of the tiles that match a glob.
+
+    Raises
+    ------
+    InputRejected
+        If the file is not one of the formats or is damaged, has no CRS, georeference or wavelengths and the user gives
+        none, or the tiles do not fit together.
+    """
+    images = _images(source)
+    name = _name(source.uri, images)
+    bands = _bands(images, source, name)
+    geobox, corners, flip = _place(images, source, name)
+    sparse_notes = _refuse_unwritten(images, source)
+    values, whole = sample(_cube(images, bands, source, geobox, corners, flip=flip, guess=1.0))
+    meaning = _meaning(images, source, values[bands.good])
+    dead, dead_notes = _dead(values, bands, whole=whole, of=source.uri)
+    times = [image.time for image in images if image.time is not None]
+    return Scene(
+        name=name,
+        uri=source.uri,
+        sensor="generic",
+        cube=_cube(images, bands, source, geobox, corners, flip=flip, guess=meaning.scale),
+        bands=bands.mark_bad(dead),
+        geobox=geobox,
+        quantity=meaning.quantity,
+        unit=meaning.unit,
+        time=min(times, default=None),
+        digest=digest(path for image in images for path in image.files),
+        notes=(
+            *dict.fromkeys(note for image in images for note in image.notes),
+            *sparse_notes,
+            *meaning.notes,
+            *dead_notes,
+            *_sentinel_notes(images, source, values),
+        ),
+    )
+
+
+def _images(source: Source) -> list[Image]:
+    path = Path(source.uri)
+    if path.exists():
+        if (kind := array_kind(path)) is not None:
+            return [open_array(path, kind, source.variable)]
+        return [_raster(path)]
+    matches = _matches(source.uri)
+    # Headers and other companions match a glob as well; anything else that is no image is a damaged tile.
+    headers = {envi_header(p) for p in matches if raster_driver(p) == "ENVI"}
+    tiles = [p for p in matches if p not in headers and (raster_driver(p) or p.suffix.lower() not in _SIDECARS)]
+    if not tiles:
+        raise InputRejected(f"{source.uri}: no such file, and no image matches it; check the path")
+    return [_raster(p) for p in tiles]
+
+
+def _raster(path: Path) -> Image:
+    if path.is_dir():
+        raise InputRejected(
+            f"{path}: a folder without Zarr metadata; name a file, a Zarr folder or a glob such as {path}/*.tif"
+        )
+    if (driver := raster_driver(path)) is not None:
+        return open_raster(path, driver)
+    with path.open("rb") as file:
+        start = file.read(12)
+    found = f"begins with {start!r}" if start else "is empty (0 bytes)"
+    raise InputRejected(
+        f"{path}: {found}, expected GeoTIFF, ENVI with its .hdr beside it, NetCDF or Zarr; convert or fetch it again"
+    )
+
+
+def _matches(uri: str) -> list[Path]:
+    return sorted(Path(p) for p in glob.glob(uri) if Path(p).is_file()) if glob.has_magic(uri) else []  # noqa: PTH207
+
+
+def _name(uri: str, images: Sequence[Image]) -> str:
+    if len(images) == 1:
+        return images[0].path.stem or images[0].path.name
+    first, last = images[0].path.stem, images[-1].path.stem  # sorted, so what these two share all share
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    common = first[:same].rstrip("_-. 0123456789")
+    return common or Path(uri).parent.name or "mosaic"
+
+
+def _bands(images: Sequence[Image], source: Source, name: str) -> Bands:
+    """Bands of the user's table or of the files, which must agree."""
+    if source.wavelengths is not None:
+        tables = [read_table(source.wavelengths)] * len(images)
+    else:
+        tables = []
+        for image in images:
+            if image.table is None or not image.table.wavelength:
+                raise InputRejected(
+                    f"{image.path}: no wavelengths in the file; give a table with --set hsi.wavelengths=FILE.csv or "
+                    "--set msi.wavelengths=FILE.csv (columns: center_nm, optionally fwhm_nm and good), "
+                    "or the numbers separated by commas"
+                )
+            tables.append(image.table)
+    found = []
+    for image, table in zip(images, tables, strict=True):
+        n_bands = image.samples.shape[0]
+        if len(table.wavelength) != n_bands:
+            raise InputRejected(
+                f"{image.path}: has {n_bands} bands, but {source.wavelengths or 'its header'} gives "
+                f"{len(table.wavelength)} wavelengths; one per band is expected, in file order"
+            )
+        found.append(
+            Bands.sort(
+                table.wavelength, unit=table.unit, of=name, fwhm=table.fwhm, good=table.good, names=image.names
+            )
+        )  # fmt: skip
+    first = found[0]
+    for image, other in zip(images, found, strict=True):
+        if len(other) != len(first) or not np.allclose(other.center_nm, first.center_nm, rtol=0, atol=0.01):
+            raise InputRejected(
+                f"{image.path}: its {len(other)} bands differ from the {len(first)} of {images[0].path}; "
+                "tiles of one mosaic must have the same wavelengths"
+            )
+        first = first.mark_bad(~other.good)
+    return first
+
+
+def _place(images: Sequence[Image], source: Source, name: str) -> tuple[GeoBox, list[tuple[int, int]], bool]:
+    """The common grid, the corner (row, column) of each image on it, and whether stored rows run north."""
+    crs = _crs(images[0], source)
+    first, flip = _north_up(images[0])
+    places = []
+    for image in images:
+        affine, flipped = _north_up(image)
+        if _crs(image, source) != crs:
+            raise InputRejected(
+                f"{image.path}: CRS differs from that of {images[0].path}; reproject the tiles to one CRS"
+            )
+        col, row = ~first @ (affine.c, affine.f)
+        _, height, width = image.samples.shape
+        far = ~first @ (affine @ (width, height))
+        # Compared at the far corner, so that pixel sizes that differ a little do not add up unseen.
+        off = max(
+            abs(col - round(col)),
+            abs(row - round(row)),
+            abs(far[0] - round(col) - width),
+            abs(far[1] - round(row) - height),
+        )
+        if off > LATTICE_TOLERANCE_PX or flipped != flip:
+            raise InputRejected(
+                f"{image.path}: lies {off:.3f} px off the lattice of {images[0].path}, or its rows run the other way; "
+                "tiles of one mosaic must share pixel size and lattice, resample them first"
+            )
+        places.append((round(row), round(col), height, width))
+    top, left = min(p[0] for p in places), min(p[1] for p in places)
+    shape = (max(p[0] + p[2] for p in places) - top, max(p[1] + p[3] for p in places) - left)
+    refuse_absurd(Path(name), (1, *shape))
+    geobox = GeoBox(
+        shape, first @ Affine.translation(left, top), crs.to_wkt() if crs.to_epsg() is None else f"EPSG:{crs.to_epsg()}"
+    )
+    return geobox, [(p[0] - top, p[1] - left) for p in places], flip
+
+
+def _crs(image: Image, source: Source) -> CRS:
+    text = source.crs or image.crs
+    advice = "give one with --set hsi.crs=EPSG:... or --set msi.crs=EPSG:..."
+    if text is None:
+        raise InputRejected(f"{image.path}: no CRS in the file; {advice}")
+    try:
+        crs = CRS.from_user_input(text)
+    except CRSError as error:
+        raise InputRejected(f"{image.path}: {text[:60]!r} is not a CRS that PROJ knows; {advice}") from error
+    if not (crs.is_projected or crs.is_geographic):
+        raise InputRejected(f"{image.path}: CRS {crs.name!r} is neither projected nor geographic; {advice}")
+    return crs
+
+
+def _north_up(image: Image) -> tuple[Affine, bool]:
+    """The matrix with rows from north to south, and whether the stored rows have to be flipped for it."""
+    affine = image.affine
+    if affine is None or affine.determinant == 0 or not np.all(np.isfinite(affine[:6])):
+        raise InputRejected(
+            f"{image.path}: no georeference (no pixel size and corner; control points do not count); "
+            "georeference it first, for example with gdalwarp"
+        )
+    if affine.b == 0 and affine.d == 0 and affine.e > 0:
+        return affine @ Affine(1, 0, 0, 0, -1, image.samples.shape[1]), True
+    return affine, False
+
+
+def _refuse_unwritten(images: Sequence[Image], source: Source) -> tuple[str, ...]:
+    """Blocks that were never written are no data if the file has a value for that; else they would be read as zeros."""
+    notes = []
+    for image in images:
+        if image.unwritten and not image.nodata and source.nodata is None:
+            raise InputRejected(
+                f"{image.path}: {100 * image.unwritten:.1f} % of its blocks were never written and no nodata value is "
+                "declared; fetch the file again, or give hsi.nodata or msi.nodata if it is meant so"
+            )
+        if image.unwritten:
+            notes.append(f"{image.path.name}: {100 * image.unwritten:.1f} % of the blocks were never written: no data")
+    return tuple(notes)
+
+
+def _cube(
+    images: Sequence[Image],
+    bands: Bands,
+    source: Source,
+    geobox: GeoBox,
+    corners: list[tuple[int, int]],
+    *,
+    flip: bool,
+    guess: float,
+) -> StoredCube | MosaicCube:
+    """The lazy cube; `guess` is the scale where neither the user nor the file tells."""
+    cubes = []
+    for image in images:
+        n_bands = image.samples.shape[0]
+        scale = np.full(n_bands, guess) if image.scale is None else image.scale
+        offset = np.zeros(n_bands) if image.offset is None else image.offset
+        cubes.append(
+            StoredCube(
+                samples=image.samples,
+                order=tuple(int(b) for b in bands.source_band),
+                scale=scale if source.scale is None else np.full(n_bands, source.scale),
+                offset=offset if source.offset is None else np.full(n_bands, source.offset),
+                nodata=image.nodata if source.nodata is None else (source.nodata,),
+                flip=flip,
+            )
+        )
+    if len(cubes) == 1:
+        return cubes[0]
+    tiles = tuple((cube, row, col) for cube, (row, col) in zip(cubes, corners, strict=True))
+    return MosaicCube(tiles=tiles, shape=(len(bands), *geobox.shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Meaning:
+    """What the samples measure, and how it was found out."""
+
+    quantity: Quantity
+    unit: str
+    scale: float = 1.0
+    notes: tuple[str, ...] = ()
+
+
+def _meaning(images: Sequence[Image], source: Source, values: NDArray[np.float32]) -> _Meaning:
+    """Quantity, unit and undeclared scale, from what is declared first and from the size of the values last."""
+    image = images[0]
+    if any((i.scale is None) != (image.scale is None) for i in images) and source.scale is None:
+        raise InputRejected(
+            f"{source.uri}: some tiles declare a scale and others do not; give one for all with hsi.scale or msi.scale"
+        )
+    finite = values[np.isfinite(values)]
+    high = float(np.percentile(finite[:: max(1, finite.size // 1_000_000)], 99)) if finite.size else 0.0
+    words = f"{image.measures} {image.unit}".lower()
+    told: Quantity | None = source.quantity or next((q for q in ("reflectance", "radiance") if q in words), None)
+    declared = image.scale is not None or source.scale is not None
+    counts = image.samples.dtype.kind in "ui" and not declared
+    overrule = "give hsi.scale or msi.scale to overrule"
+    if counts and told in (None, "reflectance") and image.samples.dtype.itemsize >= 2 and 50 <= high <= 30000:
+        note = f"scale not declared: integer samples up to {high:.0f} taken for reflectance x 10000; {overrule}"
+        return _Meaning(quantity="reflectance", unit="1", scale=1e-4, notes=(note,))
+    if told is not None:
+        unit = {"reflectance": "1", "digital_number": "DN"}.get(told, image.unit or "unknown")
+        wild = told == "reflectance" and high > 2
+        note = f"samples up to {high:.4g} are large for reflectance; give hsi.scale or msi.scale if they are scaled"
+        return _Meaning(quantity=told, unit=unit, notes=(note,) if wild else ())
+    if counts:
+        note = f"scale not declared: {image.samples.dtype} samples up to {high:.0f} kept as digital numbers; {overrule}"
+        return _Meaning(quantity="digital_number", unit="DN", notes=(note,))
+    if high <= 2:
+        note = (
+            f"quantity not declared: samples up to {high:.3g} taken for reflectance; give hsi.quantity or msi.quantity"
+        )
+        return _Meaning(quantity="reflectance", unit="1", notes=(note,))
+    note = f"quantity not declared: samples up to {high:.4g} taken for radiance; give hsi.scale or hsi.quantity (msi.)"
+    return _Meaning(quantity="radiance", unit=image.unit or "unknown", notes=(note,))
+
+
+def _dead(
+    values: NDArray[np.float32], bands: Bands, *, whole: bool, of: str
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Bands that carry no signal: empty, constant, or clipped to one value in most pixels while other bands are not."""
+    valid = np.isfinite(values)
+    count = valid.sum(axis=1)
+    if whole and not np.any(values[valid]):
+        raise InputRejected(f"{of}: all samples are 0 or no data; the file was written only in part, fetch it again")
+    low = np.where(valid, values, np.inf).min(axis=1)
+    high = np.where(valid, values, -np.inf).max(axis=1)
+    dead = (count == 0) | ((count >= 16) & (low == high))
+    if dead.all():
+        return np.zeros_like(dead), (f"every band is empty or constant in the {values.shape[1]} pixels looked at",)
+    at_end = [(values == end[:, None]).sum(axis=1) / np.maximum(count, 1) for end in (low, high)]
+    share = np.maximum(*at_end)
+    # An image with undeclared black margins has a large share in every band: that is not the fault of a band.
+    clipped = ~dead & (share > 0.5) & (np.median(share[~dead]) < 0.1)
+    twins = ~bands.good & np.isin(bands.center_nm, bands.center_nm[bands.good])
+    told = (
+        (twins, "at the wavelength of another band"),
+        (dead & bands.good, "empty or constant"),
+        (clipped & bands.good, "clipped to one value in most pixels"),
+    )
+    notes = []
+    for flags, what in told:
+        if n_bands := int(flags.sum()):
+            listed = ", ".join(str(band + 1) for band in sorted(bands.source_band[flags])[:20]) + " ..." * (
+                n_bands > 20
+            )
+            notes.append(f"{n_bands} of {len(bands)} bands are {what} and not used (in the file: {listed})")
+    return dead | clipped, tuple(notes)
+
+
+def _sentinel_notes(images: Sequence[Image], source: Source, values: NDArray[np.float32]) -> tuple[str, ...]:
+    """A warning where no nodata value is declared and one of the usual ones fills part of the image."""
+    if (
+        source.nodata is not None
+        or any(image.nodata for image in images)
+        or images[0].scale is not None
+        or source.scale is not None
+    ):
+        return ()
+    shares = {value: float(np.mean(values == value)) for value in _SENTINELS}
+    return tuple(
+        f"{100 * share:.1f} % of the samples are {value:g}, no nodata value is declared; give hsi.nodata or msi.nodata"
+        for value, share in shares.items()
+        if share > 0.001
+    )

@@ -1,0 +1,221 @@
+"""The command `hyperfuse`. Every expected end is one sentence on stderr and an exit code; `--json` gives a record."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from catalogs.errors import HyperFuseError, UsageError
+from flows.display import Display
+
+EXIT_CODES = """exit codes:
+  0 done   2 usage   3 input rejected   4 expected skip   5 busy   6 resources   7 refused by a quality gate   1 a bug"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    for package in ("pipeline", "catalogs", "flows"):
+        logging.getLogger(package).setLevel(logging.DEBUG if options.verbose else logging.INFO)
+    try:
+        with Display(quiet=options.json) as display:
+            command: Callable[[argparse.Namespace, Display], dict[str, Any]] = options.command
+            record = command(options, display)
+    except HyperFuseError as error:
+        if options.json:
+            print(json.dumps({"error": str(error), "reason": error.reason, "exit_code": error.exit_code}))  # noqa: T201
+        print(f"hyperfuse: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("hyperfuse: interrupted; run the same command again to resume", file=sys.stderr)  # noqa: T201
+        return 130
+    if options.json:
+        print(json.dumps(record, indent=2))  # noqa: T201
+    else:
+        options.show(display, record)
+    return 0
+
+
+def _demo(options: argparse.Namespace, display: Display) -> dict[str, Any]:
+    from pipeline.demo import demonstrate  # noqa: PLC0415 (torch takes seconds, --help must not)
+
+    shown = demonstrate(options.output, network=_known(options.network), progress=display.progress)
+    return _product_record(shown.product) | {
+        "scores": {name: scores.to_json() for name, scores in shown.scores.items()}
+    }
+
+
+def _fuse(options: argparse.Namespace, display: Display) -> dict[str, Any]:
+    config = _config(options)
+    if options.prefect:
+        from flows.fuse_scene import fuse_scene  # noqa: PLC0415
+        from pipeline.publish import verify  # noqa: PLC0415
+
+        return _product_record(verify(Path(fuse_scene(config))))
+    from pipeline.workflow import run  # noqa: PLC0415
+
+    return _product_record(run(config, progress=display.progress))
+
+
+def _plan(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noqa: ARG001
+    from pipeline.workflow import plan_report  # noqa: PLC0415
+
+    return plan_report(_config(options))
+
+
+def _verify(options: argparse.Namespace, display: Display) -> dict[str, Any]:
+    from pipeline.publish import verify  # noqa: PLC0415
+
+    return _product_record(verify(options.product, progress=display.progress)) | {"verified": True}
+
+
+def _networks(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noqa: ARG001
+    from models import Observed, available, method  # noqa: PLC0415
+
+    observed = Observed(
+        hsi_bands=options.hsi_bands, msi_bands=options.msi_bands, ratio=options.ratio, psf_sigma_px=options.ratio / 2
+    )
+    rows = []
+    for name in available():
+        card, spec = method(name).CARD, method(name).specify(observed)
+        rows.append(
+            {
+                "name": name,
+                "title": card.title,
+                "parameters": spec.parameters,
+                "ratio": options.ratio,
+                "bands": [options.hsi_bands, options.msi_bands],
+                "halo": spec.halo,
+                "tiling": "exact" if spec.exact else "approximate",
+                "first_pass": spec.needs_first_pass,
+                "weights": card.weights,
+                "paper": card.paper,
+                "code": card.code,
+            }
+        )
+    return {"networks": rows}
+
+
+def _config(options: argparse.Namespace) -> Any:
+    from pipeline.config import load_config  # noqa: PLC0415
+
+    settings: dict[str, Any] = {}
+    for pair in options.set or ():
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair}: expected KEY=VALUE, for example --set hsi.crs=EPSG:32633")
+        settings[key] = value
+    named = {
+        "hsi.uri": options.hsi,
+        "msi.uri": options.msi,
+        "output": None if options.output is None else str(options.output),
+        "network": options.network,
+        "ratio": options.ratio,
+        "device": options.device,
+        "dask": options.dask,
+    }
+    return load_config(options.config, settings | {key: value for key, value in named.items() if value is not None})
+
+
+def _known(network: str) -> str:
+    from models import available  # noqa: PLC0415
+
+    if network not in available():
+        raise UsageError(f"there is no network {network!r}; choose one of {', '.join(available())}")
+    return network
+
+
+def _product_record(product: Any) -> dict[str, Any]:
+    return {
+        "product": str(product.path),
+        "files": {
+            key: str(path)
+            for key, path in (("zarr", product.zarr), ("cog", product.cog), ("item", product.item))
+            if path
+        },
+        "job_key": product.job_key,
+        "registration": product.provenance["registration"],
+        "grid": {key: product.provenance["product"][key] for key in ("shape", "transform", "valid_fraction")},
+        "bands": len(product.provenance["product"]["wavelength_nm"]),
+        "tiles": product.provenance["tiles"],
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hyperfuse",
+        description="Fuse a low-resolution hyperspectral and a high-resolution multispectral scene into one published product.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print a JSON record instead of text")
+    common.add_argument("--verbose", action="store_true", help="log every step")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, work: Callable[..., Any], show: Callable[..., None], about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name, help=about, description=about, parents=[common], epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        made.set_defaults(command=work, show=show)
+        return made
+
+    demo = command("demo", _demo, Display.show_demo, "fuse a synthetic pair with known truth, and score it")
+    demo.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="product folder (default: demo)")
+    demo.add_argument("--network", default="gsa", metavar="NAME", help="method (default: gsa)")
+
+    fuse = command("fuse", _fuse, Display.show_product, "fuse two scenes into one product")
+    fuse.add_argument(
+        "--prefect", action="store_true", help="run as a Prefect flow, on PREFECT_API_URL or a temporary server"
+    )
+    plan = command("plan", _plan, Display.show_plan, "dry run: grids, checks, tiles, memory; writes nothing")
+    for made in (fuse, plan):
+        _add_run_options(made)
+
+    verify = command(
+        "verify", _verify, Display.show_product, "check a product: manifest, checksums, grid, bands, STAC; offline"
+    )
+    verify.add_argument("product", type=Path, metavar="PRODUCT", help="product folder")
+
+    networks = command("networks", _networks, Display.show_networks, "list the methods that can be chosen")
+    networks.add_argument(
+        "--hsi-bands", type=int, default=172, metavar="N", help="HSI bands to specify for (default: 172)"
+    )
+    networks.add_argument("--msi-bands", type=int, default=4, metavar="N", help="MSI bands to specify for (default: 4)")
+    networks.add_argument("--ratio", type=int, default=4, metavar="N", help="ratio to specify for (default: 4)")
+    return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "hsi", nargs="?", metavar="HSI", help="low-resolution hyperspectral scene: file, folder or quoted glob of tiles"
+    )
+    parser.add_argument("msi", nargs="?", metavar="MSI", help="high-resolution multispectral scene")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="product folder; must not exist, its parent must")
+    parser.add_argument("--network", metavar="NAME", help="method (default: gsa); see `hyperfuse networks`")
+    parser.add_argument(
+        "--ratio", type=int, metavar="N", help="fine pixels per coarse pixel (default: rounded GSD ratio)"
+    )
+    parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--dask", metavar="ADDRESS", help="local, or the address of a Dask scheduler (default: this process)"
+    )
+    parser.add_argument(
+        "--set", action="append", metavar="KEY=VALUE",
+        help="any setting, for example hsi.crs=EPSG:32633, hsi.wavelengths=bands.csv, align.reference=hsi, tiles.core=1024",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings as YAML, TOML or JSON; options overrule it"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""What people see: progress bars on a terminal, log lines elsewhere, and short tables at the end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+log = logging.getLogger(__name__)
+
+_LOG_SECONDS = 10.0
+
+
+class Display:
+    """Progress on stderr, results on stdout."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        # A table squeezed to 80 columns in a log file helps nobody.
+        self._out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 180)
+        terminal = Console(stderr=True)
+        self._bars = (
+            Progress(
+                TextColumn("{task.description:12}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=terminal,
+            )
+            if terminal.is_terminal and not quiet
+            else None
+        )
+        self._tasks: dict[str, Any] = {}
+        self._logged = 0.0
+
+    def __enter__(self) -> Self:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """See `pipeline.stage.Progress`."""
+        if self._bars is None:
+            now = time.monotonic()
+            if done >= total or now - self._logged > _LOG_SECONDS:
+                self._logged = now
+                log.info("%s %d/%d", stage, done, total)
+            return
+        if stage not in self._tasks or (done <= 1 and self._bars.tasks[self._tasks[stage]].finished):
+            self._tasks[stage] = self._bars.add_task(stage, total=total)
+        self._bars.update(self._tasks[stage], completed=done, total=total)
+
+    def show_product(self, record: dict[str, Any]) -> None:
+        """A product in a few lines."""
+        grid, registration = record["grid"], record["registration"]
+        self._row("product", f"{record['product']}{' (verified)' if record.get('verified') else ''}")
+        for kind, path in record["files"].items():
+            self._row(kind, path)
+        self._row(
+            "grid",
+            f"{grid['shape'][0]} x {grid['shape'][1]} px, {record['bands']} bands, {100 * grid['valid_fraction']:.2f} % valid",
+        )
+        self._row("registration", f"{registration['decision']}: {registration['reason']}")
+        self._row("tiles", f"{record['tiles']['finished']}, of which {record['tiles']['resumed']} resumed")
+
+    def show_demo(self, record: dict[str, Any]) -> None:
+        """The product and its scores."""
+        self.show_product(record)
+        table = Table("network", "PSNR (dB)", "SAM (deg)", "ERGAS", box=None, pad_edge=False)
+        for name, scores in record["scores"].items():
+            table.add_row(name, f"{scores['psnr_db']:.2f}", f"{scores['sam_deg']:.3f}", f"{scores['ergas']:.3f}")
+        self._out.print()
+        self._out.print(table)
+
+    def show_plan(self, record: dict[str, Any]) -> None:
+        """The plan in a few lines."""
+        for role in ("hsi", "msi"):
+            scene = record[role]
+            self._row(
+                role,
+                f"{scene['name']}: {scene['shape'][1]} x {scene['shape'][2]} px at {scene['gsd_m']:g} m, {scene['good_bands']} of "
+                f"{scene['shape'][0]} bands good, {scene['bands_nm'][0]:g}-{scene['bands_nm'][1]:g} nm, {scene['crs']}",
+            )
+            for note in scene["notes"]:
+                self._row("", f"[yellow]{note}[/yellow]")
+        product, tiles = record["product"], record["tiles"]
+        self._row("ratio", f"{record['ratio']} (ground sampling distances: {record['gsd_ratio']:g})")
+        self._row(
+            "product",
+            f"{product['shape'][0]} x {product['shape'][1]} px of {product['gsd']:g}, {product['bands']} bands, {product['crs']}",
+        )
+        self._row("coverage", ", ".join(f"{band}: {share:.0%}" for band, share in record["srf_coverage"].items()))
+        self._row("network", record["network"])
+        self._row(
+            "tiles", f"{tiles['number']} of {tiles['core']} px, halo {tiles['halo']}, redundancy {tiles['redundancy']}"
+        )
+        self._row("needs", f"{record['memory_gb']:g} GB memory, at most {record['disk_gb']:g} GB disk")
+
+    def show_networks(self, record: dict[str, Any]) -> None:
+        """All methods, a line each."""
+        table = Table("name", "title", "parameters", "halo", "tiling", "weights", "paper", box=None, pad_edge=False)
+        for row in record["networks"]:
+            table.add_row(
+                row["name"],
+                row["title"],
+                f"{row['parameters']:,}",
+                str(row["halo"]),
+                row["tiling"],
+                row["weights"] or "none needed",
+                row["paper"],
+            )
+        self._out.print(table)
+
+    def _row(self, name: str, value: str) -> None:
+        self._out.print(f"[bold]{name:14}[/bold]{value}", highlight=False)

@@ -1,0 +1,186 @@
+"""The contract between a fusion method and the pipeline.
+
+A method is one module of this package that defines
+
+- `CARD`: a `MethodCard`, what people should know of it,
+- `specify(observed) -> ModelSpec`: its needs on one pair of images,
+- `first_pass(spec) -> FirstPass`: only if `spec.needs_first_pass`, sums over the scene that the method wants first,
+- `build(spec, sums) -> FusionModel`: the method, ready to run.
+
+The caller owns tiles, padding, scaling, validity and devices: a method sees filled arrays whose origin lies on the
+coarse grid at a multiple of `spec.multiple_of`, and says with `halo` and the reaches how far it looks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What is known of a co-registered pair before its pixels are read.
+
+    Raises
+    ------
+    ValueError
+        If a count is below 1, the ratio is below 2, or the PSF has no width.
+    """
+
+    hsi_bands: int
+    """Good bands of the HSI, C."""
+    msi_bands: int
+    """Bands of the MSI, c."""
+    ratio: int
+    """Fine pixels per coarse pixel along one axis."""
+    psf_sigma_px: float
+    """Standard deviation of the HSI's Gaussian PSF, in fine pixels."""
+
+    def __post_init__(self) -> None:
+        if min(self.hsi_bands, self.msi_bands) < 1 or self.ratio < 2 or not self.psf_sigma_px > 0:
+            raise ValueError(
+                f"cannot fuse {self}: expected at least one band each, ratio >= 2 and a positive PSF width"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What a method needs on one pair, and how far each output pixel looks.
+
+    Raises
+    ------
+    ValueError
+        If a distance is negative.
+    """
+
+    name: str
+    """Module name of the method."""
+    observed: Observed
+    """Bands, ratio and PSF it was specified for."""
+    halo: int
+    """Coarse pixels around a tile after which nothing changes the tile (`exact`) or little does."""
+    hsi_reach: int
+    """Coarse pixels from an invalid HSI pixel to the farthest output that it makes invalid."""
+    msi_reach: int | None
+    """Fine pixels from an invalid MSI pixel to the farthest output that it makes invalid; None if MSI is not used."""
+    mixes_bands: bool = True
+    """Whether an invalid band makes the pixel invalid in all bands."""
+    multiple_of: int = 1
+    """Window origins and sizes are multiples of this, in coarse pixels."""
+    exact: bool = True
+    """Whether tiles equal the whole image; proven by the contract tests."""
+    needs_first_pass: bool = False
+    """Whether `first_pass` must run over the scene before `build`."""
+    parameters: int = 0
+    """Trainable parameters."""
+
+    def __post_init__(self) -> None:
+        if min(self.halo, self.hsi_reach, self.msi_reach or 0) < 0 or self.multiple_of < 1:
+            raise ValueError(f"{self.name}: halo, reaches and multiple_of must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodCard:
+    """What people should know of a method before they choose it."""
+
+    title: str
+    """Name in words."""
+    paper: str
+    """Authors, year, title, DOI or arXiv number."""
+    code: str
+    """Where the implementation comes from, with the licence."""
+    weights: str | None = None
+    """Address of trained weights, None if it needs none."""
+
+
+@runtime_checkable
+class FusionModel(Protocol):
+    """A method, ready to run on one pair."""
+
+    spec: ModelSpec
+    """What it was built for."""
+
+    def __call__(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
+        """Fuse a batch of windows.
+
+        Parameters
+        ----------
+        hsi : Tensor, shape (N, C, h, w), float32
+            Filled, no NaN.
+        msi : Tensor, shape (N, c, h * ratio, w * ratio), float32
+            Filled, no NaN; its first pixel lies in the corner of the first coarse pixel.
+
+        Returns
+        -------
+        Tensor, shape (N, C, h * ratio, w * ratio), float32
+            In the HSI's unit.
+        """
+
+
+class FirstPass(Protocol):
+    """Sums over the scene. They add up: sums over two disjoint windows are the sums over both."""
+
+    margin: int
+    """Coarse pixels of surroundings that a window needs on each side."""
+
+    def sums(self, hsi: torch.Tensor, msi: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Sums over one window.
+
+        Parameters
+        ----------
+        hsi, msi : Tensor
+            As for `FusionModel`.
+        valid : Tensor, shape (N, h, w), bool
+            Coarse pixels that count: inside the window's core, valid in all bands of both images.
+
+        Returns
+        -------
+        dict of str to Tensor, float64
+        """
+
+
+class Method(Protocol):
+    """The names that a method's module defines; `first_pass` may be missing."""
+
+    CARD: MethodCard
+
+    def specify(self, observed: Observed) -> ModelSpec:
+        """Needs of the method on this pair."""
+
+    def first_pass(self, spec: ModelSpec) -> FirstPass:
+        """Sums wanted before `build`."""
+
+    def build(self, spec: ModelSpec, sums: Mapping[str, torch.Tensor] | None) -> FusionModel:
+        """The method, ready to run."""
+
+
+_NOT_METHODS = {"losses"}
+
+
+@cache
+def available() -> tuple[str, ...]:
+    """Names of all methods, sorted."""
+    here = str(Path(__file__).parent)
+    names = (module.name for module in pkgutil.iter_modules([here]))
+    return tuple(sorted(name for name in names if not name.startswith("_") and name not in _NOT_METHODS))
+
+
+def method(name: str) -> Method:
+    """The method of that name.
+
+    Raises
+    ------
+    LookupError
+        If there is none; the message lists those that exist.
+    """
+    if name not in available():
+        raise LookupError(f"there is no network {name!r}; choose one of {', '.join(available())}")
+    return cast("Method", importlib.import_module(f"models.{name}"))

@@ -1,0 +1,22 @@
+"""The work: two scenes in, one published product out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig, load_config
+    from pipeline.publish import Product, verify
+    from pipeline.workflow import run
+
+__all__ = ["Product", "RunConfig", "load_config", "run", "verify"]
+
+_HOME = {"RunConfig": "config", "load_config": "config", "Product": "publish", "verify": "publish", "run": "workflow"}
+
+
+def __getattr__(name: str) -> Any:  # torch takes seconds to import, and `pipeline.config` does not need it
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(f"pipeline.{_HOME[name]}"), name)

@@ -1,0 +1,211 @@
+"""RunConfig: everything that decides one fusion, checked whole before anything is opened."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from catalogs.errors import UsageError
+from catalogs.scene import Quantity
+from catalogs.sensors import Source
+from models import available
+
+Format = Literal["zarr", "cog", "stac"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class SceneConfig(_Frozen):
+    """Where an image is, and what its file does not tell."""
+
+    uri: str = Field(min_length=1)
+    """File, folder, glob of tiles on one lattice, or `synthetic:` address."""
+    sensor: str | None = None
+    """Reader; found from the file unless given."""
+    crs: str | None = None
+    """CRS of a file that carries none, for example EPSG:32633."""
+    wavelengths: str | None = None
+    """CSV table (center_nm, fwhm_nm, good) or numbers separated by commas, in file order."""
+    scale: float | None = Field(default=None, gt=0)
+    """Factor from stored to physical values, for example 1e-4."""
+    offset: float | None = None
+    """Physical value of stored 0."""
+    nodata: float | None = None
+    """Stored value that means no data."""
+    quantity: Quantity | None = None
+    """What the samples measure."""
+    variable: str | None = None
+    """Variable of a NetCDF or Zarr source that holds several."""
+
+    def source(self) -> Source:
+        """The same for the catalogs."""
+        return Source(**self.model_dump())
+
+
+class AlignConfig(_Frozen):
+    """Co-registration and the common grids."""
+
+    reference: Literal["msi", "hsi"] = "msi"
+    """Image whose lattice the product keeps; it is never resampled."""
+    estimate: bool = True
+    """Estimate the displacement of the MSI against the HSI, and fold it into the resampling of the other image."""
+    max_shift_px: float = Field(default=10.0, gt=0, le=64)
+    """Largest displacement searched, in coarse pixels."""
+    east_m: float | None = None
+    """Known move, east (m), that brings the MSI onto the HSI; switches the estimate off."""
+    north_m: float | None = None
+    """Known move, north (m), that brings the MSI onto the HSI; switches the estimate off."""
+    bounds: tuple[float, float, float, float] | None = None
+    """Product extent (left, bottom, right, top) in the reference's CRS; the overlap of the scenes unless given."""
+
+
+class TileConfig(_Frozen):
+    """How the work is cut."""
+
+    core: int = Field(default=512, ge=32, le=8192)
+    """Edge of a tile in fine pixels; a multiple of `chunk`."""
+    chunk: int = Field(default=256, ge=16, le=4096)
+    """Edge of a Zarr chunk in fine pixels."""
+    chunk_bands: int = Field(default=32, ge=1)
+    """Bands per Zarr chunk."""
+    batch: int = Field(default=4, ge=1)
+    """Tiles per task."""
+    memory_gb: float = Field(default=8.0, gt=0)
+    """A run that is predicted to need more memory (GB) per process is refused before it starts."""
+
+
+class OutputConfig(_Frozen):
+    """What is published."""
+
+    formats: tuple[Format, ...] = ("zarr", "cog", "stac")
+    """Writers."""
+    dtype: Literal["int16", "float32"] = "int16"
+    """Sample type; int16 with scale 1e-4 for reflectance."""
+    license: str = "other"
+    """SPDX identifier, or `other`; goes to the STAC item."""
+
+
+class RunConfig(_Frozen):
+    """One fusion: two scenes in, one product out."""
+
+    hsi: SceneConfig
+    """Low-resolution hyperspectral image."""
+    msi: SceneConfig
+    """High-resolution multispectral image."""
+    output: Path
+    """Product folder; must not exist, its parent must."""
+    network: str = "gsa"
+    """Method; `hyperfuse networks` lists them."""
+    ratio: int | None = Field(default=None, ge=2, le=20)
+    """Fine pixels per coarse pixel; the rounded ratio of the ground sampling distances unless given."""
+    psf_mtf: float | None = Field(default=None, gt=0, lt=1)
+    """Modulation of the HSI at its Nyquist frequency; the sensor's own unless given."""
+    align: AlignConfig = AlignConfig()
+    """Co-registration and grids."""
+    tiles: TileConfig = TileConfig()
+    """Tiles, chunks and the memory budget."""
+    publish: OutputConfig = OutputConfig()
+    """Formats of the product."""
+    device: str = "auto"
+    """`auto` takes CUDA, then CPU; `cpu`, `cuda` or `cuda:N` is an error where it is missing."""
+    dask: str | None = None
+    """`local` for worker processes here, or the address of a Dask scheduler; in this process unless given."""
+
+    @field_validator("network")
+    @classmethod
+    def _known_network(cls, value: str) -> str:
+        if value not in available():
+            raise ValueError(f"there is no network {value!r}; choose one of {', '.join(available())}")
+        return value
+
+    @field_validator("tiles")
+    @classmethod
+    def _whole_chunks(cls, value: TileConfig) -> TileConfig:
+        if value.core % value.chunk:
+            raise ValueError(
+                f"core={value.core} must be a multiple of chunk={value.chunk}: two tiles that share a chunk overwrite each other"
+            )
+        return value
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the product's content, for the job key: no place, no device, no schedule."""
+        record = self.model_dump(mode="json", exclude={"output", "device", "dask"})
+        for scene in ("hsi", "msi"):
+            del record[scene]["uri"]  # the content's digest stands for it
+        del record["tiles"]["batch"], record["tiles"]["memory_gb"]
+        return record
+
+
+def load_config(path: Path | None, settings: dict[str, Any]) -> RunConfig:
+    """A RunConfig from a file, with single settings laid over it.
+
+    Parameters
+    ----------
+    path : Path or None
+        YAML, TOML or JSON.
+    settings : dict
+        Dotted keys, for example `{"align.reference": "hsi"}`; strings are read as YAML scalars.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read, a key is unknown, or a value is out of range; the message names the key.
+    """
+    record: dict[str, Any] = {}
+    if path is not None:
+        record = _read_mapping(path)
+    for dotted, value in settings.items():
+        *parents, leaf = dotted.split(".")
+        place = record
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"setting {dotted}: {parent} is not a group of settings")
+        place[leaf] = _scalar(value) if isinstance(value, str) else value
+    try:
+        return RunConfig.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the configuration"
+        if first["type"] == "missing":
+            raise UsageError(f"setting {where} is missing; give it on the command line or in the file") from error
+        raise UsageError(
+            f"setting {where}: {first['msg'].removeprefix('Value error, ')}; found {first.get('input')!r}"
+        ) from error
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            record: Any = tomllib.loads(text)
+        elif path.suffix == ".json":
+            record = json.loads(text)
+        else:
+            record = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: cannot be read as a configuration ({error})") from error
+    if not isinstance(record, dict):
+        raise UsageError(f"{path}: expected a mapping of settings, found {type(record).__name__}")
+    return record
+
+
+def _scalar(value: str) -> Any:
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    if isinstance(read, str):
+        # YAML 1.1 reads 1e-4 as text because it has no point.
+        try:
+            return float(read)
+        except ValueError:
+            return read
+    return value if read is None and value not in {"null", "~"} else read

@@ -1,0 +1,98 @@
+"""Run batches of tiles: in this process, on a Dask cluster started here, or on the scheduler at an address.
+
+Dask carries batch numbers, never arrays: workers read and write the shared staging folder. What is done is in the
+ledger, so losing the scheduler loses no finished tile.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from catalogs.errors import HyperFuseError, OutOfResources
+from pipeline.fuse import fuse_batch, release
+from pipeline.tiles import Tile
+
+log = logging.getLogger(__name__)
+
+Done = Callable[[int], None]
+"""Called with the number of tiles that just finished."""
+_CONNECT_SECONDS = 30
+
+
+def run_batches(folder: Path, batches: Sequence[Sequence[Tile]], *, dask: str | None, done: Done) -> None:
+    """Fuse all batches.
+
+    Parameters
+    ----------
+    folder : Path
+        Staging folder of the job.
+    batches : sequence of sequences of Tile
+    dask : str or None
+        None works in this process; `local` starts worker processes; else the address of a scheduler.
+    done : callable
+        Told of every batch that finishes.
+
+    Raises
+    ------
+    HyperFuseError
+        If tiles failed; the others are finished and recorded.
+    OutOfResources
+        If no scheduler answers at the address.
+    """
+    if not batches:
+        return
+    work = [[(tile.row, tile.col) for tile in batch] for batch in batches]
+    if dask is None:
+        try:
+            for batch in work:
+                done(len(fuse_batch(str(folder), batch)))
+        finally:
+            release()
+    else:
+        _on_cluster(folder.resolve(), work, dask, done)
+
+
+def _on_cluster(folder: Path, work: list[list[tuple[int, int]]], address: str, done: Done) -> None:
+    from distributed import Client, LocalCluster, as_completed  # noqa: PLC0415 (a second that only clusters need)
+
+    with ExitStack() as stack:
+        if address == "local":
+            cores = os.cpu_count() or 1
+            cluster = stack.enter_context(
+                LocalCluster(n_workers=max(cores // 2, 1), threads_per_worker=1, dashboard_address=None)
+            )
+            client = stack.enter_context(Client(cluster))
+        else:
+            client = stack.enter_context(_connect(Client, address))
+        client.forward_logging("pipeline", level=logging.INFO)
+        futures = client.map(fuse_batch, [str(folder)] * len(work), work, pure=False, retries=1)
+        batch_of = {future.key: batch for future, batch in zip(futures, work, strict=True)}
+        failed: list[tuple[list[tuple[int, int]], BaseException]] = []
+        for future in as_completed(futures, raise_errors=False):
+            if future.status == "finished":
+                done(len(batch_of[future.key]))
+            else:
+                failed.append((batch_of[future.key], future.exception()))
+                log.error("tiles %s failed: %s", batch_of[future.key], future.exception())
+            # A held result would be recomputed when the worker that made it dies.
+            future.release()
+    if failed:
+        tiles, error = failed[0]
+        raise HyperFuseError(
+            f"{sum(len(batch) for batch, _ in failed)} tiles failed, first {tiles[0]}: {error}; the others are finished, "
+            "run again to resume"
+        ) from error
+
+
+def _connect(client: type, address: str) -> ExitStack:
+    try:
+        connected: ExitStack = client(address, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise OutOfResources(
+            f"no Dask scheduler answers at {address!r} within {_CONNECT_SECONDS} s ({error}); start one, or use --dask local"
+        ) from error
+    return connected

@@ -1,0 +1,270 @@
+"""A job: one fusion on disk, in a hidden folder beside the product that it will become.
+
+.<product>.<key>.staging/
+job.json          what is to be done (JobRecord); everything below follows from it
+staged.json       written when staging is complete (StagedRecord)
+stage/hsi.zarr    the HSI on the coarse grid      stage/msi.zarr   the MSI on the fine grid
+sums.safetensors  the method's first pass
+tiles/*.json      the ledger
+product/          becomes the product folder by one rename
+lock              held while a process works here; the kernel releases it when the process dies
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from catalogs.bands import Bands
+from catalogs.errors import Busy
+from catalogs.scene import Quantity, Scene
+from models import ModelSpec, Observed, method
+from pipeline.config import RunConfig
+from pipeline.grids import GridRecord, NestedGrids
+from pipeline.ledger import Ledger
+from pipeline.tiles import TilePlan
+
+
+class InputRecord(BaseModel):
+    """An input as it was opened."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    uri: str
+    sensor: str
+    sha256: str
+    quantity: Quantity
+    unit: str
+    time: datetime | None
+    gsd_m: float
+    crs: str
+    shape: tuple[int, int, int]
+    bands: dict[str, list[Any]]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, scene: Scene) -> InputRecord:
+        """Record of a scene."""
+        return cls(
+            name=scene.name,
+            uri=scene.uri,
+            sensor=scene.sensor,
+            sha256=scene.digest,
+            quantity=scene.quantity,
+            unit=scene.unit,
+            time=scene.time,
+            gsd_m=scene.gsd_m,
+            crs=str(scene.geobox.crs),
+            shape=scene.cube.shape,
+            bands=scene.bands.to_json(),
+            notes=scene.notes,
+        )
+
+
+class JobRecord(BaseModel):
+    """What is to be done."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    """SHA-256 of everything that decides the product's content."""
+    config: RunConfig
+    grid: GridRecord
+    hsi: InputRecord
+    msi: InputRecord
+    psf_sigma_px: float
+    """Standard deviation of the HSI's PSF, in fine pixels."""
+
+
+class Registration(BaseModel):
+    """How the MSI lies on the HSI."""
+
+    model_config = ConfigDict(frozen=True)
+
+    decision: str
+    """`accept`, or `warn` where the geometry was left as it was because the estimate is not trusted."""
+    reason: str
+    model: str
+    """`none` or `shift`."""
+    east: float
+    """Move along the CRS's x axis that brings the MSI onto the HSI, CRS units."""
+    north: float
+    """The same along y."""
+    east_m: float
+    """The same in meters on the ground."""
+    north_m: float
+    """The same in meters on the ground."""
+    correlation_before: float | None
+    correlation_after: float | None
+    band_nm: float | None
+    """Center of the MSI band that was used."""
+
+
+class ImageSums(BaseModel):
+    """Per-band statistics of a staged image."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kept: list[int]
+    """Bands of the staged cube that carry signal in the overlap; the others are excluded everywhere."""
+    mean: list[float]
+    """Mean of the valid samples, kept bands; fills the holes before fusion."""
+    low: float
+    """Smallest valid sample of the kept bands."""
+    high: float
+    """Largest valid sample of the kept bands."""
+    valid_fraction: float
+    """Share of pixels that are valid in all kept bands."""
+
+
+class StagedRecord(BaseModel):
+    """What staging found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    registration: Registration
+    hsi: ImageSums
+    msi: ImageSums
+    scale: float
+    """Physical value of one count of an int16 product."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fusion on disk."""
+
+    folder: Path
+    """The staging folder."""
+    record: JobRecord
+    """What is to be done."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Job:
+        """The job of a staging folder."""
+        return cls(folder, JobRecord.model_validate_json((folder / "job.json").read_bytes()))
+
+    @property
+    def config(self) -> RunConfig:
+        """Settings."""
+        return self.record.config
+
+    @cached_property
+    def grids(self) -> NestedGrids:
+        """Product, fine and coarse grid."""
+        return self.record.grid.grids()
+
+    @cached_property
+    def staged(self) -> StagedRecord:
+        """What staging found; only after staging."""
+        return StagedRecord.model_validate_json((self.folder / "staged.json").read_bytes())
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether both images are staged."""
+        return (self.folder / "staged.json").is_file()
+
+    @cached_property
+    def staged_hsi_bands(self) -> NDArray[np.int64]:
+        """Positions, in the scene, of the bands that were staged."""
+        return np.flatnonzero(np.array(self.record.hsi.bands["good"]))
+
+    @cached_property
+    def staged_msi_bands(self) -> NDArray[np.int64]:
+        """Positions, in the scene, of the bands that were staged."""
+        return np.flatnonzero(np.array(self.record.msi.bands["good"]))
+
+    @cached_property
+    def bands(self) -> Bands:
+        """Bands of the product: those of the HSI that carry signal."""
+        return Bands.from_json(self.record.hsi.bands)[self.staged_hsi_bands[self.staged.hsi.kept]]
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """Needs of the method; before staging, with the bands that the headers call good."""
+        n_hsi, n_msi = len(self.staged_hsi_bands), len(self.staged_msi_bands)
+        if self.is_staged:
+            n_hsi, n_msi = len(self.staged.hsi.kept), len(self.staged.msi.kept)
+        observed = Observed(
+            hsi_bands=n_hsi, msi_bands=n_msi, ratio=self.record.grid.ratio, psf_sigma_px=self.record.psf_sigma_px
+        )
+        return method(self.config.network).specify(observed)
+
+    @cached_property
+    def plan(self) -> TilePlan:
+        """Tiles."""
+        return TilePlan(grids=self.grids, spec=self.spec, core=self.config.tiles.core, chunk=self.config.tiles.chunk)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Finished tiles."""
+        return Ledger(self.folder / "tiles")
+
+    @property
+    def product(self) -> Path:
+        """Folder that becomes the product."""
+        return self.folder / "product"
+
+    @property
+    def name(self) -> str:
+        """Identifier of the product: the name of its folder."""
+        return self.config.output.name
+
+    @property
+    def fused(self) -> Path:
+        """The array that tiles write."""
+        return self.product / f"{self.name}.zarr" / "reflectance"
+
+
+def job_key(record: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of a record."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@cache
+def code_version() -> str:
+    """Version of this software, with a digest of its sources: another digest may mean other pixels."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for package in ("catalogs", "models", "pipeline"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"{version('hyperfuse')}+{digest.hexdigest()[:12]}"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a job folder; the kernel lets go when the process ends, however it ends.
+
+    Raises
+    ------
+    Busy
+        If another process holds it, naming it.
+    """
+    path = folder / "lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise Busy(f"{folder.name}: another run works on this job ({file.read().strip()}); wait for it") from error
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield

@@ -1,0 +1,75 @@
+"""The ledger: which tiles are finished, beside the data and nowhere else.
+
+One small file per tile, written after its chunks and renamed into place, so that a process may die at any moment, the
+scheduler may lose everything, and what is done stays done. A record that cannot be read, or whose chunks have changed
+since, counts as absent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class TileRecord(BaseModel):
+    """What is known of a finished tile."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    """Row and column of the tile in the plan."""
+    sha256: str
+    """Digest of the stored bytes of its chunks."""
+    pixels: int
+    """Product pixels of its core."""
+    valid: list[int]
+    """Valid samples per band."""
+    total: list[float]
+    """Sum of the valid samples per band, physical units."""
+    low: list[float | None]
+    """Smallest valid sample per band."""
+    high: list[float | None]
+    """Largest valid sample per band."""
+    clipped: int
+    """Samples outside the range of the product's type, set to its end."""
+    seconds: float
+    """Time from reading to record, monotonic."""
+    device: str
+    """Where it was computed."""
+
+
+class Ledger:
+    """Finished tiles of one job, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, record: TileRecord) -> None:
+        """Write a record so that it is there whole or not at all."""
+        self.folder.mkdir(exist_ok=True)
+        write_atomic(self.folder / f"{record.key}.json", record.model_dump_json())
+
+    def records(self, intact: Callable[[TileRecord], bool] | None = None) -> dict[str, TileRecord]:
+        """Readable records by tile key, in the order of keys; only those that `intact` accepts."""
+        found: dict[str, TileRecord] = {}
+        for path in sorted(self.folder.glob("*.json")) if self.folder.is_dir() else ():
+            try:
+                record = TileRecord.model_validate_json(path.read_bytes())
+            except (ValidationError, OSError):
+                continue
+            if record.key == path.stem and (intact is None or intact(record)):
+                found[record.key] = record
+        return found
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file that other processes see whole or not at all, and that survives a crash once it is seen."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,117 @@
+"""The record of how a product came to be: everything needed to compute it again, and to trust it."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import sys
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+import rasterio
+from pyproj import CRS
+
+from models import method
+from pipeline.job import Job, code_version
+from pipeline.mosaic import MosaicSummary
+
+SCHEMA = "hyperfuse-provenance/1"
+_PACKAGES = ("hyperfuse", "numpy", "torch", "xarray", "dask", "zarr", "rasterio", "pyproj", "odc-geo", "scipy")
+NODATA = -32768
+"""Stored value of a sample that is not valid, int16 products."""
+
+
+def provenance(job: Job, summary: MosaicSummary, *, started: datetime, ended: datetime, resumed: int) -> dict[str, Any]:
+    """The record of a finished job, plain JSON.
+
+    Parameters
+    ----------
+    job : Job
+    summary : MosaicSummary
+    started, ended : datetime
+        UTC, of the run that finished it.
+    resumed : int
+        Tiles that an earlier run had finished.
+    """
+    record, staged = job.record, job.staged
+    card = method(job.config.network).CARD
+    return {
+        "schema": SCHEMA,
+        "job_key": record.key,
+        "product": product_facts(job, summary),
+        "inputs": {
+            role: scene.model_dump(mode="json") | {"excluded_bands_nm": _excluded(scene.bands, sums.kept)}
+            for role, scene, sums in (("hsi", record.hsi, staged.hsi), ("msi", record.msi, staged.msi))
+        },
+        "config": job.config.model_dump(mode="json"),
+        "registration": staged.registration.model_dump(mode="json"),
+        "observation": {
+            "ratio": record.grid.ratio,
+            "psf": "gaussian",
+            "psf_sigma_px": record.psf_sigma_px,
+            "lead": list(record.grid.lead),
+        },
+        "method": {
+            "name": job.config.network,
+            "title": card.title,
+            "paper": card.paper,
+            "code": card.code,
+            "weights_sha256": None,
+            "parameters": job.spec.parameters,
+            "precision": "fp32",
+            "exact_tiling": job.spec.exact,
+            "halo": job.spec.halo,
+        },
+        "tiles": {
+            "core": job.plan.core,
+            "shape": list(job.plan.shape),
+            "finished": summary.n_tiles,
+            "resumed": resumed,
+            "redundancy": round(job.plan.redundancy, 4),
+        },
+        "software": {
+            "code_version": code_version(),
+            "python": sys.version.split()[0],
+            "gdal": rasterio.__gdal_version__,
+            **{name: version(name) for name in _PACKAGES},
+        },
+        "facility": {"host": socket.gethostname(), "platform": platform.platform(), "devices": summary.devices},
+        "started": _rfc3339(started),
+        "ended": _rfc3339(ended),
+    }
+
+
+def product_facts(job: Job, summary: MosaicSummary) -> dict[str, Any]:
+    """What anybody can check on the product itself, without the job."""
+    grid, bands = job.record.grid, job.bands
+    integer = job.config.publish.dtype == "int16"
+    return {
+        "name": job.name,
+        "crs": grid.crs,
+        "crs_wkt": CRS.from_user_input(grid.crs).to_wkt(),
+        "shape": list(grid.shape),
+        "transform": list(grid.affine),
+        "wavelength_nm": [float(v) for v in bands.center_nm],
+        "fwhm_nm": bands.to_json()["fwhm_nm"],
+        "source_band": [int(v) for v in bands.source_band],
+        "quantity": job.record.hsi.quantity,
+        "unit": job.record.hsi.unit,
+        "dtype": job.config.publish.dtype,
+        "scale": job.staged.scale if integer else 1.0,
+        "offset": 0.0,
+        "nodata": NODATA if integer else None,
+        "valid_fraction": summary.valid_fraction,
+        "clipped_samples": summary.clipped,
+        "formats": list(job.config.publish.formats),
+    }
+
+
+def _excluded(bands: dict[str, list[Any]], kept: list[int]) -> list[float]:
+    good = [i for i, flag in enumerate(bands["good"]) if flag]
+    used = {good[k] for k in kept}
+    return [nm for i, nm in enumerate(bands["center_nm"]) if i not in used]
+
+
+def _rfc3339(time: datetime) -> str:
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,399 @@
+"""From a finished mosaic to a product: built aside, read back, and put in place by one rename.
+
+A product folder is absent or complete, whatever dies when:
+
+    build    files are written inside the staging folder; everything can be written again
+    check    every format is read back as a stranger would
+    seal     manifest.json (SHA-256 of every file), then the STAC item, which holds the manifest's checksum
+    sync     files and folders reach the disk
+    rename   one system call that refuses an existing target; the staging folder goes after it
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import rioxarray
+import xarray as xr
+
+from catalogs.errors import ExpectedSkip, InputRejected
+from pipeline import store
+from pipeline.job import Job
+from pipeline.ledger import write_atomic
+from pipeline.thumbnail import thumbnail
+from pipeline.writers import Asset, BadProduct, Draft, writer
+from pipeline.writers.stac import MANIFEST, item, multihash
+from pipeline.writers.zarr import VARIABLE
+
+Progress = Callable[[str, int, int], None]
+"""Called with the step, how many of its parts are done, and how many there are."""
+
+SCHEMA = "hyperfuse-manifest/1"
+PROVENANCE = "provenance.json"
+THUMBNAIL = "thumbnail.png"
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """A published product."""
+
+    path: Path
+    """Its folder."""
+    name: str
+    """Identifier: the folder's name when it was published."""
+    job_key: str
+    """SHA-256 of everything that decides its content."""
+    zarr: Path | None
+    """The Zarr group, if published."""
+    cog: Path | None
+    """The cloud-optimized GeoTIFF, if published."""
+    item: Path | None
+    """The STAC item, if published."""
+    provenance: dict[str, Any]
+    """The record of how it came to be."""
+
+    @classmethod
+    def load(cls, path: Path) -> Product:
+        """A product as its provenance describes it; nothing is checked, see `verify`.
+
+        Raises
+        ------
+        BadProduct
+            If the folder holds no provenance record.
+        """
+        try:
+            record = json.loads((path / PROVENANCE).read_bytes())
+            name, formats = str(record["product"]["name"]), list(record["product"]["formats"])
+            key = str(record["job_key"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise BadProduct(f"{path}: {PROVENANCE} is missing or no record of a product ({error})") from error
+        if Path(name).name != name:
+            raise BadProduct(f"{path}: {PROVENANCE} gives the name {name!r}, expected a file name")
+        place = {fmt: path / f"{name}.{suffix}" for fmt, suffix in (("zarr", "zarr"), ("cog", "tif"), ("stac", "json"))}
+        zarr, cog, record_item = (place[fmt] if fmt in formats else None for fmt in ("zarr", "cog", "stac"))
+        return cls(path=path, name=name, job_key=key, zarr=zarr, cog=cog, item=record_item, provenance=record)
+
+    def open(self) -> xr.Dataset:
+        """The cube, lazy, in physical units; variable `reflectance` with dimensions wavelength (or band), y, x.
+
+        Raises
+        ------
+        LookupError
+            If neither Zarr nor COG was published.
+        """
+        if self.zarr is not None:
+            dataset: xr.Dataset = xr.open_zarr(self.zarr)
+            return dataset
+        if self.cog is not None:
+            cube = rioxarray.open_rasterio(self.cog, mask_and_scale=True, chunks={})
+            return cast("xr.DataArray", cube).to_dataset(name=VARIABLE)
+        raise LookupError(f"{self.path}: neither zarr nor cog among its formats")
+
+
+def publish(draft: Draft, *, progress: Progress | None = None) -> Product:
+    """Write every format of a finished mosaic, check it, and put the product in place.
+
+    Parameters
+    ----------
+    draft : Draft
+        After an interruption the same job may be published again.
+    progress : callable, optional
+
+    Raises
+    ------
+    ExpectedSkip
+        If the product exists already.
+    InputRejected
+        If something else is where the product should go, or there is no folder to put it in.
+    BadProduct
+        If a format does not read back as it was written.
+    """
+    job, report = draft.job, progress or _silent
+    if _is_published(job):
+        # An earlier run died between the rename and the last clean-up.
+        _discard(job.folder)
+        return Product.load(job.config.output)
+    require_free(job)
+    formats = [name for name in job.config.publish.formats if name != "stac"]
+    _sweep(job)
+    assets: list[Asset] = []
+    for done, name in enumerate(formats):
+        report(f"write {name}", done, len(formats))
+        assets += writer(name).write(draft)
+    root = _product_root(job)
+    write_atomic(root / PROVENANCE, json.dumps(draft.provenance, indent=1, allow_nan=False))
+    for done, name in enumerate(formats):
+        report(f"check {name}", done, len(formats))
+        writer(name).check(root, draft.provenance["product"])
+    thumbnail(job, root / THUMBNAIL)
+    report("seal", 0, 1)
+    _seal(draft, root, assets)
+    report("sync", 0, 1)
+    _sync(root)
+    _rename_new(root, job)
+    _fsync(job.config.output.parent)
+    _discard(job.folder)
+    report("done", 1, 1)
+    return Product.load(job.config.output)
+
+
+def require_free(job: Job) -> None:
+    """Refuse a target that exists or cannot hold a product; `publish` refuses too, but only after the work is done.
+
+    Parameters
+    ----------
+    job : Job
+
+    Raises
+    ------
+    ExpectedSkip
+        If a product is there.
+    InputRejected
+        If something else is there, the parent folder is missing, or the name is that of a file of every product.
+    """
+    output = job.config.output
+    if f"{job.name}.json" in {MANIFEST, PROVENANCE}:
+        raise InputRejected(f"{output}: {job.name}.json is a file of every product; choose another name")
+    if not output.parent.is_dir():
+        raise InputRejected(f"{output}: its parent folder does not exist; create it")
+    if not os.path.lexists(output):
+        return
+    if _is_of(output, job.record.key):
+        raise ExpectedSkip(f"{output}: the product exists and is of the same job; nothing to do")
+    try:
+        Product.load(output)
+    except BadProduct as error:
+        raise InputRejected(f"{output} exists and is no product; remove it or choose another output") from error
+    raise ExpectedSkip(f"{output}: another product is there; remove it or choose another output")
+
+
+def verify(path: Path, *, progress: Progress | None = None) -> Product:
+    """Check a product against its own records, offline.
+
+    Parameters
+    ----------
+    path : Path
+        Product folder.
+    progress : callable, optional
+
+    Raises
+    ------
+    BadProduct
+        If a file is missing, changed or foreign, or a format does not read as the record says; the message names it.
+    """
+    report = progress or _silent
+    if not path.is_dir():
+        raise BadProduct(f"{path}: no such product folder")
+    recorded = _read_manifest(path)
+    _require_same_files(path, recorded, report)
+    product = Product.load(path)
+    formats = product.provenance["product"]["formats"]
+    for done, name in enumerate(formats):
+        report(f"check {name}", done, len(formats))
+        try:
+            writer(name).check(path, product.provenance["product"])
+        except LookupError as error:
+            raise BadProduct(f"{path}: this version cannot check the format {name!r}") from error
+    report("done", 1, 1)
+    return product
+
+
+def _silent(step: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+def _is_published(job: Job) -> bool:
+    """Whether the rename has happened: the product folder is gone, or was not what was renamed."""
+    renamed = not job.product.exists() or "zarr" not in job.config.publish.formats
+    return renamed and _is_of(job.config.output, job.record.key)
+
+
+def _is_of(output: Path, key: str) -> bool:
+    try:
+        return Product.load(output).job_key == key
+    except BadProduct:
+        return False
+
+
+def _sweep(job: Job) -> None:
+    """Remove what a killed run left in the product: half-written chunks, and files that are written anew."""
+    for partial in job.product.rglob("*.partial"):
+        partial.unlink()
+    for entry in job.product.iterdir():
+        if entry != job.fused.parent:
+            _remove(entry)
+
+
+def _product_root(job: Job) -> Path:
+    """The folder that will be renamed, holding what the writers wrote.
+
+    The mosaic stays where it is if Zarr was not asked for: a rerun after a crash finds its tiles there.
+    """
+    if "zarr" in job.config.publish.formats:
+        return job.product
+    root = job.folder / "release"
+    _remove(root)
+    root.mkdir()
+    for entry in list(job.product.iterdir()):
+        if entry != job.fused.parent:
+            entry.rename(root / entry.name)
+    return root
+
+
+def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
+    """Manifest, then the item."""
+    job, files = draft.job, {path.relative_to(root).as_posix(): path for path in _files(root)}
+    array = store.open_array(job.fused)
+    published = root / job.fused.relative_to(job.product)
+    arrays = {job.fused.relative_to(job.product).as_posix(): {"chunks": store.n_chunk_files(published, array)[0]}}
+    manifest = {
+        "schema": SCHEMA,
+        "product": job.name,
+        "job_key": job.record.key,
+        "arrays": arrays if published.is_dir() else {},
+        "files": {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in sorted(files.items())},
+    }
+    text = json.dumps(manifest, indent=1)
+    write_atomic(root / MANIFEST, text)
+    if "stac" not in job.config.publish.formats:
+        return
+    described = [_with_checksum(asset, manifest["files"]) for asset in assets] + [
+        _with_checksum(asset, manifest["files"])
+        for asset in (
+            _plain("thumbnail", THUMBNAIL, "image/png", "True color, or the spectrum in three bands", "thumbnail"),
+            _plain("provenance", PROVENANCE, "application/json", "Inputs, settings, software and steps", "metadata"),
+        )
+    ]
+    sealed = _plain("manifest", MANIFEST, "application/json", "Size and SHA-256 of every file", "metadata")
+    described.append(replace(sealed, extra={"file:size": len(text.encode())}))
+    record = item(draft, described, hashlib.sha256(text.encode()).hexdigest())
+    write_atomic(root / f"{job.name}.json", json.dumps(record, indent=1, allow_nan=False))
+    writer("stac").check(root, draft.provenance["product"])
+
+
+def _plain(key: str, href: str, media_type: str, title: str, role: str) -> Asset:
+    return Asset(key=key, href=href, media_type=media_type, title=title, roles=(role,))
+
+
+def _with_checksum(asset: Asset, files: Any) -> Asset:
+    """The asset with size and checksum, if it is a single file."""
+    entry = files.get(asset.href)
+    if entry is None:
+        return asset
+    return replace(asset, extra=asset.extra | {"file:size": entry["size"], "file:checksum": multihash(entry["sha256"])})
+
+
+def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        if manifest["schema"] != SCHEMA:
+            raise BadProduct(f"{path}: {MANIFEST} is of schema {manifest['schema']!r}, expected {SCHEMA!r}")
+        return {
+            str(name): {"size": int(e["size"]), "sha256": str(e["sha256"])} for name, e in manifest["files"].items()
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BadProduct(f"{path}: {MANIFEST} is missing or damaged ({error})") from error
+
+
+def _require_same_files(path: Path, recorded: dict[str, dict[str, Any]], report: Progress) -> None:
+    """Every file of the manifest, unchanged, and no other."""
+    found = {file.relative_to(path).as_posix(): file for file in _files(path)}
+    missing = sorted(recorded.keys() - found.keys())
+    if missing:
+        raise BadProduct(f"{path}: {missing[0]} is missing ({len(missing)} of {len(recorded)} files are)")
+    if PROVENANCE not in recorded:
+        raise BadProduct(f"{path}: {MANIFEST} does not list {PROVENANCE}")
+    for done, (name, entry) in enumerate(recorded.items()):
+        report("verify files", done, len(recorded))
+        file = found[name]
+        if file.is_symlink() or file.stat().st_size != entry["size"]:
+            raise BadProduct(f"{path}: {name} has {file.stat().st_size} bytes, expected a file of {entry['size']}")
+        if _sha256(file) != entry["sha256"]:
+            raise BadProduct(f"{path}: {name} has changed: its SHA-256 is not that of the manifest")
+    product = Product.load(path)
+    allowed = {MANIFEST} | ({product.item.name} if product.item is not None else set())
+    foreign = sorted(found.keys() - recorded.keys() - allowed)
+    if foreign:
+        raise BadProduct(f"{path}: {foreign[0]} does not belong to the product; remove it")
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """All that is no folder, links included and not followed."""
+    for folder, folders, names in os.walk(root):
+        yield from (Path(folder) / name for name in names)
+        yield from (Path(folder) / name for name in folders if (Path(folder) / name).is_symlink())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(root: Path) -> None:
+    """Files first, then the folders that name them."""
+    for path in _files(root):
+        _fsync(path)
+    for folder, _, _ in os.walk(root, topdown=False):
+        _fsync(Path(folder))
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _rename_new(root: Path, job: Job) -> None:
+    """Rename onto a path that must not exist."""
+    output = job.config.output
+    try:
+        if not _renameat2(root, output):
+            # Without the system call a race remains in which an empty folder is replaced; a full one never is.
+            if os.path.lexists(output):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(output))
+            os.rename(root, output)  # noqa: PTH104 (the name that faults are injected into)
+    except OSError as error:
+        if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}:
+            raise ExpectedSkip(f"{output} appeared while the product was built; it was left as it is") from error
+        raise
+
+
+def _renameat2(source: Path, target: Path) -> bool:
+    """Rename that refuses an existing target; False where the system or the file system has no such call."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is None:
+        return False
+    if function(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _UNSUPPORTED:
+        return False
+    raise OSError(code, os.strerror(code), str(target))
+
+
+def _discard(folder: Path) -> None:
+    """The product stands; a staging folder that cannot be removed now is only litter."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

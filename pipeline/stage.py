@@ -1,0 +1,165 @@
+"""Staging: both images once through the warp onto their grids, into Zarr; the sources are not opened again.
+
+On the way every sample is looked at: dead bands are found on the overlap itself, holes are counted, and the scene's
+mean and range are taken, because whatever is computed from one tile's content becomes a seam.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from safetensors.torch import load_file, save_file
+
+from catalogs.errors import InputRejected
+from catalogs.pairs import ScenePair
+from catalogs.scene import Scene
+from models import method
+from pipeline import store
+from pipeline.coregister import register
+from pipeline.job import ImageSums, Job, StagedRecord
+from pipeline.ledger import write_atomic
+from pipeline.staged import StagedPair
+from pipeline.tiles import Box, stage_edge
+from pipeline.warp import NO_DISPLACEMENT, Displacement, warp
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, the steps done, and all steps."""
+
+HSI_CHUNK = 64
+MSI_CHUNK = 256
+REFLECTANCE_SCALE = 1e-4
+"""Physical value of one count of an int16 reflectance product."""
+_DEAD_SHARE = 0.02
+"""A band with less than this share of the best band's valid samples is taken for dead."""
+
+
+def stage(job: Job, pair: ScenePair, progress: Progress) -> None:
+    """Co-register and stage both images of a job; does nothing if that is done.
+
+    Raises
+    ------
+    InputRejected
+        If a source cannot be read, or an image has no valid sample in the overlap.
+    """
+    if job.is_staged:
+        return
+    registration = register(pair, job.grids, job.config.align, job.record.psf_sigma_px)
+    move = Displacement(east=registration.east, north=registration.north)
+    hsi_move, msi_move = (move, NO_DISPLACEMENT) if job.config.align.reference == "msi" else (NO_DISPLACEMENT, -move)
+    (job.folder / "stage").mkdir(exist_ok=True)
+    hsi = _stage_image(
+        pair.hsi, job.grids.coarse, hsi_move, path=job.folder / "stage/hsi.zarr", chunk=HSI_CHUNK, progress=progress
+    )
+    msi = _stage_image(
+        pair.msi, job.grids.fine, msi_move, path=job.folder / "stage/msi.zarr", chunk=MSI_CHUNK, progress=progress
+    )
+    scale = REFLECTANCE_SCALE if pair.hsi.quantity == "reflectance" else _scale(hsi)
+    record = StagedRecord(registration=registration, hsi=hsi, msi=msi, scale=scale)
+    write_atomic(job.folder / "staged.json", record.model_dump_json(indent=1))
+
+
+def first_pass(job: Job, progress: Progress) -> None:
+    """Sum up what the method wants to know of the scene before its first tile; does nothing if that is done."""
+    path = job.folder / "sums.safetensors"
+    if not job.spec.needs_first_pass or path.is_file():
+        return
+    summed = method(job.config.network).first_pass(job.spec)
+    pair, ratio = StagedPair(job), job.grids.ratio
+    blocks = list(_blocks(job.grids.coarse_shape, max(job.config.tiles.core // ratio, 1)))
+    total: dict[str, torch.Tensor] = {}
+    for done, block in enumerate(blocks, start=1):
+        around = _grow(block, summed.margin)
+        window = pair.read(around)
+        whole = torch.nn.functional.max_pool2d((~window.msi_valid).float(), ratio) == 0
+        valid = window.hsi_valid.all(dim=1) & whole[:, 0]
+        counted = torch.zeros_like(valid)
+        height, width = block.shape
+        counted[:, summed.margin : summed.margin + height, summed.margin : summed.margin + width] = True
+        for name, value in summed.sums(window.hsi, window.msi, valid & counted).items():
+            total[name] = total[name] + value if name in total else value
+        progress("first pass", done, len(blocks))
+    temporary = path.with_suffix(".partial")
+    save_file(total, temporary)
+    temporary.replace(path)
+
+
+def load_sums(job: Job) -> dict[str, torch.Tensor] | None:
+    """Result of `first_pass`, None if the method wants none."""
+    return dict(load_file(job.folder / "sums.safetensors")) if job.spec.needs_first_pass else None
+
+
+def _stage_image(
+    scene: Scene, grid: GeoBox, move: Displacement, *, path: Path, chunk: int, progress: Progress
+) -> ImageSums:
+    bands = scene.good_bands
+    array = store.create_cube(path, (len(bands), *grid.shape), chunk)
+    sums = _Sums(len(bands))
+    blocks = list(_blocks(tuple(grid.shape), stage_edge(len(bands), chunk)))
+    for done, block in enumerate(blocks, start=1):
+        cube = warp(scene, grid, block.slices, bands=bands, displacement=move)
+        store.write(array, block, cube)
+        sums.add(cube)
+        progress(f"stage {path.stem}", done, len(blocks))
+    return sums.finish(scene)
+
+
+class _Sums:
+    """Running per-band statistics."""
+
+    def __init__(self, n_bands: int) -> None:
+        self.n = np.zeros(n_bands, np.int64)
+        self.total = np.zeros(n_bands)
+        self.low = np.full(n_bands, np.inf)
+        self.high = np.full(n_bands, -np.inf)
+        self.pixels = 0
+
+    def add(self, cube: NDArray[np.float32]) -> None:
+        flat = cube.reshape(cube.shape[0], -1)
+        valid = np.isfinite(flat)
+        self.n += valid.sum(axis=1)
+        self.total += np.where(valid, flat, 0.0).sum(axis=1, dtype=np.float64)
+        self.low = np.minimum(self.low, np.where(valid, flat, np.inf).min(axis=1))
+        self.high = np.maximum(self.high, np.where(valid, flat, -np.inf).max(axis=1))
+        self.pixels += flat.shape[1]
+
+    def finish(self, scene: Scene) -> ImageSums:
+        if self.n.max() == 0:
+            raise InputRejected(
+                f"{scene.name}: no valid sample in the overlap of the scenes; check its nodata value and its footprint"
+            )
+        if np.all(self.high[self.n > 0] <= self.low[self.n > 0]):
+            raise InputRejected(
+                f"{scene.name}: every sample in the overlap is {self.low[self.n > 0][0]:g}, as in a file that was never "
+                "finished; fetch it again"
+            )
+        kept = np.flatnonzero((self.n >= _DEAD_SHARE * self.n.max()) & (self.high > self.low))
+        return ImageSums(
+            kept=[int(k) for k in kept],
+            mean=[float(v) for v in self.total[kept] / self.n[kept]],
+            low=float(self.low[kept].min()),
+            high=float(self.high[kept].max()),
+            valid_fraction=float(self.n[kept].min() / self.pixels),
+        )
+
+
+def _blocks(shape: tuple[int, ...], edge: int) -> Iterator[Box]:
+    for y in range(0, shape[0], edge):
+        for x in range(0, shape[1], edge):
+            yield Box(y0=y, y1=min(y + edge, shape[0]), x0=x, x1=min(x + edge, shape[1]))
+
+
+def _grow(box: Box, margin: int) -> Box:
+    return Box(y0=box.y0 - margin, y1=box.y1 + margin, x0=box.x0 - margin, x1=box.x1 + margin)
+
+
+def _scale(sums: ImageSums) -> float:
+    """A round step (1, 2 or 5 times a power of ten) with which 1.5 times the image's range fits int16."""
+    step = 1.5 * max(abs(sums.low), abs(sums.high), 1e-12) / 32767
+    power = 10.0 ** math.floor(math.log10(step))
+    return float(next(f * power for f in (1, 2, 5, 10) if f * power >= step))

@@ -1,0 +1,84 @@
+"""A small picture of a product, for people and catalogs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from catalogs.bands import Bands
+from pipeline import store
+from pipeline.job import Job
+from pipeline.provenance import NODATA
+from pipeline.tiles import Box
+
+EDGE_PX = 512
+"""Longest side."""
+_RED_GREEN_BLUE_NM = (660.0, 560.0, 490.0)
+_STRETCH = (2.0, 98.0)
+
+
+def true_color(bands: Bands) -> tuple[int, int, int] | None:
+    """Positions of the bands nearest to red, green and blue; None if one is missing."""
+    try:
+        red, green, blue = (bands.nearest(nm) for nm in _RED_GREEN_BLUE_NM)
+    except LookupError:
+        return None
+    return (red, green, blue) if len({red, green, blue}) == 3 else None
+
+
+def thumbnail(job: Job, path: Path) -> None:
+    """Write a PNG with transparent nodata, true color where the spectrum allows it.
+
+    Parameters
+    ----------
+    job : Job
+        With a finished mosaic.
+    path : Path
+        File to write; an existing one is replaced.
+    """
+    n_bands = len(job.bands)
+    # Without visible bands: long, middle and short end of the spectrum, where most materials differ.
+    picked = true_color(job.bands) or tuple(min(n_bands * k // 4, n_bands - 1) for k in (3, 2, 1))
+    samples = _thinned(job, picked)
+    invalid = samples == NODATA if samples.dtype == np.int16 else ~np.isfinite(samples)
+    opaque = ~invalid.any(axis=0)
+    image = np.zeros((*opaque.shape, 4), np.uint8)
+    for layer, band in enumerate(samples):
+        image[opaque, layer] = _stretched(band[opaque].astype(np.float32))
+    image[..., 3] = np.where(opaque, 255, 0)
+    Image.fromarray(image).save(path, format="PNG", optimize=True)
+
+
+def _thinned(job: Job, picked: tuple[int, ...]) -> NDArray[np.generic]:
+    """Every n-th pixel of three bands, read chunk by chunk."""
+    array = store.open_array(job.fused)
+    _, height, width = array.shape
+    _, rows, cols = array.chunks
+    step = -(-max(height, width) // EDGE_PX)
+    # A band may be wanted thrice (one-band products), the store is asked once.
+    unique, back = np.unique(picked, return_inverse=True)
+    image = np.empty((len(unique), -(-height // step), -(-width // step)), array.dtype)
+    for y0 in range(0, height, rows):
+        for x0 in range(0, width, cols):
+            # The lattice of the picture goes on across chunks.
+            box = Box(
+                y0=-(-y0 // step) * step, y1=min(y0 + rows, height), x0=-(-x0 // step) * step, x1=min(x0 + cols, width)
+            )
+            if box.y0 >= box.y1 or box.x0 >= box.x1:
+                continue
+            part = store.thin(array, box, [int(band) for band in unique], step)
+            row, col = box.y0 // step, box.x0 // step
+            image[:, row : row + part.shape[1], col : col + part.shape[2]] = part
+    return image[back]
+
+
+def _stretched(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    if not values.size:
+        return values.astype(np.uint8)
+    low, high = np.percentile(values, _STRETCH)
+    if not high > low:
+        return np.full(values.shape, 128, np.uint8)
+    return np.asarray(np.clip((values - low) / (high - low) * 255.0, 0, 255).round(), np.uint8)

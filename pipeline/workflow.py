@@ -1,0 +1,349 @@
+"""One scene, one way through: open, stage, fuse, mosaic, publish. Each step is skipped where an earlier run did it.
+
+    with open_run(config) as run:
+        stage_pair(run)
+        fuse_tiles(run)
+        product = publish_product(run)
+
+is what `run` does, what the Prefect flow does, and what a notebook may do.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from catalogs.errors import Busy, ExpectedSkip, InputRejected, OutOfResources
+from catalogs.pairs import ScenePair
+from catalogs.sensors import open_scene, sensor_module
+from pipeline.config import RunConfig
+from pipeline.engine import run_batches
+from pipeline.fuse import pick_device
+from pipeline.grids import GridRecord, nest, on_lattice
+from pipeline.job import InputRecord, Job, JobRecord, code_version, job_key, locked
+from pipeline.ledger import write_atomic
+from pipeline.mosaic import finished, mosaic
+from pipeline.provenance import provenance
+from pipeline.publish import Product, publish
+from pipeline.stage import Progress, first_pass, stage
+from pipeline.tiles import TilePlan
+from pipeline.writers import Draft, writer
+
+log = logging.getLogger(__name__)
+
+_MIN_COVERAGE = 0.5
+"""An MSI band of whose response less than this lies inside the good HSI bands is named in the log."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """The progress of a run that nobody watches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A job that this process holds, with its opened scenes."""
+
+    job: Job
+    pair: ScenePair
+    progress: Progress
+    started: datetime
+    """UTC."""
+
+
+def run(config: RunConfig, *, progress: Progress = silent) -> Product:
+    """Fuse a pair of scenes and publish the product.
+
+    Parameters
+    ----------
+    config : RunConfig
+    progress : callable
+        Called with a stage's name, the steps done, and all steps.
+
+    Returns
+    -------
+    Product
+        Complete and verified.
+
+    Raises
+    ------
+    catalogs.errors.HyperFuseError
+        Every expected end, with its exit code; nothing is left at `config.output`.
+    """
+    with open_run(config, progress=progress) as held:
+        stage_pair(held)
+        fuse_tiles(held)
+        return publish_product(held)
+
+
+def open_pair(config: RunConfig) -> ScenePair:
+    """Open and check both scenes; reads headers, and the bytes once for their digests."""
+    hsi, msi = open_scene(config.hsi.source()), open_scene(config.msi.source())
+    for scene in (hsi, msi):
+        for note in scene.notes:
+            log.warning("%s: %s", scene.name, note)
+    return ScenePair(hsi=hsi, msi=msi)
+
+
+def job_record(config: RunConfig, pair: ScenePair) -> JobRecord:
+    """What is to be done; touches nothing on disk.
+
+    Raises
+    ------
+    OutOfResources
+        If the device is missing, or the plan needs more memory than the budget.
+    """
+    pick_device(config.device)
+    grids = nest(pair, config.align, config.ratio)
+    mtf = config.psf_mtf or sensor_module(pair.hsi.sensor).SENSOR.mtf_nyquist
+    # The HSI's own ground sampling distance blurs, not the rounded ratio of the grids.
+    fine_m = pair.msi.gsd_m if config.align.reference == "msi" else pair.hsi.gsd_m / grids.ratio
+    sigma = pair.hsi.gsd_m / fine_m / math.pi * math.sqrt(-2.0 * math.log(mtf))
+    grid = GridRecord.of(grids)
+    inputs = {"hsi": InputRecord.of(pair.hsi), "msi": InputRecord.of(pair.msi)}
+    key = job_key(
+        {
+            "config": config.decisive(),
+            "grid": grid.model_dump(mode="json"),
+            "inputs": {role: scene.sha256 for role, scene in inputs.items()},
+            "code": code_version(),
+            "weights": None,
+        }
+    )
+    return JobRecord(key=key, config=config, grid=grid, psf_sigma_px=sigma, **inputs)
+
+
+def plan_report(config: RunConfig) -> dict[str, Any]:
+    """What `run` would do: grids, checks, tiles and memory; writes nothing.
+
+    Raises
+    ------
+    catalogs.errors.HyperFuseError
+        As `run` would, before it reads a sample.
+    """
+    pair = open_pair(config)
+    job = Job(Path(), job_record(config, pair))
+    _check_output(config, job.record.key)
+    _check_resources(job)
+    plan, grids = job.plan, job.grids
+    gap = pair.time_gap
+    return {
+        "hsi": _scene_report(job.record.hsi),
+        "msi": _scene_report(job.record.msi),
+        "gsd_ratio": round(pair.gsd_ratio, 4),
+        "ratio": grids.ratio,
+        "time_gap_hours": None if gap is None else round(gap.total_seconds() / 3600, 2),
+        "product": {
+            "crs": str(grids.product.crs),
+            "shape": list(grids.product.shape),
+            "gsd": abs(grids.product.affine.a),
+            "bounds": list(grids.product.boundingbox.bbox),
+            "bands": plan.spec.observed.hsi_bands,
+        },
+        "hsi_on_coarse_lattice": on_lattice(pair.hsi.geobox, grids.coarse) is not None,
+        "srf_coverage": {
+            f"{nm:.0f} nm": round(float(c), 3)
+            for nm, c in zip(pair.msi.bands.center_nm, pair.hsi.bands.srf(pair.msi.bands)[1], strict=True)
+        },
+        "network": config.network,
+        "tiles": {
+            "number": plan.n_tiles,
+            "core": plan.core,
+            "halo": plan.spec.halo,
+            "redundancy": round(plan.redundancy, 3),
+        },
+        "memory_gb": round(plan.peak_bytes / 1e9, 2),
+        "disk_gb": round(_disk_bytes(plan) / 1e9, 2),
+        "job_key": job.record.key,
+    }
+
+
+@contextmanager
+def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Run]:
+    """Hold the job of a configuration: check it whole, make or find its staging folder, and lock it.
+
+    Raises
+    ------
+    InputRejected, ExpectedSkip, OutOfResources
+        Before anything is written.
+    Busy
+        If another process works on the same job.
+    """
+    started = datetime.now(UTC)
+    _check_parent(config.output)
+    pair = open_pair(config)
+    record = job_record(config, pair)
+    _check_output(config, record.key)
+    _check_resources(Job(Path(), record))
+    _warn_coverage(pair)
+    folder = config.output.parent / f".{config.output.name}.{record.key[:12]}.staging"
+    folder.mkdir(exist_ok=True)
+    with locked(folder):
+        _drop_abandoned(config.output, keep=folder)
+        # Written anew when resuming: device, dask and batch may differ from those of the run that was killed.
+        write_atomic(folder / "job.json", record.model_dump_json(indent=1))
+        try:
+            with _resources_named(config):
+                yield Run(job=Job(folder, record), pair=pair, progress=progress, started=started)
+        except (InputRejected, ExpectedSkip):
+            # Trying again with the same input is pointless, so there is nothing to resume.
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def stage_pair(held: Run) -> None:
+    """Co-register and stage the pair, take the method's sums, and lay out the product."""
+    job = held.job
+    stage(job, held.pair, held.progress)
+    told = job.staged.registration
+    (log.warning if told.decision == "warn" else log.info)("registration: %s", told.reason)
+    first_pass(job, held.progress)
+    if not job.fused.is_dir():
+        writer("zarr").create(job)  # type: ignore[attr-defined]
+
+
+def fuse_tiles(held: Run) -> int:
+    """Fuse the tiles that are not in the ledger; returns how many were there already."""
+    job, plan = held.job, held.job.plan
+    already = finished(job)
+    if already:
+        log.info("resuming: %d of %d tiles are finished", len(already), plan.n_tiles)
+    count = len(already)
+    held.progress("fuse", count, plan.n_tiles)
+
+    def done(n: int) -> None:
+        nonlocal count
+        count += n
+        held.progress("fuse", count, plan.n_tiles)
+
+    batches = plan.batches(job.config.tiles.batch, done=already.keys())
+    run_batches(job.folder, batches, dask=job.config.dask, done=done)
+    write_atomic(job.folder / "resumed.json", json.dumps({"tiles": len(already)}))
+    return len(already)
+
+
+def publish_product(held: Run) -> Product:
+    """Prove the mosaic complete, write all formats, read them back, and rename the product into place."""
+    job = held.job
+    summary = mosaic(job)
+    resumed = json.loads((job.folder / "resumed.json").read_text())["tiles"]
+    ended = datetime.now(UTC)
+    record = provenance(job, summary, started=held.started, ended=ended, resumed=resumed)
+    return publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=held.progress)
+
+
+@contextmanager
+def _resources_named(config: RunConfig) -> Iterator[None]:
+    """Turn a full disk and exhausted memory into the sentence of whoever must act; what is done stays done."""
+    try:
+        yield
+    except OSError as error:
+        # GDAL reports a full disk in words only.
+        if error.errno in {errno.ENOSPC, errno.EDQUOT} or "No space left" in str(error):
+            free = shutil.disk_usage(config.output.absolute().parent).free
+            raise OutOfResources(
+                f"{config.output.absolute().parent}: the disk is full ({free / 1e9:.2f} GB free); free some space and run again "
+                "to resume"
+            ) from error
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise OutOfResources(
+            f"tiles of {config.tiles.core} px do not fit in memory ({error}); lower tiles.core and run again"
+        ) from error
+
+
+def _check_parent(output: Path) -> None:
+    parent = output.absolute().parent
+    if not parent.is_dir():
+        raise InputRejected(f"{output}: its parent folder {parent} does not exist or is no folder; create it first")
+    try:
+        # Permission bits lie to root and know nothing of read-only mounts, so a folder is made and taken away.
+        Path(tempfile.mkdtemp(prefix=".hyperfuse-probe-", dir=parent)).rmdir()
+    except OSError as error:
+        raise InputRejected(
+            f"{output}: {parent} is read-only ({error}); choose a folder that can be written"
+        ) from error
+
+
+def _check_output(config: RunConfig, key: str) -> None:
+    output = config.output
+    if not output.exists():
+        return
+    try:
+        published = json.loads((output / "provenance.json").read_text(encoding="utf-8"))["job_key"]
+    except (OSError, ValueError, KeyError):
+        published = None
+    if published == key:
+        raise ExpectedSkip(f"{output}: already published from the same inputs and settings; nothing to do")
+    raise InputRejected(f"{output}: exists and is not this product; choose another output, or move it away")
+
+
+def _check_resources(job: Job) -> None:
+    budget = job.config.tiles.memory_gb * 1e9
+    if job.plan.peak_bytes > budget:
+        raise OutOfResources(
+            f"tiles of {job.plan.core} px with {job.spec.observed.hsi_bands} bands need {job.plan.peak_bytes / 1e9:.1f} GB, the "
+            f"budget is {budget / 1e9:.1f} GB; lower tiles.core or raise tiles.memory_gb"
+        )
+    free = shutil.disk_usage(job.config.output.absolute().parent).free
+    # Half of the uncompressed size: noise bounds what lossless codecs save.
+    needed = _disk_bytes(job.plan) // 2
+    if free < needed:
+        raise OutOfResources(
+            f"{job.config.output.absolute().parent}: {free / 1e9:.1f} GB free, at least {needed / 1e9:.1f} GB needed; free some space"
+        )
+
+
+def _disk_bytes(plan: TilePlan) -> int:
+    """Uncompressed size of everything a run writes."""
+    observed = plan.spec.observed
+    height, width = plan.grids.product.shape
+    coarse = math.prod(plan.grids.coarse_shape)
+    return 4 * coarse * observed.hsi_bands + height * width * (4 * observed.msi_bands + 3 * 2 * observed.hsi_bands)
+
+
+def _drop_abandoned(output: Path, keep: Path) -> None:
+    """Remove the staging of other settings for the same product, unless a process still holds it."""
+    for other in output.parent.glob(f".{output.name}.*.staging"):
+        if other == keep:
+            continue
+        try:
+            with locked(other):
+                log.info("removing %s, left by a run with other settings", other.name)
+                shutil.rmtree(other, ignore_errors=True)
+        except Busy:
+            continue
+
+
+def _warn_coverage(pair: ScenePair) -> None:
+    _, coverage = pair.hsi.bands.srf(pair.msi.bands)
+    for nm, share in zip(pair.msi.bands.center_nm, coverage, strict=True):
+        if share < _MIN_COVERAGE:
+            log.warning("%s: the good HSI bands cover %.0f %% of its band at %.0f nm", pair.msi.name, 100 * share, nm)
+
+
+def _scene_report(record: InputRecord) -> dict[str, Any]:
+    center = record.bands["center_nm"]
+    return {
+        "name": record.name,
+        "sensor": record.sensor,
+        "shape": list(record.shape),
+        "gsd_m": round(record.gsd_m, 4),
+        "crs": record.crs,
+        "bands_nm": [round(center[0], 1), round(center[-1], 1)],
+        "good_bands": sum(record.bands["good"]),
+        "quantity": record.quantity,
+        "time": None if record.time is None else record.time.isoformat(),
+        "notes": list(record.notes),
+    }

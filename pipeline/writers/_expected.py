@@ -1,0 +1,75 @@
+"""What any reader must find in a product, whatever its format: the grid, the bands and the packing of its record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+
+from pipeline.writers import BadProduct
+
+_CORNER_PX = 1e-3
+"""A reader may rebuild the grid from pixel centers; its corners may be off by rounding, not by more."""
+
+
+def geobox(expected: dict[str, Any]) -> GeoBox:
+    """Grid of the product's record."""
+    return GeoBox(tuple(expected["shape"]), Affine(*expected["transform"]), expected["crs_wkt"])
+
+
+def require_grid(found: GeoBox | None, expected: dict[str, Any], of: str) -> None:
+    """Refuse another grid.
+
+    Raises
+    ------
+    BadProduct
+        If size, CRS or a corner differ.
+    """
+    wanted = geobox(expected)
+    if found is None or found.crs is None or wanted.crs is None:
+        raise BadProduct(f"{of}: a reader finds no CRS, expected {wanted.crs}")
+    if tuple(found.shape) != tuple(wanted.shape):
+        raise BadProduct(f"{of}: {tuple(found.shape)} pixels, expected {tuple(wanted.shape)}")
+    height, width = wanted.shape
+    corners = [(0, 0), (width, 0), (0, height), (width, height)]
+    moved = max(max(map(abs, np.subtract(~wanted.affine @ (found.affine @ at), at))) for at in corners)
+    if not moved <= _CORNER_PX:
+        raise BadProduct(f"{of}: a corner is off by {moved:.3g} pixels: {found.affine!r}, expected {wanted.affine!r}")
+    if not _same_crs(found.crs, wanted, [wanted.affine @ at for at in corners]):
+        raise BadProduct(f"{of}: its CRS is {found.crs}, expected {wanted.crs}")
+
+
+def require_values(found: Sequence[Any] | NDArray[Any], expected: Sequence[float | None], of: str) -> None:
+    """Refuse other numbers; None and NaN mean the same.
+
+    Raises
+    ------
+    BadProduct
+        If one differs by more than a ten-millionth; the message gives the first.
+    """
+    wanted = np.array([np.nan if v is None else v for v in expected], dtype=np.float64)
+    have = np.array([np.nan if v is None else v for v in found], dtype=np.float64)
+    if have.shape != wanted.shape:
+        raise BadProduct(f"{of}: {have.size} values, expected {wanted.size}")
+    differ = ~np.isclose(have, wanted, rtol=1e-7, atol=0, equal_nan=True)
+    if np.any(differ):
+        first = int(np.argmax(differ))
+        raise BadProduct(f"{of}: value {first + 1} is {have[first]:g}, expected {wanted[first]:g}")
+
+
+def _same_crs(found: CRS, wanted: GeoBox, corners: list[tuple[float, float]]) -> bool:
+    assert wanted.crs is not None  # noqa: S101 (require_grid has looked)
+    if found == wanted.crs or found.proj.equals(wanted.crs.proj, ignore_axis_order=True):
+        return True
+    if wanted.crs.epsg is not None:
+        return False
+    # A CRS without a code may lose its names on the way through GeoTIFF keys; what counts is where it puts the pixels.
+    transformer = Transformer.from_crs(wanted.crs.proj, found.proj, always_xy=True)
+    pixel = min(abs(wanted.affine.a), abs(wanted.affine.e))
+    return all(np.allclose(transformer.transform(*at), at, rtol=0, atol=0.01 * pixel) for at in corners)

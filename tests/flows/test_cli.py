@@ -1,0 +1,227 @@
+"""The command line: one sentence on stderr, the right exit code, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from flows.cli import main
+
+GSD = {"hsi": 40.0, "msi": 10.0}
+
+
+def write(
+    path: Path, role: str, *, crs: str | None = "EPSG:32633", nm=True, east: float = 0.0, data=None, **profile
+) -> Path:
+    """A small tiled GeoTIFF: 12 or 4 bands, reflectance x 10000, wavelengths as band tags."""
+    n_bands, size = (12, 30) if role == "hsi" else (4, 120)
+    if data is None:
+        rng = np.random.default_rng(len(role))
+        data = (2000 + 500 * rng.standard_normal((n_bands, size, size))).astype(np.int16)
+    centers = np.linspace(450, 2300, n_bands) if role == "hsi" else np.array([490, 560, 665, 842])
+    with rasterio.open(
+        path, "w", driver="GTiff", height=size, width=size, count=n_bands, dtype=data.dtype, crs=crs, nodata=-32768,
+        transform=Affine(GSD[role], 0, 400_000 + east, 0, -GSD[role], 5_800_000),
+        tiled=True, blockxsize=16, blockysize=16, **profile,
+    ) as file:  # fmt: skip
+        file.write(data)
+        file.scales = [1e-4] * n_bands
+        for band, center in enumerate(centers, start=1):
+            if nm:
+                value = center if nm is True else nm
+                file.update_tags(band, wavelength=str(value), wavelength_units="Nanometers")
+    return path
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    return write(folder / "hsi.tif", "hsi"), write(folder / "msi.tif", "msi")
+
+
+def call(capsys, *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def rejected(capsys, tmp_path: Path, code: int, sentence: str, *arguments: object) -> str:
+    """The command ends with this code and sentence; only the inputs remain; no traceback."""
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    found, _, err = call(capsys, "fuse", *arguments, "--output", out / "product")
+    assert found == code, err
+    lines = [line for line in err.splitlines() if line.startswith("hyperfuse: ")]
+    assert len(lines) == 1
+    assert sentence in lines[0], lines[0]
+    assert "Traceback" not in err
+    assert list(out.iterdir()) == []
+    return lines[0]
+
+
+def test_fuse_verify_and_again(pair, tmp_path, capsys):
+    hsi, msi = pair
+    code, out, _ = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert record["bands"] == 12
+    assert set(record["files"]) == {"zarr", "cog", "item"}
+    code, out, _ = call(capsys, "verify", tmp_path / "p")
+    assert code == 0
+    assert "verified" in out
+    code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p")
+    assert code == 4
+    assert "already published" in err
+    code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", "--network", "bicubic")
+    assert code == 3
+    assert "exists and is not this product" in err
+
+
+def test_demo_prints_both_scores(tmp_path, capsys, monkeypatch):
+    from pipeline import demo
+
+    monkeypatch.setattr(demo, "RECIPE", "size=120&bands=8")
+    monkeypatch.setattr(demo.demonstrate, "__kwdefaults__", demo.demonstrate.__kwdefaults__ | {"recipe": demo.RECIPE})
+    code, out, _ = call(capsys, "demo", "--output", tmp_path / "d")
+    assert code == 0
+    assert all(word in out for word in ("PSNR", "SAM", "ERGAS", "gsa", "bicubic"))
+
+
+def test_plan_and_networks(pair, capsys, tmp_path):
+    code, out, _ = call(capsys, "plan", *pair, "--output", tmp_path / "p", "--json")
+    assert code == 0
+    assert json.loads(out)["ratio"] == 4
+    code, out, _ = call(capsys, "plan", *pair, "--output", tmp_path / "p")
+    assert "EPSG:32633" in out
+    code, out, _ = call(capsys, "networks", "--json")
+    assert {row["name"] for row in json.loads(out)["networks"]} >= {"bicubic", "gsa"}
+    assert call(capsys, "networks")[0] == 0
+
+
+def test_missing_crs(pair, tmp_path, capsys):
+    bare = write(pair[0].parent / "bare.tif", "hsi", crs=None)
+    sentence = rejected(capsys, tmp_path, 3, "no CRS", bare, pair[1])
+    assert "hsi.crs=EPSG:" in sentence
+    code, _, _ = call(capsys, "plan", bare, pair[1], "--output", tmp_path / "p", "--set", "hsi.crs=EPSG:32633")
+    assert code == 0
+
+
+def test_no_overlap(pair, tmp_path, capsys):
+    far = write(pair[0].parent / "far.tif", "msi", east=50_000)
+    sentence = rejected(capsys, tmp_path, 4, "do not overlap", pair[0], far)
+    assert "hsi covers" in sentence
+    assert "far covers" in sentence
+
+
+def test_swapped(pair, tmp_path, capsys):
+    rejected(capsys, tmp_path, 3, "look swapped", pair[1], pair[0])
+
+
+def test_no_wavelengths(pair, tmp_path, capsys):
+    bare = write(pair[0].parent / "bare.tif", "hsi", nm=False)
+    rejected(capsys, tmp_path, 3, "wavelengths=FILE.csv", bare, pair[1])
+
+
+def test_absurd_wavelengths(pair, tmp_path, capsys):
+    absurd = write(pair[0].parent / "absurd.tif", "hsi", nm=3)
+    rejected(capsys, tmp_path, 3, "300-15000 nm", absurd, pair[1])
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.999])
+def test_truncated(pair, tmp_path, capsys, keep):
+    data = pair[0].read_bytes()
+    pair[0].write_bytes(data[: int(len(data) * keep)])
+    rejected(capsys, tmp_path, 3, "hsi.tif", *pair)
+
+
+def test_all_nodata_and_never_written(pair, tmp_path, capsys):
+    empty = write(pair[0].parent / "empty.tif", "hsi", data=np.full((12, 30, 30), -32768, np.int16))
+    rejected(capsys, tmp_path, 3, "empty", empty, pair[1])
+    zeros = write(pair[0].parent / "zeros.tif", "hsi", data=np.zeros((12, 30, 30), np.int16))
+    rejected(capsys, tmp_path, 3, "zeros", zeros, pair[1])
+
+
+def test_nan_and_nodata_stripes_are_marked(pair, tmp_path, capsys):
+    """Stripes of NaN in the HSI and of nodata in the MSI end as nodata, and nothing else does."""
+    rng = np.random.default_rng(0)
+    hsi = (0.2 + 0.05 * rng.standard_normal((12, 30, 30))).astype(np.float32)
+    hsi[:, :, 20] = np.nan
+    msi = (2000 + 500 * rng.standard_normal((4, 120, 120))).astype(np.int16)
+    msi[:, 10:12] = -32768
+    folder = pair[0].parent
+    with rasterio.open(
+        folder / "s.tif", "w", driver="GTiff", height=30, width=30, count=12, dtype="float32", crs="EPSG:32633",
+        transform=Affine(40, 0, 400_000, 0, -40, 5_800_000),
+    ) as file:  # fmt: skip
+        file.write(hsi)
+        for band in range(12):
+            file.update_tags(band + 1, wavelength=str(450 + 100 * band), wavelength_units="nm")
+    write(folder / "m.tif", "msi", data=msi)
+    code, _, err = call(
+        capsys, "fuse", folder / "s.tif", folder / "m.tif", "--output", tmp_path / "p", "--set", "align.estimate=false"
+    )
+    assert code == 0, err
+    with rasterio.open(tmp_path / "p" / "p.tif") as file:
+        valid = file.read(1) != file.nodata
+    expected = np.ones((120, 120), bool)
+    expected[10:12] = False
+    expected[:, 18 * 4 : 23 * 4] = False  # the stripe and the two coarse pixels that the kernel reaches on each side
+    assert np.array_equal(valid, expected)
+
+
+def test_outputs_that_cannot_be(pair, tmp_path, capsys):
+    code, _, err = call(capsys, "fuse", *pair, "--output", tmp_path / "no" / "such")
+    assert code == 3
+    assert "does not exist" in err
+    (tmp_path / "file").write_text("x")
+    code, _, err = call(capsys, "fuse", *pair, "--output", tmp_path / "file" / "p")
+    assert code == 3
+    code, _, err = call(capsys, "fuse", *pair, "--output", tmp_path / "file")
+    assert code == 3
+    assert "exists" in err
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder that not even root can write")
+def test_read_only_output(pair, capsys):
+    code, _, err = call(capsys, "fuse", *pair, "--output", "/sys/kernel/product")
+    assert code == 3
+    assert "read-only" in err
+
+
+def test_missing_file(pair, tmp_path, capsys):
+    rejected(capsys, tmp_path, 3, "nothing.tif", pair[0].parent / "nothing.tif", pair[1])
+
+
+def test_usage(pair, tmp_path, capsys):
+    for arguments in (
+        ["fuse", *pair],
+        ["fuse", *pair, "--output", tmp_path / "p", "--set", "oops"],
+        ["fuse", *pair, "--output", tmp_path / "p", "--network", "nope"],
+        ["fuse", *pair, "--output", tmp_path / "p", "--set", "tiles.core=100"],
+    ):
+        code, _, err = call(capsys, *arguments)
+        assert code == 2, err
+        assert err.count("hyperfuse: ") == 1
+    with pytest.raises(SystemExit) as stop:
+        main(["fly"])
+    assert stop.value.code == 2
+
+
+def test_errors_as_json(pair, tmp_path, capsys):
+    code, out, _ = call(capsys, "fuse", pair[1], pair[0], "--output", tmp_path / "p", "--json")
+    assert code == 3
+    assert json.loads(out) == {"error": json.loads(out)["error"], "reason": "input_rejected", "exit_code": 3}
+
+
+def test_help_loads_no_torch():
+    code = "import sys; from flows.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)  # noqa: S603

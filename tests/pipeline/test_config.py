@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+
+from catalogs.errors import UsageError
+from pipeline.config import RunConfig, load_config
+
+BASE = {"hsi.uri": "a", "msi.uri": "b", "output": "c"}
+
+
+def test_settings_are_read_as_scalars():
+    config = load_config(None, BASE | {"hsi.scale": "1e-4", "hsi.wavelengths": "665,560", "publish.formats": "[zarr]"})
+    assert config.hsi.scale == 1e-4
+    assert config.hsi.wavelengths == "665,560"
+    assert config.publish.formats == ("zarr",)
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "toml", "json"])
+def test_files_of_three_kinds_and_overrides(tmp_path, suffix):
+    text = {
+        "yaml": "hsi: {uri: x}\nmsi: {uri: y}\noutput: o\ntiles: {core: 256}\n",
+        "toml": 'output = "o"\n[hsi]\nuri = "x"\n[msi]\nuri = "y"\n[tiles]\ncore = 256\n',
+        "json": '{"hsi": {"uri": "x"}, "msi": {"uri": "y"}, "output": "o", "tiles": {"core": 256}}',
+    }[suffix]
+    path = tmp_path / f"run.{suffix}"
+    path.write_text(text)
+    config = load_config(path, {"network": "bicubic"})
+    assert (config.hsi.uri, config.tiles.core, config.network) == ("x", 256, "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"hsi.nope": "1"}, r"hsi\.nope"),
+        ({"tiles.core": "100"}, r"tiles: core=100 must be a multiple of chunk=256"),
+        ({"network": "nope"}, r"network: there is no network 'nope'; choose one of bicubic"),
+        ({"ratio": "1"}, r"ratio"),
+        ({"publish.formats": "[hdf]"}, r"publish\.formats"),
+        ({"hsi.scale": "0"}, r"hsi\.scale"),
+        ({"output.x": "1"}, r"output is not a group"),
+    ],
+)
+def test_bad_settings_are_named(setting, message):
+    with pytest.raises(UsageError, match=message):
+        load_config(None, BASE | setting)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(UsageError, match="missing"):
+        load_config(tmp_path / "missing.yaml", {})
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(UsageError, match="expected a mapping"):
+        load_config(tmp_path / "list.yaml", {})
+
+
+def test_the_key_ignores_where_and_how_but_not_what():
+    config = load_config(None, BASE)
+    elsewhere = load_config(
+        None, {"hsi.uri": "z", "msi.uri": "b", "output": "d", "device": "cpu", "dask": "local", "tiles.batch": "9"}
+    )
+    assert config.decisive() == elsewhere.decisive()
+    assert config.decisive() != load_config(None, BASE | {"network": "bicubic"}).decisive()
+    assert config.decisive() != load_config(None, BASE | {"hsi.scale": "2"}).decisive()
+
+
+def test_schema_is_a_form():
+    schema = RunConfig.model_json_schema()
+    assert schema["properties"]["network"]["description"].startswith("Method")

@@ -1,0 +1,177 @@
+"""The main job on real scenes: products that every usual reader opens with the right grid, scale and wavelengths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import odc.geo.xr  # noqa: F401 (registers the accessor)
+import pytest
+import rasterio
+import rioxarray  # noqa: F401 (registers the accessor)
+import xarray as xr
+
+from catalogs.sensors import Source, open_scene
+from pipeline.config import load_config
+from pipeline.grids import on_lattice
+from pipeline.publish import Product, verify
+from pipeline.workflow import run
+from tests.synthetic import DATA
+
+BERLIN = DATA / "berlin_urban_gradient" / "pairA"
+NEON = DATA / "neon_harv_pair"
+POTSDAM = DATA / "enmap_potsdam_tiles"
+
+
+def needs(folder: Path) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not folder.is_dir(), reason=f"real imagery is absent: {folder.name} (see the README)")
+
+
+@pytest.fixture(scope="module")
+def berlin(tmp_path_factory: pytest.TempPathFactory) -> Product:
+    if not BERLIN.is_dir():
+        pytest.skip("real imagery is absent: berlin_urban_gradient (see the README)")
+    return run(
+        load_config(
+            None,
+            {
+                "hsi.uri": str(BERLIN / "EnMAP_BerlinUrbanGradient_raw244.bsq"),
+                "msi.uri": str(BERLIN / "HighResolution_BerlinUrbanGradient.bsq"),
+                "output": str(tmp_path_factory.mktemp("berlin") / "berlin"),
+            },
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def berlin_msi():
+    return open_scene(Source(uri=str(BERLIN / "HighResolution_BerlinUrbanGradient.bsq")))
+
+
+def test_berlin_registration_and_grid(berlin, berlin_msi):
+    """The known answer: the HR image moves by +3.6 m E, -3.6 m N (one of its pixels), the match from 0.96 to 0.97."""
+    registration = berlin.provenance["registration"]
+    assert registration["decision"] == "accept"
+    assert registration["east_m"] == pytest.approx(3.6, abs=2.0)
+    assert registration["north_m"] == pytest.approx(-3.6, abs=2.0)
+    assert registration["correlation_after"] > registration["correlation_before"] > 0.9
+    with berlin.open() as data:
+        assert on_lattice(berlin_msi.geobox, data["reflectance"].odc.geobox) is not None
+    assert berlin.provenance["observation"]["ratio"] == 8
+    assert berlin.provenance["product"]["valid_fraction"] == 1.0
+
+
+def test_berlin_opens_with_plain_xarray(berlin):
+    with xr.open_zarr(berlin.zarr) as data:
+        cube = data["reflectance"]
+        assert cube.dims == ("wavelength", "y", "x")
+        wavelength = data["wavelength"].values
+        assert len(wavelength) == 243  # 244, less the second band at 986 nm
+        assert np.all(np.diff(wavelength) > 0)
+        assert wavelength[0] == pytest.approx(424)
+        assert wavelength[-1] == pytest.approx(2446)
+        assert data["wavelength"].attrs["units"] == "nm"
+        near_red = cube.sel(wavelength=665, method="nearest")
+        assert 0.0 < float(near_red.mean()) < 0.4  # reflectance, not counts
+        assert cube.encoding["_FillValue"] == -32768
+        assert cube.encoding["scale_factor"] == pytest.approx(1e-4)
+
+
+def test_berlin_opens_with_rioxarray(berlin):
+    with xr.open_zarr(berlin.zarr) as data:
+        cube = data["reflectance"]
+        assert cube.rio.crs.to_epsg() == 32633
+        np.testing.assert_allclose(tuple(cube.rio.transform())[:6], tuple(cube.odc.geobox.affine)[:6], atol=1e-6)
+        assert cube.rio.transform().a == pytest.approx(3.6)
+        assert cube.rio.encoded_nodata == -32768
+
+
+def test_berlin_opens_with_odc_geo(berlin):
+    with xr.open_zarr(berlin.zarr) as data:
+        geobox = data["reflectance"].odc.geobox
+        assert geobox.crs.epsg == 32633
+        expected = berlin.provenance["product"]["transform"]
+        np.testing.assert_allclose(tuple(geobox.affine)[:6], expected, atol=1e-6)
+
+
+def test_berlin_cog_opens_with_rasterio(berlin):
+    with rasterio.open(berlin.cog) as cog, xr.open_zarr(berlin.zarr) as data:
+        assert cog.crs.to_epsg() == 32633
+        np.testing.assert_allclose(tuple(cog.transform)[:6], berlin.provenance["product"]["transform"], atol=1e-9)
+        assert cog.nodata == -32768
+        assert set(cog.scales) == {1e-4}
+        assert cog.count == 243
+        central = [float(cog.tags(band, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"]) for band in cog.indexes]
+        np.testing.assert_allclose(np.array(central) * 1e3, data["wavelength"].values, atol=1e-3)
+        raw = xr.open_zarr(berlin.zarr, mask_and_scale=False)["reflectance"]
+        assert np.array_equal(cog.read(100), raw[99].values)
+
+
+def test_berlin_keeps_the_spectra_of_the_coarse_image(berlin):
+    """Averaged back over its blocks, the product is the HSI: fusion adds detail, it does not change the spectra."""
+    source = open_scene(Source(uri=str(BERLIN / "EnMAP_BerlinUrbanGradient_raw244.bsq")))
+    with berlin.open() as data:
+        fused = data["reflectance"].mean(dim=("y", "x")).values
+    height, width = source.geobox.shape
+    coarse = np.nanmean(source.read((slice(0, height), slice(0, width)), source.good_bands), axis=(1, 2))
+    np.testing.assert_allclose(fused, coarse, atol=0.01)
+
+
+@needs(NEON)
+def test_neon_pair_with_its_crs_given(tmp_path):
+    """No CRS and no wavelengths in the file; the known displacement is -0.4 m E, +0.6 m N."""
+    product = run(
+        load_config(
+            None,
+            {
+                "hsi.uri": str(NEON / "NEON_D01_HARV_DP3_726000_4699000_reflectance_crop.tif"),
+                "hsi.crs": "EPSG:32618",
+                "hsi.wavelengths": str(DATA / "srf" / "derived" / "NEON_NIS_426_SJER2017.csv"),
+                "msi.uri": str(NEON / "2019_D01_HARV_DP3_726000_4699000_image_crop.tif"),
+                "msi.wavelengths": "650,550,470",
+                "output": str(tmp_path / "neon"),
+            },
+        )
+    )
+    registration = product.provenance["registration"]
+    assert registration["east_m"] == pytest.approx(-0.4, abs=0.15)
+    assert registration["north_m"] == pytest.approx(0.6, abs=0.15)
+    with product.open() as data:
+        assert data["reflectance"].odc.geobox.crs.epsg == 32618
+        assert data["reflectance"].odc.geobox.resolution.x == pytest.approx(0.1)
+        assert data["reflectance"].shape[1:] == (400, 400)
+    assert product.provenance["observation"]["ratio"] == 10
+    assert verify(product.path).name == "neon"
+
+
+@needs(POTSDAM)
+def test_enmap_tiles_as_one_scene_with_a_simulated_msi(tmp_path):
+    """Six EnMAP tiles in a glob; the MSI is simulated from them at 10 m, so the product must keep their spectra."""
+    tiles = str(POTSDAM / "*.tif")
+    hsi = open_scene(Source(uri=tiles))
+    assert hsi.cube.shape == (224, 64, 96)
+    assert len(hsi.good_bands) == 218
+    height, width = hsi.geobox.shape
+    cube = hsi.read((slice(0, height), slice(0, width)))
+    centers = (490.0, 560.0, 665.0, 842.0)
+    planes = np.stack([cube[hsi.bands.nearest(nm)] for nm in centers])
+    fine = planes.repeat(3, axis=1).repeat(3, axis=2)
+    fine += 0.005 * np.random.default_rng(0).standard_normal(fine.shape).astype(np.float32)
+    path = tmp_path / "msi.tif"
+    transform = hsi.geobox.affine @ hsi.geobox.affine.scale(1 / 3)
+    with rasterio.open(
+        path, "w", driver="GTiff", height=3 * height, width=3 * width, count=4, dtype="float32",
+        crs=str(hsi.geobox.crs), transform=transform, nodata=float("nan"),
+    ) as file:  # fmt: skip
+        file.write(fine.astype(np.float32))
+        for band, nm in enumerate(centers, start=1):
+            file.update_tags(band, ns="IMAGERY", CENTRAL_WAVELENGTH_UM=str(nm / 1e3))
+    product = run(load_config(None, {"hsi.uri": tiles, "msi.uri": str(path), "output": str(tmp_path / "potsdam")}))
+    assert product.provenance["registration"]["decision"] == "accept"
+    assert np.hypot(*(product.provenance["registration"][key] for key in ("east_m", "north_m"))) < 3.0
+    with product.open() as data:
+        assert data["reflectance"].shape == (218, 3 * height, 3 * width)
+        assert np.all(np.diff(data["wavelength"].values) > 0)
+        assert str(data["time"].values).startswith("2022-07-24")
+        mean = data["reflectance"].mean(dim=("y", "x")).values
+    np.testing.assert_allclose(mean, np.nanmean(cube[hsi.good_bands], axis=(1, 2)), atol=0.005)

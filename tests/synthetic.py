@@ -1,0 +1,40 @@
+"""Runs of the synthetic scene, whose truth, response, PSF and displacement are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalogs.scene import Scene
+from catalogs.sensors import Source, open_scene
+from pipeline.config import RunConfig, load_config
+
+SMALL = "size=150&ratio=4&bands=12&seed=3"
+"""A pair that fuses in a second: 150 is no multiple of the ratio, of a tile, or of a chunk."""
+TILES = {"tiles.core": 64, "tiles.chunk": 32}
+"""Tiles so small that SMALL has nine of them."""
+DATA = Path(__file__).parents[2] / "shared" / "data"
+"""Real imagery beside the checkout; tests that need it skip where it is absent."""
+
+
+def config(output: Path, recipe: str = SMALL, **settings: Any) -> RunConfig:
+    """A RunConfig of both roles of a recipe; settings are given with `__` for dots."""
+    dotted = {key.replace("__", "."): value for key, value in settings.items()}
+    return load_config(
+        None,
+        {"hsi.uri": f"synthetic:hsi?{recipe}", "msi.uri": f"synthetic:msi?{recipe}", "output": str(output), **dotted},
+    )
+
+
+def scene(role: str, recipe: str = SMALL) -> Scene:
+    """One role of a recipe."""
+    return open_scene(Source(uri=f"synthetic:{role}?{recipe}"))
+
+
+def whole(image: Scene) -> NDArray[np.float32]:
+    """All samples of a small scene."""
+    height, width = image.geobox.shape
+    return image.read((slice(0, height), slice(0, width)))

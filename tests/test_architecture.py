@@ -1,0 +1,41 @@
+"""What the layout promises: the direction of imports, narrow fronts, no pickle, modules of a readable size."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("catalogs", "models", "pipeline", "flows")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def test_imports_keep_their_direction(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    code = lint_imports(config_filename="pyproject.toml")
+    assert code == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_module_is_readable_and_loads_nothing_it_should_not(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 410
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            assert not {"pickle", "dill", "joblib", "marshal"} & set(names)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"eval", "exec"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_front_is_narrow(package):
+    assert len(getattr(importlib.import_module(package), "__all__", ())) <= 10
+
+
+def test_no_module_is_a_drawer():
+    assert not [path for path in SOURCES if path.stem in {"utils", "common", "helpers", "misc"}]
