@@ -16,6 +16,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 demo: $(VENV)/.installed  ## install, fuse a synthetic pair with known truth, print product and scores
+	rm -rf demo
 	$(BIN)/hyperfuse demo --output demo
 
 check: $(VENV)/.installed-test  ## lint, format, types, import direction

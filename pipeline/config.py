@@ -15,8 +15,6 @@ from catalogs.scene import Quantity
 from catalogs.sensors import Source
 from models import available
 
-Format = Literal["zarr", "cog", "stac"]
-
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
@@ -84,12 +82,23 @@ class TileConfig(_Frozen):
 class OutputConfig(_Frozen):
     """What is published."""
 
-    formats: tuple[Format, ...] = ("zarr", "cog", "stac")
-    """Writers."""
+    formats: tuple[str, ...] = ("zarr", "cog", "stac")
+    """Writers, by module name."""
     dtype: Literal["int16", "float32"] = "int16"
     """Sample type; int16 with scale 1e-4 for reflectance."""
     license: str = "other"
     """SPDX identifier, or `other`; goes to the STAC item."""
+
+    @field_validator("formats")
+    @classmethod
+    def _known_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from pipeline.writers import available as writers  # noqa: PLC0415 (writers import jobs, which hold a RunConfig)
+
+        if not value or (unknown := sorted(set(value) - set(writers()))):
+            raise ValueError(
+                f"there is no format {unknown[0] if value else ''!r}; choose some of {', '.join(writers())}"
+            )
+        return value
 
 
 class RunConfig(_Frozen):

@@ -33,15 +33,17 @@ MIN_CORRELATION = 0.4
 """Below this the two images do not show the same detail, and no shift is believed."""
 MIN_GAIN = 5e-4
 """A shift that improves the correlation by less is within what interpolation does; the geometry stays."""
-_FINE_EDGE = 2048
+_FINE_EDGE = 1024
 """The estimate looks at a central window of about this many fine pixels; one global shift needs no more."""
+_MIN_EDGE = 96
+"""... and of at least this many HSI pixels, where the ratio is large."""
 _DETAIL_PX = 3.0
 """Coarse pixels: what is smoother is illumination and land cover, which makes a broad, weak peak."""
 _MIN_SAMPLES = 64
 _AGREEMENT = 0.8
 """Share of the best band's correlation from which a band takes part in the fine search."""
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def _correlation(hsi: Array, msi: Array, shown: Array) -> tuple[float, int]:
     n_samples = int(both.sum())
     if n_samples < _MIN_SAMPLES:
         return -1.0, n_samples
-    a, b = hsi[both], msi[both]
+    a, b = hsi[both].astype(np.float64), msi[both].astype(np.float64)
     a, b = a - a.mean(), b - b.mean()
     # Sums, not dot products: BLAS starts threads for vectors of this length and loses more than it gains.
     norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
@@ -163,7 +165,7 @@ def _views(
 ) -> list[tuple[float, tuple[float, int, int], _View]]:
     """Per usable MSI band: its wavelength, the best whole coarse shift (correlation, y, x), and the window."""
     ratio, limit = grids.ratio, int(align.max_shift_px)
-    window = _central(pair.hsi.geobox, grids, max(_FINE_EDGE // ratio, 16))
+    window = _central(pair.hsi.geobox, grids, max(_FINE_EDGE // ratio, _MIN_EDGE))
     row, col = source_pixels(grids.fine, pair.hsi.geobox, window)
     margin = limit * ratio + int(np.ceil(4 * psf_sigma_px)) + 2
     first_row, first_col = int(np.floor(row.min())) - margin, int(np.floor(col.min())) - margin
@@ -179,9 +181,9 @@ def _views(
         if weights is None:
             continue
         fine = warp(pair.msi, grids.fine, around, bands=[k])[0]
-        blurred, shown = _smooth(fine.astype(float), psf_sigma_px)
+        blurred, shown = _smooth(fine, psf_sigma_px)
         trend, _ = _smooth(np.where(shown > 0.99, blurred, np.nan), _DETAIL_PX * ratio)
-        combined = np.tensordot(weights, hsi, axes=1).astype(float)
+        combined = np.tensordot(weights, hsi, axes=1)
         coarse_trend, _ = _smooth(combined, _DETAIL_PX)
         detail = np.nan_to_num(np.where(shown > 0.99, blurred - trend, 0.0))
         view = _View(
@@ -189,7 +191,7 @@ def _views(
             row=row - first_row,
             col=col - first_col,
             msi=detail,
-            spline=np.asarray(spline_filter(detail, order=3)),
+            spline=np.asarray(spline_filter(detail, order=3, output=np.float32)),
             shown=shown,
         )
         search = (
@@ -228,7 +230,7 @@ def _combination(hsi: Bands, msi: Bands, k: int) -> NDArray[np.float32] | None:
 def _smooth(image: Array, sigma: float) -> tuple[Array, Array]:
     """Gaussian mean of the valid samples, and the share of the kernel that they carry."""
     valid = np.isfinite(image)
-    weight = gaussian_filter(valid.astype(float), sigma, mode="constant")
+    weight = gaussian_filter(valid.astype(np.float32), sigma, mode="constant")
     total = gaussian_filter(np.where(valid, image, 0.0), sigma, mode="constant")
     reached = gaussian_filter(np.ones_like(image), sigma, mode="constant")
     return np.divide(total, weight, out=np.full_like(image, np.nan), where=weight > 1e-3), weight / reached

@@ -18,8 +18,10 @@ BASE_BYTES = 700 * 2**20
 """Interpreter, libraries and the allocator's slack, measured: `make bench-memory`."""
 _FLOATS_PER_OUTPUT = 4.5
 """Copies of a fused window alive at once (interpolated, injected, unpacked, packed), measured likewise."""
-STAGE_BLOCK_BYTES = 192 * 2**20
+STAGE_BLOCK_BYTES = 12 * 2**20
 """Budget of one staging step; `stage_edge` turns it into pixels."""
+_STAGE_COPIES = 6
+"""Copies of a staging step alive at once in the gather."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +137,7 @@ class TilePlan:
         window = self._window(Box(y0=0, y1=self.core, x0=0, x1=self.core)).times(observed.ratio).shape
         pixels = (window[0] + self.spec.halo * observed.ratio) * (window[1] + self.spec.halo * observed.ratio)
         fuse = 4 * pixels * (_FLOATS_PER_OUTPUT * observed.hsi_bands + 3 * observed.msi_bands)
-        return int(BASE_BYTES + max(fuse, 3 * STAGE_BLOCK_BYTES))
+        return int(BASE_BYTES + max(fuse, _STAGE_COPIES * STAGE_BLOCK_BYTES))
 
     def _window(self, core: Box) -> Box:
         rows = self._extent(core.y0, core.y1, self.grids.lead[0], self.grids.coarse_shape[0])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import shutil
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from pipeline.config import Format
+from pipeline.config import OutputConfig
 from pipeline.publish import publish
 from pipeline.writers import Asset, BadProduct, Draft, available, writer
 from tests.pipeline.conftest import build_job
@@ -27,8 +27,10 @@ def product(published: tuple[Path, dict[str, Any]], tmp_path: Path) -> tuple[Pat
     return Path(shutil.copytree(path, tmp_path / "copy")), facts
 
 
-def test_settings_offer_what_exists() -> None:
-    assert set(get_args(Format)) == set(available())
+def test_settings_take_what_exists() -> None:
+    assert OutputConfig(formats=available()).formats == available()
+    with pytest.raises(ValueError, match=r"no format 'nope'"):
+        OutputConfig(formats=("nope",))
 
 
 def test_unknown_format_lists_the_known() -> None:

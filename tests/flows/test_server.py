@@ -48,7 +48,7 @@ def prefect(tmp_path):
 
     def start(*arguments: str) -> None:
         running.append(
-            subprocess.Popen(  # noqa: S603
+            subprocess.Popen(
                 [PREFECT, *arguments],
                 cwd=ROOT,
                 env=environment,
@@ -59,7 +59,7 @@ def prefect(tmp_path):
         )
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603
+        return subprocess.run(
             [PREFECT, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
 
