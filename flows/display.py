@@ -50,7 +50,7 @@ class Display:
             self._bars.stop()
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """See `pipeline.stage.Progress`."""
+        """See `pipeline.progress.Progress`."""
         if self._bars is None:
             now = time.monotonic()
             if done >= total or now - self._logged > _LOG_SECONDS:

@@ -74,7 +74,7 @@ class _ProgressArtifact:
         self._shown = -_STEP_PERCENT
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """See `pipeline.stage.Progress`."""
+        """See `pipeline.progress.Progress`."""
         if stage != "fuse":
             return
         percent = 100.0 * done / max(total, 1)

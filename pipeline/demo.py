@@ -11,11 +11,11 @@ import numpy as np
 from catalogs.scene import Scene
 from catalogs.sensors import Source, open_scene
 from pipeline.config import OutputConfig, RunConfig, SceneConfig
+from pipeline.progress import Progress, silent
 from pipeline.publish import Product
 from pipeline.quality import Comparison, Scores
-from pipeline.stage import Progress
 from pipeline.warp import warp
-from pipeline.workflow import run, silent
+from pipeline.workflow import run
 
 RECIPE = "size=600&ratio=4&bands=60&seed=7&east_m=13&north_m=-6&holes_msi=0.002"
 """A pair that is displaced by 13 m east and 6 m south and has holes: what real pairs bring."""

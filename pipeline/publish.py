@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,13 +30,11 @@ from catalogs.errors import ExpectedSkip, InputRejected
 from pipeline import store
 from pipeline.job import Job
 from pipeline.ledger import write_atomic
+from pipeline.progress import Progress, Steps, silent
 from pipeline.thumbnail import thumbnail
 from pipeline.writers import Asset, BadProduct, Draft, writer
 from pipeline.writers.stac import MANIFEST, item, multihash
 from pipeline.writers.zarr import VARIABLE
-
-Progress = Callable[[str, int, int], None]
-"""Called with the step, how many of its parts are done, and how many there are."""
 
 SCHEMA = "hyperfuse-manifest/1"
 PROVENANCE = "provenance.json"
@@ -103,7 +101,7 @@ class Product:
         raise LookupError(f"{self.path}: neither zarr nor cog among its formats")
 
 
-def publish(draft: Draft, *, progress: Progress | None = None) -> Product:
+def publish(draft: Draft, *, progress: Progress = silent) -> Product:
     """Write every format of a finished mosaic, check it, and put the product in place.
 
     Parameters
@@ -121,7 +119,7 @@ def publish(draft: Draft, *, progress: Progress | None = None) -> Product:
     BadProduct
         If a format does not read back as it was written.
     """
-    job, report = draft.job, progress or _silent
+    job = draft.job
     if _is_published(job):
         # An earlier run died between the rename and the last clean-up.
         _discard(job.folder)
@@ -129,24 +127,25 @@ def publish(draft: Draft, *, progress: Progress | None = None) -> Product:
     require_free(job)
     formats = [name for name in job.config.publish.formats if name != "stac"]
     _sweep(job)
+    step = Steps(progress, "publish", 2 * len(formats) + 3)
     assets: list[Asset] = []
-    for done, name in enumerate(formats):
-        report(f"write {name}", done, len(formats))
+    for name in formats:
         assets += writer(name).write(draft)
+        step()
     root = _product_root(job)
     write_atomic(root / PROVENANCE, json.dumps(draft.provenance, indent=1, allow_nan=False))
-    for done, name in enumerate(formats):
-        report(f"check {name}", done, len(formats))
+    for name in formats:
         writer(name).check(root, draft.provenance["product"])
+        step()
     thumbnail(job, root / THUMBNAIL)
-    report("seal", 0, 1)
+    step()
     _seal(draft, root, assets)
-    report("sync", 0, 1)
+    step()
     _sync(root)
     _rename_new(root, job)
     _fsync(job.config.output.parent)
     _discard(job.folder)
-    report("done", 1, 1)
+    step()
     return Product.load(job.config.output)
 
 
@@ -160,9 +159,9 @@ def require_free(job: Job) -> None:
     Raises
     ------
     ExpectedSkip
-        If a product is there.
+        If this very product is there.
     InputRejected
-        If something else is there, the parent folder is missing, or the name is that of a file of every product.
+        If anything else is there, the parent folder is missing, or the name is that of a file of every product.
     """
     output = job.config.output
     if f"{job.name}.json" in {MANIFEST, PROVENANCE}:
@@ -172,15 +171,11 @@ def require_free(job: Job) -> None:
     if not os.path.lexists(output):
         return
     if _is_of(output, job.record.key):
-        raise ExpectedSkip(f"{output}: the product exists and is of the same job; nothing to do")
-    try:
-        Product.load(output)
-    except BadProduct as error:
-        raise InputRejected(f"{output} exists and is no product; remove it or choose another output") from error
-    raise ExpectedSkip(f"{output}: another product is there; remove it or choose another output")
+        raise ExpectedSkip(f"{output}: already published from the same inputs and settings; nothing to do")
+    raise InputRejected(f"{output}: exists and is not this product; choose another output, or move it away")
 
 
-def verify(path: Path, *, progress: Progress | None = None) -> Product:
+def verify(path: Path, *, progress: Progress = silent) -> Product:
     """Check a product against its own records, offline.
 
     Parameters
@@ -194,25 +189,19 @@ def verify(path: Path, *, progress: Progress | None = None) -> Product:
     BadProduct
         If a file is missing, changed or foreign, or a format does not read as the record says; the message names it.
     """
-    report = progress or _silent
     if not path.is_dir():
         raise BadProduct(f"{path}: no such product folder")
     recorded = _read_manifest(path)
-    _require_same_files(path, recorded, report)
+    step = Steps(progress, "verify", len(recorded) + 1)
+    _require_same_files(path, recorded, step)
     product = Product.load(path)
-    formats = product.provenance["product"]["formats"]
-    for done, name in enumerate(formats):
-        report(f"check {name}", done, len(formats))
+    for name in product.provenance["product"]["formats"]:
         try:
             writer(name).check(path, product.provenance["product"])
         except LookupError as error:
             raise BadProduct(f"{path}: this version cannot check the format {name!r}") from error
-    report("done", 1, 1)
+    step()
     return product
-
-
-def _silent(step: str, done: int, total: int) -> None:
-    """No progress."""
 
 
 def _is_published(job: Job) -> bool:
@@ -308,7 +297,7 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
         raise BadProduct(f"{path}: {MANIFEST} is missing or damaged ({error})") from error
 
 
-def _require_same_files(path: Path, recorded: dict[str, dict[str, Any]], report: Progress) -> None:
+def _require_same_files(path: Path, recorded: dict[str, dict[str, Any]], step: Steps) -> None:
     """Every file of the manifest, unchanged, and no other."""
     found = {file.relative_to(path).as_posix(): file for file in _files(path)}
     missing = sorted(recorded.keys() - found.keys())
@@ -316,13 +305,13 @@ def _require_same_files(path: Path, recorded: dict[str, dict[str, Any]], report:
         raise BadProduct(f"{path}: {missing[0]} is missing ({len(missing)} of {len(recorded)} files are)")
     if PROVENANCE not in recorded:
         raise BadProduct(f"{path}: {MANIFEST} does not list {PROVENANCE}")
-    for done, (name, entry) in enumerate(recorded.items()):
-        report("verify files", done, len(recorded))
+    for name, entry in recorded.items():
         file = found[name]
         if file.is_symlink() or file.stat().st_size != entry["size"]:
             raise BadProduct(f"{path}: {name} has {file.stat().st_size} bytes, expected a file of {entry['size']}")
         if _sha256(file) != entry["sha256"]:
             raise BadProduct(f"{path}: {name} has changed: its SHA-256 is not that of the manifest")
+        step()
     product = Product.load(path)
     allowed = {MANIFEST} | ({product.item.name} if product.item is not None else set())
     foreign = sorted(found.keys() - recorded.keys() - allowed)

@@ -7,7 +7,7 @@ mean and range are taken, because whatever is computed from one tile's content b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,10 @@ from pipeline import store
 from pipeline.coregister import register
 from pipeline.job import ImageSums, Job, StagedRecord
 from pipeline.ledger import write_atomic
+from pipeline.progress import Progress
 from pipeline.staged import StagedPair
 from pipeline.tiles import Box, stage_edge
 from pipeline.warp import NO_DISPLACEMENT, Displacement, warp
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the steps done, and all steps."""
 
 HSI_CHUNK = 64
 MSI_CHUNK = 256

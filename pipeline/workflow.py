@@ -35,9 +35,10 @@ from pipeline.grids import GridRecord, nest, on_lattice
 from pipeline.job import InputRecord, Job, JobRecord, code_version, job_key, locked
 from pipeline.ledger import write_atomic
 from pipeline.mosaic import finished, mosaic
+from pipeline.progress import Progress, silent
 from pipeline.provenance import provenance
-from pipeline.publish import Product, publish
-from pipeline.stage import Progress, first_pass, stage
+from pipeline.publish import Product, publish, require_free
+from pipeline.stage import first_pass, stage
 from pipeline.tiles import TilePlan
 from pipeline.writers import Draft, writer
 
@@ -45,10 +46,6 @@ log = logging.getLogger(__name__)
 
 _MIN_COVERAGE = 0.5
 """An MSI band of whose response less than this lies inside the good HSI bands is named in the log."""
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """The progress of a run that nobody watches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +131,7 @@ def plan_report(config: RunConfig) -> dict[str, Any]:
     """
     pair = open_pair(config)
     job = Job(Path(), job_record(config, pair))
-    _check_output(config, job.record.key)
+    require_free(job)
     _check_resources(job)
     plan, grids = job.plan, job.grids
     gap = pair.time_gap
@@ -184,8 +181,9 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Run]
     _check_parent(config.output)
     pair = open_pair(config)
     record = job_record(config, pair)
-    _check_output(config, record.key)
-    _check_resources(Job(Path(), record))
+    planned = Job(Path(), record)
+    require_free(planned)
+    _check_resources(planned)
     _warn_coverage(pair)
     folder = config.output.parent / f".{config.output.name}.{record.key[:12]}.staging"
     folder.mkdir(exist_ok=True)
@@ -197,8 +195,9 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Run]
             with _resources_named(config):
                 yield Run(job=Job(folder, record), pair=pair, progress=progress, started=started)
         except (InputRejected, ExpectedSkip):
-            # Trying again with the same input is pointless, so there is nothing to resume.
-            shutil.rmtree(folder, ignore_errors=True)
+            # Trying again with the same input is pointless; but fused tiles are never thrown away, whatever went wrong later.
+            if not Job(folder, record).ledger.records():
+                shutil.rmtree(folder, ignore_errors=True)
             raise
 
 
@@ -274,19 +273,6 @@ def _check_parent(output: Path) -> None:
         raise InputRejected(
             f"{output}: {parent} is read-only ({error}); choose a folder that can be written"
         ) from error
-
-
-def _check_output(config: RunConfig, key: str) -> None:
-    output = config.output
-    if not output.exists():
-        return
-    try:
-        published = json.loads((output / "provenance.json").read_text(encoding="utf-8"))["job_key"]
-    except (OSError, ValueError, KeyError):
-        published = None
-    if published == key:
-        raise ExpectedSkip(f"{output}: already published from the same inputs and settings; nothing to do")
-    raise InputRejected(f"{output}: exists and is not this product; choose another output, or move it away")
 
 
 def _check_resources(job: Job) -> None:

@@ -198,6 +198,20 @@ def test_a_lock_dies_with_its_holder(tmp_path):
         assert "elsewhere" not in (tmp_path / "lock").read_text()
 
 
+def test_a_target_that_appears_costs_no_tile(tmp_path):
+    """Somebody makes a folder where the product should go while tiles are fused: refused, and nothing is lost."""
+    settings = config(tmp_path / "out", **QUICK)
+
+    def meddle(stage: str, done: int, total: int) -> None:
+        if stage == "fuse" and done == total:
+            (tmp_path / "out").mkdir(exist_ok=True)
+
+    with pytest.raises(InputRejected, match="is not this product"):
+        run(settings, progress=meddle)
+    (tmp_path / "out").rmdir()
+    assert run(settings).provenance["tiles"]["resumed"] == 1
+
+
 def test_a_failing_method_leaves_the_output_absent(tmp_path, monkeypatch):
     def broken(*_):
         raise RuntimeError("broken")
