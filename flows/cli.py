@@ -84,7 +84,7 @@ def _networks(options: argparse.Namespace, display: Display) -> dict[str, Any]: 
     )
     rows = []
     for name in available():
-        card, spec = method(name).CARD, method(name).specify(observed)
+        card, spec = method(name).card, method(name).specify(observed)
         rows.append(
             {
                 "name": name,

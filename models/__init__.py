@@ -1,5 +1,27 @@
 """Fusion methods: torch and numpy only; importing this package loads no torch."""
 
-from models._spec import FirstPass, FusionModel, MethodCard, ModelSpec, Observed, available, method
+from models._spec import (
+    FirstPass,
+    FusionModel,
+    Method,
+    MethodCard,
+    ModelSpec,
+    Observed,
+    TwoRateModel,
+    TwoRateSpec,
+    available,
+    method,
+)
 
-__all__ = ["FirstPass", "FusionModel", "MethodCard", "ModelSpec", "Observed", "available", "method"]
+__all__ = [
+    "FirstPass",
+    "FusionModel",
+    "Method",
+    "MethodCard",
+    "ModelSpec",
+    "Observed",
+    "TwoRateModel",
+    "TwoRateSpec",
+    "available",
+    "method",
+]

@@ -3,9 +3,11 @@
 A method is one module of this package that defines
 
 - `CARD`: a `MethodCard`, what people should know of it,
-- `specify(observed) -> ModelSpec`: its needs on one pair of images,
+- `VARIANTS`: names of its published configurations and their options, only if it has several; `csakd` with
+  `VARIANTS = {"teacher": {...}}` is chosen as `csakd-teacher`,
+- `specify(observed, **options) -> ModelSpec`: its needs on one pair of images,
 - `first_pass(spec) -> FirstPass`: only if `spec.needs_first_pass`, sums over the scene that the method wants first,
-- `build(spec, sums) -> FusionModel`: the method, ready to run.
+- `build(spec, sums, weights) -> FusionModel`: the method, ready to run; without weights a network has seeded random ones.
 
 The caller owns tiles, padding, scaling, validity and devices: a method sees filled arrays whose origin lies on the
 coarse grid at a multiple of `spec.multiple_of`, and says with `halo` and the reaches how far it looks.
@@ -16,10 +18,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +54,20 @@ class Observed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TwoRateSpec:
+    """Halos of a method whose coarse branches run once over the scene, and whose fine part alone is tiled."""
+
+    coarse_halo: int
+    """Coarse pixels around a window of the coarse part."""
+    fine_halo: int
+    """Coarse pixels around a window of the fine part, given the coarse part's features."""
+    channels: int
+    """Feature channels that the coarse part hands to the fine part."""
+    rate: int = 1
+    """Feature pixels per coarse pixel along one axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """What a method needs on one pair, and how far each output pixel looks.
 
@@ -80,7 +96,17 @@ class ModelSpec:
     needs_first_pass: bool = False
     """Whether `first_pass` must run over the scene before `build`."""
     parameters: int = 0
-    """Trainable parameters."""
+    """Trainable parameters that take part in the output."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the architecture that `specify` was given, JSON values."""
+    needs_weights: bool = False
+    """Whether the output means nothing without trained weights."""
+    symmetric_range: bool = False
+    """Whether both images are wanted in [-1, 1], by one affine map for the scene, which is undone on the output."""
+    tile: int = 512
+    """Preferred edge of a tile in fine pixels: large halos want large tiles."""
+    two_rate: TwoRateSpec | None = None
+    """How the coarse part runs once per scene and only the fine part per tile; None if it does not."""
 
     def __post_init__(self) -> None:
         if min(self.halo, self.hsi_reach, self.msi_reach or 0) < 0 or self.multiple_of < 1:
@@ -125,6 +151,27 @@ class FusionModel(Protocol):
         """
 
 
+@runtime_checkable
+class TwoRateModel(FusionModel, Protocol):
+    """A method with a coarse and a fine part; `model(hsi, msi)` is `model.fine(hsi, msi, model.coarse(hsi, msi))`."""
+
+    def coarse(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
+        """Features of a window.
+
+        Parameters
+        ----------
+        hsi, msi : Tensor
+            As for `FusionModel`.
+
+        Returns
+        -------
+        Tensor, shape (N, channels, h * rate, w * rate), float32
+        """
+
+    def fine(self, hsi: torch.Tensor, msi: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """The fused window, from its images and the features of the same window."""
+
+
 class FirstPass(Protocol):
     """Sums over the scene. They add up: sums over two disjoint windows are the sums over both."""
 
@@ -147,19 +194,66 @@ class FirstPass(Protocol):
         """
 
 
-class Method(Protocol):
-    """The names that a method's module defines; `first_pass` may be missing."""
+class MethodModule(Protocol):
+    """The names that a method's module defines; `VARIANTS` and `first_pass` may be missing."""
 
     CARD: MethodCard
+    VARIANTS: Mapping[str, Mapping[str, Any]]
 
-    def specify(self, observed: Observed) -> ModelSpec:
+    def specify(self, observed: Observed, **options: Any) -> ModelSpec:
         """Needs of the method on this pair."""
 
     def first_pass(self, spec: ModelSpec) -> FirstPass:
         """Sums wanted before `build`."""
 
-    def build(self, spec: ModelSpec, sums: Mapping[str, torch.Tensor] | None) -> FusionModel:
+    def build(
+        self, spec: ModelSpec, sums: Mapping[str, torch.Tensor] | None, weights: Mapping[str, torch.Tensor] | None
+    ) -> FusionModel:
         """The method, ready to run."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method as it is chosen by name: a module, and the options of one of its variants."""
+
+    name: str
+    """`module` or `module-variant`."""
+    module: MethodModule
+    options: Mapping[str, Any]
+
+    @property
+    def card(self) -> MethodCard:
+        """What people should know of it."""
+        return self.module.CARD
+
+    def specify(self, observed: Observed, **options: Any) -> ModelSpec:
+        """Needs on this pair; options given here overrule those of the variant.
+
+        Raises
+        ------
+        ValueError
+            If the method cannot fuse such a pair.
+        """
+        return replace(self.module.specify(observed, **{**self.options, **options}), name=self.name)
+
+    def first_pass(self, spec: ModelSpec) -> FirstPass:
+        """Sums wanted before `build`."""
+        return self.module.first_pass(spec)
+
+    def build(
+        self,
+        spec: ModelSpec,
+        sums: Mapping[str, torch.Tensor] | None = None,
+        weights: Mapping[str, torch.Tensor] | None = None,
+    ) -> FusionModel:
+        """The method, ready to run; a network without weights has seeded random ones.
+
+        Raises
+        ------
+        ValueError
+            If sums or weights are missing or do not fit.
+        """
+        return self.module.build(spec, sums, weights)
 
 
 _NOT_METHODS = {"losses"}
@@ -167,10 +261,16 @@ _NOT_METHODS = {"losses"}
 
 @cache
 def available() -> tuple[str, ...]:
-    """Names of all methods, sorted."""
+    """Names of all methods and their variants, sorted."""
     here = str(Path(__file__).parent)
-    names = (module.name for module in pkgutil.iter_modules([here]))
-    return tuple(sorted(name for name in names if not name.startswith("_") and name not in _NOT_METHODS))
+    modules = [
+        m.name for m in pkgutil.iter_modules([here]) if not m.name.startswith("_") and m.name not in _NOT_METHODS
+    ]
+    names = []
+    for name in modules:
+        variants = getattr(importlib.import_module(f"models.{name}"), "VARIANTS", {})
+        names += [f"{name}-{variant}" for variant in variants] or [name]
+    return tuple(sorted(names))
 
 
 def method(name: str) -> Method:
@@ -183,4 +283,6 @@ def method(name: str) -> Method:
     """
     if name not in available():
         raise LookupError(f"there is no network {name!r}; choose one of {', '.join(available())}")
-    return cast("Method", importlib.import_module(f"models.{name}"))
+    module_name, _, variant = name.partition("-")
+    module = cast("MethodModule", importlib.import_module(f"models.{module_name}"))
+    return Method(name, module, module.VARIANTS[variant] if variant else {})

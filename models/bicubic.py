@@ -36,6 +36,10 @@ def specify(observed: Observed) -> ModelSpec:
     return ModelSpec(name="bicubic", observed=observed, halo=2, hsi_reach=2, msi_reach=None, mixes_bands=False)
 
 
-def build(spec: ModelSpec, sums: Mapping[str, torch.Tensor] | None = None) -> Bicubic:  # noqa: ARG001 (needs none)
+def build(
+    spec: ModelSpec,
+    sums: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (needs none)
+    weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
+) -> Bicubic:
     """The method, ready to run."""
     return Bicubic(spec)

@@ -66,7 +66,11 @@ def first_pass(spec: ModelSpec) -> MomentsPass:
     return MomentsPass(spec)
 
 
-def build(spec: ModelSpec, sums: Mapping[str, torch.Tensor] | None) -> GSA:
+def build(
+    spec: ModelSpec,
+    sums: Mapping[str, torch.Tensor] | None,
+    weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
+) -> GSA:
     """The method, ready to run.
 
     Raises

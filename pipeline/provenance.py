@@ -35,7 +35,7 @@ def provenance(job: Job, summary: MosaicSummary, *, started: datetime, ended: da
         Tiles that an earlier run had finished.
     """
     record, staged = job.record, job.staged
-    card = method(job.config.network).CARD
+    card = method(job.config.network).card
     return {
         "schema": SCHEMA,
         "job_key": record.key,

@@ -165,7 +165,7 @@ def _conventions() -> list[dict[str, str]]:
 def _describe(job: Job) -> dict[str, Any]:
     """CF, ACDD and our own block; nothing that only the finished mosaic knows."""
     record, geobox = job.record, job.grids.product
-    hsi, msi, card = record.hsi, record.msi, method(job.config.network).CARD
+    hsi, msi, card = record.hsi, record.msi, method(job.config.network).card
     west, south, east, north = bbox(footprint(geobox))
     attributes = {
         "coordinates": "spatial_ref",

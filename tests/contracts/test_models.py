@@ -110,7 +110,7 @@ def test_reach_is_true(name):
 
 @pytest.mark.parametrize("name", models.available())
 def test_card_names_its_paper(name):
-    card = models.method(name).CARD
+    card = models.method(name).card
     assert card.title
     assert "(" in card.paper
     assert "Apache" in card.code or "MIT" in card.code
