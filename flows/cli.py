@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,29 +79,50 @@ def _verify(options: argparse.Namespace, display: Display) -> dict[str, Any]:
 
 def _networks(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noqa: ARG001
     from models import Observed, available, method  # noqa: PLC0415
+    from models._macs import macs  # noqa: PLC0415
 
     observed = Observed(
         hsi_bands=options.hsi_bands, msi_bands=options.msi_bands, ratio=options.ratio, psf_sigma_px=options.ratio / 2
     )
     rows = []
     for name in available():
-        card, spec = method(name).card, method(name).specify(observed)
+        chosen = method(name)
+        card = chosen.card
+        try:
+            spec = chosen.specify(observed)
+        except ValueError as error:
+            raise UsageError(f"{name}: {error}") from error
         rows.append(
             {
                 "name": name,
                 "title": card.title,
                 "parameters": spec.parameters,
+                "gmacs_256": round(macs(spec) / 1e9, 2),
                 "ratio": options.ratio,
                 "bands": [options.hsi_bands, options.msi_bands],
-                "halo": spec.halo,
+                "halo": spec.tile_halo,
+                "two_rate": spec.two_rate is not None,
                 "tiling": "exact" if spec.exact else "approximate",
                 "first_pass": spec.needs_first_pass,
-                "weights": card.weights,
+                "weights": card.weights or ("--weights FILE" if spec.needs_weights else None),
                 "paper": card.paper,
                 "code": card.code,
             }
         )
     return {"networks": rows}
+
+
+def _import_weights(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noqa: ARG001
+    from pipeline.weights import import_weights  # noqa: PLC0415
+
+    card = import_weights(
+        options.checkpoint,
+        network=_known(options.network),
+        ratio=options.ratio,
+        license_id=options.license,
+        output=options.output,
+    )
+    return {"weights": str(options.output), "card": asdict(card)}
 
 
 def _config(options: argparse.Namespace) -> Any:
@@ -117,6 +139,7 @@ def _config(options: argparse.Namespace) -> Any:
         "msi.uri": options.msi,
         "output": None if options.output is None else str(options.output),
         "network": options.network,
+        "weights": None if options.weights is None else str(options.weights),
         "ratio": options.ratio,
         "device": options.device,
         "dask": options.dask,
@@ -185,6 +208,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("product", type=Path, metavar="PRODUCT", help="product folder")
 
+    imported = command(
+        "import-weights",
+        _import_weights,
+        Display.show_weights,
+        "convert a published checkpoint to safetensors with a card",
+    )
+    imported.add_argument("checkpoint", type=Path, metavar="FILE", help="checkpoint as its authors published it")
+    imported.add_argument("--network", required=True, metavar="NAME", help="network that it was trained for")
+    imported.add_argument(
+        "--ratio", type=int, default=4, metavar="N", help="ratio that it was trained for (default: 4)"
+    )
+    imported.add_argument("--license", default="unknown", metavar="SPDX", help="license of the weights")
+    imported.add_argument("--output", type=Path, required=True, metavar="FILE", help="safetensors file; must not exist")
+
     networks = command("networks", _networks, Display.show_networks, "list the methods that can be chosen")
     networks.add_argument(
         "--hsi-bands", type=int, default=172, metavar="N", help="HSI bands to specify for (default: 172)"
@@ -201,6 +238,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("msi", nargs="?", metavar="MSI", help="high-resolution multispectral scene")
     parser.add_argument("--output", type=Path, metavar="DIR", help="product folder; must not exist, its parent must")
     parser.add_argument("--network", metavar="NAME", help="method (default: gsa); see `hyperfuse networks`")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="trained weights of the network (safetensors)")
     parser.add_argument(
         "--ratio", type=int, metavar="N", help="fine pixels per coarse pixel (default: rounded GSD ratio)"
     )

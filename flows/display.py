@@ -109,18 +109,31 @@ class Display:
 
     def show_networks(self, record: dict[str, Any]) -> None:
         """All methods, a line each."""
-        table = Table("name", "title", "parameters", "halo", "tiling", "weights", "paper", box=None, pad_edge=False)
+        table = Table(
+            "name", "title", "parameters", "GMAC @256", "halo", "tiling", "weights", "paper", box=None, pad_edge=False
+        )
         for row in record["networks"]:
             table.add_row(
                 row["name"],
                 row["title"],
                 f"{row['parameters']:,}",
+                f"{row['gmacs_256']:g}",
                 str(row["halo"]),
                 row["tiling"],
                 row["weights"] or "none needed",
                 row["paper"],
             )
         self._out.print(table)
+
+    def show_weights(self, record: dict[str, Any]) -> None:
+        """A converted weight file in a few lines."""
+        card = record["card"]
+        self._row("weights", record["weights"])
+        self._row(
+            "network", f"{card['network']}, {card['hsi_bands']} + {card['msi_bands']} bands, ratio {card['ratio']}"
+        )
+        self._row("options", str(card["options"]))
+        self._row("sha256", card["sha256"])
 
     def _row(self, name: str, value: str) -> None:
         self._out.print(f"[bold]{name:14}[/bold]{value}", highlight=False)

@@ -108,6 +108,11 @@ class ModelSpec:
     two_rate: TwoRateSpec | None = None
     """How the coarse part runs once per scene and only the fine part per tile; None if it does not."""
 
+    @property
+    def tile_halo(self) -> int:
+        """Coarse pixels that a tile reads around its core."""
+        return self.halo if self.two_rate is None else self.two_rate.fine_halo
+
     def __post_init__(self) -> None:
         if min(self.halo, self.hsi_reach, self.msi_reach or 0) < 0 or self.multiple_of < 1:
             raise ValueError(f"{self.name}: halo, reaches and multiple_of must not be negative")
@@ -203,7 +208,7 @@ class MethodModule(Protocol):
     def specify(self, observed: Observed, **options: Any) -> ModelSpec:
         """Needs of the method on this pair."""
 
-    def first_pass(self, spec: ModelSpec) -> FirstPass:
+    def first_pass(self, spec: ModelSpec, weights: Mapping[str, torch.Tensor] | None) -> FirstPass:
         """Sums wanted before `build`."""
 
     def build(
@@ -236,9 +241,9 @@ class Method:
         """
         return replace(self.module.specify(observed, **{**self.options, **options}), name=self.name)
 
-    def first_pass(self, spec: ModelSpec) -> FirstPass:
+    def first_pass(self, spec: ModelSpec, weights: Mapping[str, torch.Tensor] | None = None) -> FirstPass:
         """Sums wanted before `build`."""
-        return self.module.first_pass(spec)
+        return self.module.first_pass(spec, weights)
 
     def build(
         self,

@@ -61,7 +61,10 @@ def specify(observed: Observed) -> ModelSpec:
     return ModelSpec(name="gsa", observed=observed, halo=2, hsi_reach=2, msi_reach=0, needs_first_pass=True)
 
 
-def first_pass(spec: ModelSpec) -> MomentsPass:
+def first_pass(
+    spec: ModelSpec,
+    weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
+) -> MomentsPass:
     """Joint moments of the HSI and the degraded MSI."""
     return MomentsPass(spec)
 

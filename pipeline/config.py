@@ -67,8 +67,8 @@ class AlignConfig(_Frozen):
 class TileConfig(_Frozen):
     """How the work is cut."""
 
-    core: int = Field(default=512, ge=32, le=8192)
-    """Edge of a tile in fine pixels; a multiple of `chunk`."""
+    core: int | None = Field(default=None, ge=32, le=8192)
+    """Edge of a tile in fine pixels, a multiple of `chunk`; what the method prefers unless given."""
     chunk: int = Field(default=256, ge=16, le=4096)
     """Edge of a Zarr chunk in fine pixels."""
     chunk_bands: int = Field(default=32, ge=1)
@@ -112,6 +112,8 @@ class RunConfig(_Frozen):
     """Product folder; must not exist, its parent must."""
     network: str = "gsa"
     """Method; `hyperfuse networks` lists them."""
+    weights: Path | None = None
+    """Trained weights of the network, a safetensors file with a card."""
     ratio: int | None = Field(default=None, ge=2, le=20)
     """Fine pixels per coarse pixel; the rounded ratio of the ground sampling distances unless given."""
     psf_mtf: float | None = Field(default=None, gt=0, lt=1)
@@ -124,6 +126,8 @@ class RunConfig(_Frozen):
     """Formats of the product."""
     device: str = "auto"
     """`auto` takes CUDA, then CPU; `cpu`, `cuda` or `cuda:N` is an error where it is missing."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of networks; half precision is faster on a GPU, and tiles then agree to its rounding only."""
     dask: str | None = None
     """`local` for worker processes here, or the address of a Dask scheduler; in this process unless given."""
 
@@ -137,7 +141,7 @@ class RunConfig(_Frozen):
     @field_validator("tiles")
     @classmethod
     def _whole_chunks(cls, value: TileConfig) -> TileConfig:
-        if value.core % value.chunk:
+        if value.core is not None and value.core % value.chunk:
             raise ValueError(
                 f"core={value.core} must be a multiple of chunk={value.chunk}: two tiles that share a chunk overwrite each other"
             )
@@ -145,7 +149,7 @@ class RunConfig(_Frozen):
 
     def decisive(self) -> dict[str, Any]:
         """What decides the product's content, for the job key: no place, no device, no schedule."""
-        record = self.model_dump(mode="json", exclude={"output", "device", "dask"})
+        record = self.model_dump(mode="json", exclude={"output", "device", "dask", "weights"})
         for scene in ("hsi", "msi"):
             del record[scene]["uri"]  # the content's digest stands for it
         del record["tiles"]["batch"], record["tiles"]["memory_gb"]

@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch.nn.functional import max_pool2d
 
 from catalogs.errors import OutOfResources
-from models import method
+from models import TwoRateModel
 from pipeline import store
 from pipeline.job import Job
 from pipeline.ledger import TileRecord
 from pipeline.provenance import NODATA
-from pipeline.stage import load_sums
-from pipeline.staged import PairWindow, StagedPair
+from pipeline.stage import build_model, in_precision
+from pipeline.staged import StagedPair
 from pipeline.tiles import Tile
 
 INT16_RANGE = (-32767, 32767)
@@ -34,7 +33,9 @@ class TileFuser:
         self.job = job
         self.device = pick_device(job.config.device)
         self._pair = StagedPair(job)
-        self._model = method(job.config.network).build(job.spec, load_sums(job))
+        self._model = build_model(job)
+        if isinstance(self._model, torch.nn.Module):
+            self._model.to(self.device)
         self._product = store.open_array(job.fused, write=True)
         self._integer = job.config.publish.dtype == "int16"
 
@@ -43,11 +44,15 @@ class TileFuser:
         """Fuse one tile, write its chunks, and return what its record must hold; the caller adds it to the ledger."""
         started = time.monotonic()
         window = self._pair.read(tile.window)
-        fused = self._model(window.hsi.to(self.device), window.msi.to(self.device))
-        crop = self._crop(tile)
-        cube = fused[0, :, *crop].cpu()
+        hsi, msi = window.hsi.to(self.device), window.msi.to(self.device)
+        with in_precision(self.job, self.device):
+            if isinstance(self._model, TwoRateModel):
+                fused = self._model.fine(hsi, msi, self._pair.features(tile.window).to(self.device))
+            else:
+                fused = self._model(hsi, msi)
+        cube = self._pair.unscaled(fused[0, :, *self._crop(tile)].float().cpu())
         del fused
-        valid = self._valid(window, crop).expand(cube.shape[0], -1, -1)
+        valid = self._pair.valid(tile).expand(cube.shape[0], -1, -1)
         packed, clipped = self._pack(cube, valid)
         store.write(self._product, tile.core, packed.numpy())
         # The file is what a resumed run will find, so it is what the record vouches for.
@@ -75,16 +80,6 @@ class TileFuser:
         x = tile.core.x0 + lead[1] - tile.window.x0 * ratio
         height, width = tile.core.shape
         return slice(y, y + height), slice(x, x + width)
-
-    def _valid(self, window: PairWindow, crop: tuple[slice, slice]) -> torch.Tensor:
-        """Output pixels that no invalid input reached, shape (band or 1, y, x)."""
-        spec = self.job.spec
-        hsi = window.hsi_valid.all(dim=1, keepdim=True) if spec.mixes_bands else window.hsi_valid
-        ratio = spec.observed.ratio
-        valid = _erode(hsi, spec.hsi_reach).repeat_interleave(ratio, dim=-2).repeat_interleave(ratio, dim=-1)
-        if spec.msi_reach is not None:
-            valid = valid & _erode(window.msi_valid, spec.msi_reach)
-        return valid[0, :, *crop]
 
     def _pack(self, cube: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, int]:
         if not self._integer:
@@ -156,9 +151,3 @@ def release() -> None:
     """Forget the loaded method and its arrays."""
     with _loading:
         _fusers.clear()
-
-
-def _erode(valid: torch.Tensor, reach: int) -> torch.Tensor:
-    if reach == 0 or bool(valid.all()):
-        return valid
-    return max_pool2d((~valid).float(), 2 * reach + 1, stride=1, padding=reach) == 0

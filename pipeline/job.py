@@ -1,13 +1,16 @@
 """A job: one fusion on disk, in a hidden folder beside the product that it will become.
 
-.<product>.<key>.staging/
-job.json          what is to be done (JobRecord); everything below follows from it
-staged.json       written when staging is complete (StagedRecord)
-stage/hsi.zarr    the HSI on the coarse grid      stage/msi.zarr   the MSI on the fine grid
-sums.safetensors  the method's first pass
-tiles/*.json      the ledger
-product/          becomes the product folder by one rename
-lock              held while a process works here; the kernel releases it when the process dies
+    .<product>.<key>.staging/
+        job.json          what is to be done (JobRecord); everything below follows from it
+        staged.json       written when staging is complete (StagedRecord)
+        stage/hsi.zarr    the HSI on the coarse grid      stage/msi.zarr   the MSI on the fine grid
+        stage/features.zarr  the coarse part of a two-rate method
+        sums.safetensors  the method's first pass
+        tiles/*.json      the ledger
+        product/          becomes the product folder by one rename
+        lock              held while a process works here; the kernel releases it when the process dies
+
+The folder goes when the product is in place.
 """
 
 from __future__ import annotations
@@ -90,6 +93,13 @@ class JobRecord(BaseModel):
     msi: InputRecord
     psf_sigma_px: float
     """Standard deviation of the HSI's PSF, in fine pixels."""
+    weights: dict[str, Any] | None = None
+    """Card of the weight file, with its digest."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the architecture that the weights were trained for."""
+        return dict(self.weights["options"]) if self.weights else {}
 
 
 class Registration(BaseModel):
@@ -203,12 +213,14 @@ class Job:
         observed = Observed(
             hsi_bands=n_hsi, msi_bands=n_msi, ratio=self.record.grid.ratio, psf_sigma_px=self.record.psf_sigma_px
         )
-        return method(self.config.network).specify(observed)
+        return method(self.config.network).specify(observed, **self.record.options)
 
     @cached_property
     def plan(self) -> TilePlan:
         """Tiles."""
-        return TilePlan(grids=self.grids, spec=self.spec, core=self.config.tiles.core, chunk=self.config.tiles.chunk)
+        tiles = self.config.tiles
+        core = tiles.core or max(self.spec.tile // tiles.chunk, 1) * tiles.chunk
+        return TilePlan(grids=self.grids, spec=self.spec, core=core, chunk=tiles.chunk)
 
     @property
     def ledger(self) -> Ledger:

@@ -17,20 +17,24 @@ from odc.geo.geobox import GeoBox
 from safetensors.torch import load_file, save_file
 
 from catalogs.errors import InputRejected
+from catalogs.networks import read_card
 from catalogs.pairs import ScenePair
 from catalogs.scene import Scene
-from models import method
+from models import FusionModel, TwoRateModel, method
+from models._weights import load_weights
 from pipeline import store
 from pipeline.coregister import register
 from pipeline.job import ImageSums, Job, StagedRecord
 from pipeline.ledger import write_atomic
 from pipeline.progress import Progress
 from pipeline.staged import StagedPair
-from pipeline.tiles import Box, stage_edge
+from pipeline.tiles import Box, aligned, stage_edge
 from pipeline.warp import NO_DISPLACEMENT, Displacement, warp
 
 HSI_CHUNK = 64
 MSI_CHUNK = 256
+COARSE_EDGE = 256
+"""Coarse pixels along the edge of a window of the coarse pass, a multiple of `HSI_CHUNK`."""
 REFLECTANCE_SCALE = 1e-4
 """Physical value of one count of an int16 reflectance product."""
 _DEAD_SHARE = 0.02
@@ -62,17 +66,56 @@ def stage(job: Job, pair: ScenePair, progress: Progress) -> None:
     write_atomic(job.folder / "staged.json", record.model_dump_json(indent=1))
 
 
+def load_job_weights(job: Job) -> dict[str, torch.Tensor] | None:
+    """Trained weights of the job's network, None if it was given none.
+
+    Raises
+    ------
+    InputRejected
+        If the file is damaged, or has changed since the job began.
+    """
+    path = job.config.weights
+    if path is None or job.record.weights is None:
+        return None
+    if read_card(path).sha256 != job.record.weights["sha256"]:
+        raise InputRejected(f"{path}: has changed since this job began; give the weights that it began with")
+    try:
+        return load_weights(path)
+    except ValueError as error:
+        raise InputRejected(str(error)) from error
+
+
+def build_model(job: Job) -> FusionModel:
+    """The job's method with its sums and weights.
+
+    Raises
+    ------
+    InputRejected
+        If the weights do not fit the network.
+    """
+    try:
+        return method(job.config.network).build(job.spec, load_sums(job), load_job_weights(job))
+    except ValueError as error:
+        raise InputRejected(f"{job.config.weights or job.config.network}: {error}") from error
+
+
+def in_precision(job: Job, device: torch.device) -> torch.autocast:
+    """The arithmetic that the job asks for; classical methods always compute in single precision."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[job.config.precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=job.spec.needs_weights and dtype != torch.float32)
+
+
 def first_pass(job: Job, progress: Progress) -> None:
     """Sum up what the method wants to know of the scene before its first tile; does nothing if that is done."""
     path = job.folder / "sums.safetensors"
     if not job.spec.needs_first_pass or path.is_file():
         return
-    summed = method(job.config.network).first_pass(job.spec)
+    summed = method(job.config.network).first_pass(job.spec, load_job_weights(job))
     pair, ratio = StagedPair(job), job.grids.ratio
-    blocks = list(_blocks(job.grids.coarse_shape, max(job.config.tiles.core // ratio, 1)))
+    blocks = list(_blocks(job.grids.coarse_shape, max(job.plan.core // ratio, 1)))
     total: dict[str, torch.Tensor] = {}
     for done, block in enumerate(blocks, start=1):
-        around = _grow(block, summed.margin)
+        around = block.grown(summed.margin)
         window = pair.read(around)
         whole = torch.nn.functional.max_pool2d((~window.msi_valid).float(), ratio) == 0
         valid = window.hsi_valid.all(dim=1) & whole[:, 0]
@@ -85,6 +128,36 @@ def first_pass(job: Job, progress: Progress) -> None:
     temporary = path.with_suffix(".partial")
     save_file(total, temporary)
     temporary.replace(path)
+
+
+@torch.inference_mode()
+def coarse_pass(job: Job, device: torch.device, progress: Progress) -> None:
+    """Run the coarse part of a two-rate method over the scene, window by window; does nothing if that is done."""
+    rates, path = job.spec.two_rate, job.folder / "stage/features.zarr"
+    done_marker = job.folder / "features.json"
+    if rates is None or done_marker.is_file():
+        return
+    model = build_model(job)
+    if not isinstance(model, TwoRateModel):
+        raise TypeError(f"{job.spec.name} declares two rates, but has no coarse and fine part")
+    pair, step = StagedPair(job), job.spec.multiple_of
+    # Tiles may reach beyond the rim to keep the multiple, and so must the features.
+    height, width = (-(-n // step) * step for n in job.grids.coarse_shape)
+    array = store.create_cube(path, (rates.channels, height * rates.rate, width * rates.rate), HSI_CHUNK * rates.rate)
+    blocks = list(_blocks((height, width), COARSE_EDGE))
+    for done, block in enumerate(blocks, start=1):
+        rows = aligned(block.y0, block.y1, rates.coarse_halo, step, height)
+        cols = aligned(block.x0, block.x1, rates.coarse_halo, step, width)
+        around = Box(y0=rows[0], y1=rows[1], x0=cols[0], x1=cols[1])
+        window = pair.read(around)
+        with in_precision(job, device):
+            features = model.coarse(window.hsi.to(device), window.msi.to(device))
+        inner = Box(
+            y0=block.y0 - around.y0, y1=block.y1 - around.y0, x0=block.x0 - around.x0, x1=block.x1 - around.x0
+        ).times(rates.rate)
+        store.write(array, block.times(rates.rate), features[0][(slice(None), *inner.slices)].float().cpu().numpy())
+        progress("coarse pass", done, len(blocks))
+    write_atomic(done_marker, "{}")
 
 
 def load_sums(job: Job) -> dict[str, torch.Tensor] | None:
@@ -150,10 +223,6 @@ def _blocks(shape: tuple[int, ...], edge: int) -> Iterator[Box]:
     for y in range(0, shape[0], edge):
         for x in range(0, shape[1], edge):
             yield Box(y0=y, y1=min(y + edge, shape[0]), x0=x, x1=min(x + edge, shape[1]))
-
-
-def _grow(box: Box, margin: int) -> Box:
-    return Box(y0=box.y0 - margin, y1=box.y1 + margin, x0=box.x0 - margin, x1=box.x1 + margin)
 
 
 def _scale(sums: ImageSums) -> float:

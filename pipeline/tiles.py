@@ -47,6 +47,10 @@ class Box:
         """Index of the two last axes."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
+    def grown(self, margin: int) -> Box:
+        """The rectangle and `margin` pixels around it."""
+        return Box(y0=self.y0 - margin, y1=self.y1 + margin, x0=self.x0 - margin, x1=self.x1 + margin)
+
     def times(self, ratio: int) -> Box:
         """The same rectangle in pixels `ratio` times smaller."""
         return Box(y0=self.y0 * ratio, y1=self.y1 * ratio, x0=self.x0 * ratio, x1=self.x1 * ratio)
@@ -135,7 +139,7 @@ class TilePlan:
         """Predicted peak memory of one process (bytes): the larger of staging and fusing, on top of the libraries."""
         observed = self.spec.observed
         window = self._window(Box(y0=0, y1=self.core, x0=0, x1=self.core)).times(observed.ratio).shape
-        pixels = (window[0] + self.spec.halo * observed.ratio) * (window[1] + self.spec.halo * observed.ratio)
+        pixels = (window[0] + self.spec.tile_halo * observed.ratio) * (window[1] + self.spec.tile_halo * observed.ratio)
         fuse = 4 * pixels * (_FLOATS_PER_OUTPUT * observed.hsi_bands + 3 * observed.msi_bands)
         return int(BASE_BYTES + max(fuse, _STAGE_COPIES * STAGE_BLOCK_BYTES))
 
@@ -145,10 +149,16 @@ class TilePlan:
         return Box(y0=rows[0], y1=rows[1], x0=cols[0], x1=cols[1])
 
     def _extent(self, first: int, last: int, lead: int, size: int) -> tuple[int, int]:
-        ratio, halo, step = self.grids.ratio, self.spec.halo, self.spec.multiple_of
-        start = max((first + lead) // ratio - halo, 0) // step * step
-        stop = min(-(-(last + lead) // ratio) + halo, size)
-        return start, start + -(-(stop - start) // step) * step
+        ratio = self.grids.ratio
+        return aligned(
+            (first + lead) // ratio, -(-(last + lead) // ratio), self.spec.tile_halo, self.spec.multiple_of, size
+        )
+
+
+def aligned(first: int, last: int, halo: int, step: int, size: int) -> tuple[int, int]:
+    """A stretch of coarse pixels and its halo: cut at the scene's rim, begun and ended on multiples of `step`."""
+    start = max(first - halo, 0) // step * step
+    return start, -(-min(last + halo, size) // step) * step
 
 
 def stage_edge(n_bands: int, chunk: int) -> int:

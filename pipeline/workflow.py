@@ -18,7 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from typing import Any
 import torch
 
 from catalogs.errors import Busy, ExpectedSkip, InputRejected, OutOfResources
+from catalogs.networks import WeightCard, read_card
 from catalogs.pairs import ScenePair
 from catalogs.sensors import open_scene, sensor_module
+from models import Observed, method
 from pipeline.config import RunConfig
 from pipeline.engine import run_batches
 from pipeline.fuse import pick_device
@@ -38,7 +40,7 @@ from pipeline.mosaic import finished, mosaic
 from pipeline.progress import Progress, silent
 from pipeline.provenance import provenance
 from pipeline.publish import Product, publish, require_free
-from pipeline.stage import first_pass, stage
+from pipeline.stage import coarse_pass, first_pass, stage
 from pipeline.tiles import TilePlan
 from pipeline.writers import Draft, writer
 
@@ -103,6 +105,7 @@ def job_record(config: RunConfig, pair: ScenePair) -> JobRecord:
     """
     pick_device(config.device)
     grids = nest(pair, config.align, config.ratio)
+    card = _checked_card(config, pair, grids.ratio)
     mtf = config.psf_mtf or sensor_module(pair.hsi.sensor).SENSOR.mtf_nyquist
     # The HSI's own ground sampling distance blurs, not the rounded ratio of the grids.
     fine_m = pair.msi.gsd_m if config.align.reference == "msi" else pair.hsi.gsd_m / grids.ratio
@@ -115,10 +118,34 @@ def job_record(config: RunConfig, pair: ScenePair) -> JobRecord:
             "grid": grid.model_dump(mode="json"),
             "inputs": {role: scene.sha256 for role, scene in inputs.items()},
             "code": code_version(),
-            "weights": None,
+            "weights": None if card is None else card.sha256,
         }
     )
-    return JobRecord(key=key, config=config, grid=grid, psf_sigma_px=sigma, **inputs)
+    weights = None if card is None else asdict(card)
+    return JobRecord(key=key, config=config, grid=grid, psf_sigma_px=sigma, weights=weights, **inputs)
+
+
+def _checked_card(config: RunConfig, pair: ScenePair, ratio: int) -> WeightCard | None:
+    """The card of the weights, if they are for this network and this pair."""
+    if config.weights is None:
+        observed = Observed(
+            hsi_bands=len(pair.hsi.good_bands), msi_bands=len(pair.msi.good_bands), ratio=ratio, psf_sigma_px=1.0
+        )
+        if method(config.network).specify(observed).needs_weights:
+            raise InputRejected(
+                f"{config.network} means nothing without trained weights; give a file with --weights, or choose a method that "
+                "needs none (see `hyperfuse networks`)"
+            )
+        return None
+    card = read_card(config.weights)
+    wanted = (config.network, len(pair.hsi.good_bands), len(pair.msi.good_bands), ratio)
+    found = (card.network, card.hsi_bands, card.msi_bands, card.ratio)
+    if wanted != found:
+        raise InputRejected(
+            f"{config.weights}: trained for {found[0]} with {found[1]} HSI and {found[2]} MSI bands at ratio {found[3]}, expected "
+            f"{wanted[0]} with {wanted[1]} and {wanted[2]} at ratio {wanted[3]}; choose weights or bands that fit"
+        )
+    return card
 
 
 def plan_report(config: RunConfig) -> dict[str, Any]:
@@ -208,6 +235,7 @@ def stage_pair(held: Run) -> None:
     told = job.staged.registration
     (log.warning if told.decision == "warn" else log.info)("registration: %s", told.reason)
     first_pass(job, held.progress)
+    coarse_pass(job, pick_device(job.config.device), held.progress)
     if not job.fused.is_dir():
         writer("zarr").create(job)  # type: ignore[attr-defined]
 
@@ -257,9 +285,7 @@ def _resources_named(config: RunConfig) -> Iterator[None]:
             ) from error
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfResources(
-            f"tiles of {config.tiles.core} px do not fit in memory ({error}); lower tiles.core and run again"
-        ) from error
+        raise OutOfResources(f"a tile does not fit in memory ({error}); lower tiles.core and run again") from error
 
 
 def _check_parent(output: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import models
 from catalogs.scene import Scene
 from catalogs.sensors import Source, open_scene
 from pipeline.config import RunConfig, load_config
@@ -18,6 +19,12 @@ TILES = {"tiles.core": 64, "tiles.chunk": 32}
 """Tiles so small that SMALL has nine of them."""
 DATA = Path(__file__).parents[2] / "shared" / "data"
 """Real imagery beside the checkout; tests that need it skip where it is absent."""
+
+
+def methods_without_weights() -> list[str]:
+    """Names of the methods that fuse as they are; `test_weights` takes networks the same way."""
+    observed = models.Observed(hsi_bands=12, msi_bands=4, ratio=4, psf_sigma_px=2.0)
+    return [name for name in models.available() if not models.method(name).specify(observed).needs_weights]
 
 
 def config(output: Path, recipe: str = SMALL, **settings: Any) -> RunConfig:

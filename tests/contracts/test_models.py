@@ -11,14 +11,25 @@ from models import ModelSpec, Observed
 BANDS, MSI_BANDS = 7, 3
 
 
+@pytest.fixture(autouse=True)
+def as_the_pipeline_runs_them():
+    """Without gradients; and on one thread, for on small images and busy cores threads mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield
+    torch.set_num_threads(before)
+
+
 def make(name: str, ratio: int, shape: tuple[int, int], *, msi_bands: int = MSI_BANDS, seed: int = 0):
-    """A method built on random images of one scene, and those images."""
+    """A method built on random images of one scene, and those images; the shape grows to multiples of its windows."""
     rng = torch.Generator().manual_seed(seed)
     observed = Observed(hsi_bands=BANDS, msi_bands=msi_bands, ratio=ratio, psf_sigma_px=0.5 * ratio)
-    hsi = torch.rand(1, BANDS, *shape, generator=rng)
-    msi = torch.rand(1, msi_bands, shape[0] * ratio, shape[1] * ratio, generator=rng)
     method = models.method(name)
     spec = method.specify(observed)
+    shape = padded(spec, shape[0]), padded(spec, shape[1])
+    hsi = torch.rand(1, BANDS, *shape, generator=rng)
+    msi = torch.rand(1, msi_bands, shape[0] * ratio, shape[1] * ratio, generator=rng)
     sums = None
     if spec.needs_first_pass:
         sums = method.first_pass(spec).sums(hsi, msi, torch.ones(1, *shape, dtype=torch.bool))
@@ -34,7 +45,8 @@ def padded(spec: ModelSpec, size: int) -> int:
 def test_shape_and_dtype(name, ratio):
     model, hsi, msi = make(name, ratio, (10, 13))
     fused = model(hsi, msi)
-    assert fused.shape == (1, BANDS, 10 * ratio, 13 * ratio)
+    assert fused.shape == (1, BANDS, *msi.shape[-2:])
+    assert hsi.shape[-2:] == (padded(model.spec, 10), padded(model.spec, 13))
     assert fused.dtype == torch.float32
     assert torch.isfinite(fused).all()
 
@@ -42,7 +54,7 @@ def test_shape_and_dtype(name, ratio):
 @pytest.mark.parametrize("name", models.available())
 def test_one_band_msi_is_pansharpening(name):
     model, hsi, msi = make(name, 4, (12, 12), msi_bands=1)
-    assert model(hsi, msi).shape == (1, BANDS, 48, 48)
+    assert model(hsi, msi).shape == (1, BANDS, *msi.shape[-2:])
 
 
 @pytest.mark.parametrize("name", models.available())
@@ -72,7 +84,8 @@ def test_nothing_beyond_the_halo_matters(name):
     if not model.spec.exact:
         pytest.skip(f"{name} is approximate by its own word")
     halo = model.spec.halo
-    inner = slice(halo * ratio, -halo * ratio or None)
+    if halo >= 8:
+        pytest.skip(f"the halo of {name} is larger than the image; its own tests tile it")
     other_hsi, other_msi = hsi + 1.0, msi + 1.0
     core = slice(8, 32)
     window = slice(8 - halo, 32 + halo)
@@ -80,7 +93,6 @@ def test_nothing_beyond_the_halo_matters(name):
     other_hsi[..., window, window] = hsi[..., window, window]
     other_msi[..., fine, fine] = msi[..., fine, fine]
     at = slice(core.start * ratio, core.stop * ratio)
-    assert inner.start == halo * ratio
     torch.testing.assert_close(
         model(other_hsi, other_msi)[..., at, at], model(hsi, msi)[..., at, at], rtol=1e-5, atol=1e-5
     )

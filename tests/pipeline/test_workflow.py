@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import models
 from catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputRejected, OutOfResources
 from pipeline import engine, fuse
 from pipeline.job import locked
 from pipeline.publish import verify
 from pipeline.workflow import fuse_tiles, open_run, plan_report, run, stage_pair
-from tests.synthetic import SMALL, TILES, config, scene
+from tests.synthetic import SMALL, TILES, config, methods_without_weights, scene
 
 QUICK = {"publish__formats": "[zarr]"}
 
@@ -28,7 +27,7 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("name", models.available())
+@pytest.mark.parametrize("name", methods_without_weights())
 @pytest.mark.parametrize(
     "recipe", ["size=150&ratio=4&bands=6&seed=3", "height=97&width=131&ratio=3&bands=5&holes_hsi=0.02&east_m=7"]
 )
@@ -41,7 +40,7 @@ def test_tiles_are_invisible(tmp_path, name, recipe):
     np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", models.available())
+@pytest.mark.parametrize("name", methods_without_weights())
 @pytest.mark.parametrize(
     "recipe",
     [

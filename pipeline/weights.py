@@ -1,0 +1,103 @@
+"""Published checkpoints to weight files: read without executing anything, renamed, checked whole, given a card."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from catalogs.errors import InputRejected
+from catalogs.networks import WeightCard, read_card
+from models import Observed, method
+
+_WRAPPERS = ("_orig_mod.", "module.")
+"""Prefixes that torch.compile and DataParallel leave in a saved state."""
+_NESTS = ("state_dict", "model_state_dict", "model", "net", "params")
+
+
+def import_weights(checkpoint: Path, *, network: str, ratio: int, license_id: str, output: Path) -> WeightCard:
+    """Convert a checkpoint that a network's authors published.
+
+    Parameters
+    ----------
+    checkpoint : Path
+        A file of `torch.save`; read with `weights_only=True`, so that it cannot run code.
+    network : str
+        Method name; its module must know the published names.
+    ratio : int
+        Ratio that it was trained for, which shapes do not tell.
+    license_id : str
+        SPDX identifier for the card.
+    output : Path
+        safetensors file; must not exist.
+
+    Returns
+    -------
+    WeightCard
+
+    Raises
+    ------
+    InputRejected
+        If the file is no such checkpoint, or does not fit the network; nothing is written then.
+    """
+    if output.exists():
+        raise InputRejected(f"{output}: exists; choose another name")
+    chosen = method(network)
+    convert = getattr(chosen.module, "from_released", None)
+    if convert is None:
+        raise InputRejected(f"{network}: no checkpoint of it was ever published in a form that is known here")
+    state = _read(checkpoint)
+    try:
+        released = convert(state)
+        observed = Observed(
+            hsi_bands=released.hsi_bands, msi_bands=released.msi_bands, ratio=ratio, psf_sigma_px=ratio / 2
+        )
+        # Built once with the converted tensors: strict, so that nothing is missing and nothing is left over.
+        spec = chosen.specify(observed, **released.options)
+        chosen.build(spec, None, released.tensors)
+    except (ValueError, KeyError) as error:
+        raise InputRejected(
+            f"{checkpoint}: does not fit {network} ({error}); name the network it was trained for"
+        ) from error
+    card = WeightCard(
+        network=network,
+        hsi_bands=released.hsi_bands,
+        msi_bands=released.msi_bands,
+        ratio=ratio,
+        options=dict(spec.options),
+        source=f"converted from {checkpoint.name}",
+        license=license_id,
+    )
+    temporary = output.with_name(f".{output.name}.partial")
+    try:
+        save_file({name: t.contiguous() for name, t in released.tensors.items()}, temporary, metadata=card.header())
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return replace(card, sha256=read_card(output).sha256)
+
+
+def _read(checkpoint: Path) -> dict[str, torch.Tensor]:
+    try:
+        loaded: Any = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputRejected(
+            f"{checkpoint}: not a checkpoint of plain tensors ({str(error).splitlines()[0]}); nothing of it was executed"
+        ) from error
+    for nest in _NESTS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(nest), dict):
+            loaded = loaded[nest]
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise InputRejected(f"{checkpoint}: holds no mapping of names to tensors; give the authors' checkpoint itself")
+    if bad := [name for name, value in loaded.items() if not torch.isfinite(value).all()]:
+        raise InputRejected(f"{checkpoint}: {bad[0]} holds values that are not finite; the file is damaged")
+    return {_unwrapped(str(name)): value for name, value in loaded.items()}
+
+
+def _unwrapped(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name

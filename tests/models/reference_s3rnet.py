@@ -1,0 +1,5 @@
+"""S3RNet shares its graph with CSAKD."""
+
+from tests.models.reference_csakd import plain
+
+__all__ = ["plain"]
