@@ -30,6 +30,8 @@ class WeightCard:
     """Where it comes from: training run, or the file it was converted from."""
     license: str = "unknown"
     """SPDX identifier."""
+    data_sha256: str = ""
+    """Digest of the tensors' bytes, everything after the header: a flipped bit is a readable number, and this tells it."""
     sha256: str = ""
     """Digest of the file; not stored in it."""
 
@@ -46,13 +48,14 @@ def read_card(path: Path) -> WeightCard:
     Raises
     ------
     InputRejected
-        If the file is missing, is no safetensors file, or carries no card.
+        If the file is missing, is no safetensors file, carries no card, or its tensors have changed since.
     """
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             # A header that claims more than the file holds is read to the file's end, and is then no JSON.
             header = json.loads(file.read(min(length, _MAX_HEADER_BYTES)))
+            data = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         metadata = header.get("__metadata__", {})
@@ -61,9 +64,12 @@ def read_card(path: Path) -> WeightCard:
             f"{path}: not a safetensors weight file ({error}); convert it with `hyperfuse import-weights`"
         ) from error
     try:
-        return WeightCard(**json.loads(metadata[HEADER_KEY]), sha256=digest)
+        card = WeightCard(**json.loads(metadata[HEADER_KEY]), sha256=digest)
     except (KeyError, TypeError, ValueError) as error:
         raise InputRejected(
             f"{path}: carries no card of HyperFuse ({error}), so its network and bands are unknown; convert it with "
             "`hyperfuse import-weights`"
         ) from error
+    if card.data_sha256 != data:
+        raise InputRejected(f"{path}: its tensors are not those that its card was written for; fetch the file again")
+    return card

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from catalogs.errors import InputRejected
 from catalogs.networks import WeightCard, read_card
@@ -71,13 +73,29 @@ def import_weights(checkpoint: Path, *, network: str, ratio: int, license_id: st
         source=f"converted from {checkpoint.name}",
         license=license_id,
     )
-    temporary = output.with_name(f".{output.name}.partial")
+    return save_weights(output, released.tensors, card)
+
+
+def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], card: WeightCard) -> WeightCard:
+    """Write a weight file with its card, whole or not at all.
+
+    Returns
+    -------
+    WeightCard
+        The card with both digests.
+    """
+    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    # The tensors' bytes do not depend on the metadata, so their digest can be taken first and stored with it.
+    blob = save(plain)
+    header = 8 + int.from_bytes(blob[:8], "little")
+    card = replace(card, data_sha256=hashlib.sha256(memoryview(blob)[header:]).hexdigest())
+    temporary = path.with_name(f".{path.name}.partial")
     try:
-        save_file({name: t.contiguous() for name, t in released.tensors.items()}, temporary, metadata=card.header())
-        temporary.replace(output)
+        save_file(plain, temporary, metadata=card.header())
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return replace(card, sha256=read_card(output).sha256)
+    return read_card(path)
 
 
 def _read(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ import torch
 
 import models
 from models import Observed, hyfusion
+from models._macs import macs
 from models.hyfusion import ERFB, HyFusion
 from pipeline.tiles import aligned
 from tests.models.reference_hyfusion import plain
@@ -270,3 +271,11 @@ def test_weights_are_loaded_whole():
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="hyfusion cannot be built"):
         hyfusion.specify(AVIRIS, **{**SMALL, **wrong})
+
+
+@pytest.mark.parametrize(("name", "layers", "gmacs"), [("s", 4, 327.7), ("s", 5, 416.6), ("l", 4, 609.5)])
+def test_macs_are_those_of_the_drawn_network(name, layers, gmacs):
+    """The fast forward does less; what is reported is comparable with what others count."""
+    seen = Observed(hsi_bands=172, msi_bands=4, ratio=4, psf_sigma_px=2.0)
+    spec = models.method(f"hyfusion-{name}").specify(seen, layers=layers)
+    assert macs(spec) == pytest.approx(gmacs * 1e9, rel=1e-3)

@@ -14,7 +14,7 @@ from catalogs.errors import InputRejected
 from catalogs.networks import WeightCard, read_card
 from flows.cli import main
 from models import Observed, method
-from pipeline.weights import import_weights
+from pipeline.weights import import_weights, save_weights
 from pipeline.workflow import run
 from tests.synthetic import config
 
@@ -28,7 +28,7 @@ def weight_file(path: Path, network: str, *, bands: int = 12, scale: float = 1.0
     spec = chosen.specify(Observed(hsi_bands=bands, msi_bands=4, ratio=4, psf_sigma_px=2.0))
     state = {name: value * scale for name, value in chosen.build(spec).state_dict().items()}
     card = WeightCard(network=network, hsi_bands=bands, msi_bands=4, ratio=4, options=dict(spec.options))
-    save_file({name: value.contiguous() for name, value in state.items()}, path, metadata=card.header())
+    save_weights(path, state, card)
     return path
 
 
@@ -65,7 +65,9 @@ def test_networks_without_weights_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("fault", ["bands", "network", "truncated", "bit", "nan", "pickle", "no card", "missing"])
+@pytest.mark.parametrize(
+    "fault", ["bands", "network", "truncated", "bit in header", "bit in data", "nan", "pickle", "no card", "missing"]
+)
 def test_bad_weights_are_refused_in_one_sentence(tmp_path, capsys, fault):
     marker = tmp_path / "executed"
 
@@ -78,13 +80,14 @@ def test_bad_weights_are_refused_in_one_sentence(tmp_path, capsys, fault):
     data = path.read_bytes()
     if fault == "truncated":
         path.write_bytes(data[: len(data) // 2])
-    elif fault == "bit":  # in the header, where it breaks the list of tensors
+    elif fault == "bit in header":  # where it breaks the list of tensors
         path.write_bytes(data[:40] + bytes([data[40] ^ 0x40]) + data[41:])
+    elif fault == "bit in data":  # where it is just another number
+        path.write_bytes(data[:-100] + bytes([data[-100] ^ 0x01]) + data[-99:])
     elif fault == "nan":
         state = load_file(path)
         next(iter(state.values())).view(-1)[0] = float("nan")
-        card = WeightCard(network="csakd-student", hsi_bands=12, msi_bands=4, ratio=4)
-        save_file(state, path, metadata=card.header())
+        save_weights(path, state, WeightCard(network="csakd-student", hsi_bands=12, msi_bands=4, ratio=4))
     elif fault == "pickle":
         path.write_bytes(pickle.dumps(Evil()))
     elif fault == "no card":
