@@ -33,9 +33,7 @@ class TileFuser:
         self.job = job
         self.device = pick_device(job.config.device)
         self._pair = StagedPair(job)
-        self._model = build_model(job)
-        if isinstance(self._model, torch.nn.Module):
-            self._model.to(self.device)
+        self._model = build_model(job, self.device)
         self._product = store.open_array(job.fused, write=True)
         self._integer = job.config.publish.dtype == "int16"
 

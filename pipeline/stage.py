@@ -85,8 +85,8 @@ def load_job_weights(job: Job) -> dict[str, torch.Tensor] | None:
         raise InputRejected(str(error)) from error
 
 
-def build_model(job: Job) -> FusionModel:
-    """The job's method with its sums and weights.
+def build_model(job: Job, device: torch.device) -> FusionModel:
+    """The job's method with its sums and weights, on a device.
 
     Raises
     ------
@@ -94,9 +94,12 @@ def build_model(job: Job) -> FusionModel:
         If the weights do not fit the network.
     """
     try:
-        return method(job.config.network).build(job.spec, load_sums(job), load_job_weights(job))
+        model = method(job.config.network).build(job.spec, load_sums(job), load_job_weights(job))
     except ValueError as error:
         raise InputRejected(f"{job.config.weights or job.config.network}: {error}") from error
+    if isinstance(model, torch.nn.Module):
+        model.to(device)
+    return model
 
 
 def in_precision(job: Job, device: torch.device) -> torch.autocast:
@@ -137,7 +140,7 @@ def coarse_pass(job: Job, device: torch.device, progress: Progress) -> None:
     done_marker = job.folder / "features.json"
     if rates is None or done_marker.is_file():
         return
-    model = build_model(job)
+    model = build_model(job, device)
     if not isinstance(model, TwoRateModel):
         raise TypeError(f"{job.spec.name} declares two rates, but has no coarse and fine part")
     pair, step = StagedPair(job), job.spec.multiple_of
