@@ -16,6 +16,7 @@ coarse grid at a multiple of `spec.multiple_of`, and says with `halo` and the re
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -45,12 +46,37 @@ class Observed:
     """Fine pixels per coarse pixel along one axis."""
     psf_sigma_px: float
     """Standard deviation of the HSI's Gaussian PSF, in fine pixels."""
+    srf: tuple[tuple[float, ...], ...] = ()
+    """Weights of the HSI bands in each MSI band, c rows of C that sum to 1, or to 0 where the HSI does not see the band;
+    empty if unknown."""
+    msi_steps: tuple[int, ...] = ()
+    """Fine pixels per own pixel of each MSI band along one axis; a band of step s comes as blocks of s x s equal pixels
+    that begin at multiples of s. Empty if all are 1."""
+    msi_sigma_px: tuple[float, ...] = ()
+    """Standard deviation of the Gaussian PSF of each MSI band, in fine pixels; empty if all are 0. The PSF of a band of
+    step 1 belongs to the product's own pixel."""
 
     def __post_init__(self) -> None:
         if min(self.hsi_bands, self.msi_bands) < 1 or self.ratio < 2 or not self.psf_sigma_px > 0:
             raise ValueError(
-                f"cannot fuse {self}: expected at least one band each, ratio >= 2 and a positive PSF width"
+                f"cannot fuse {self.hsi_bands} with {self.msi_bands} bands at ratio {self.ratio} and a PSF of "
+                f"{self.psf_sigma_px} px: expected at least one band each, ratio >= 2 and a positive PSF width"
             )
+        if self.srf and [len(row) for row in self.srf] != [self.hsi_bands] * self.msi_bands:
+            raise ValueError(f"the SRF must have {self.msi_bands} rows of {self.hsi_bands} weights")
+        for name, values in (("msi_steps", self.msi_steps), ("msi_sigma_px", self.msi_sigma_px)):
+            if values and (len(values) != self.msi_bands or min(values) < 0):
+                raise ValueError(f"{name} must have one value per MSI band ({self.msi_bands}), got {values}")
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """`msi_steps`, written out."""
+        return self.msi_steps or (1,) * self.msi_bands
+
+    @property
+    def whole_blocks(self) -> int:
+        """Coarse pixels after which the blocks of every MSI band begin anew; a factor of `ModelSpec.multiple_of`."""
+        return math.lcm(self.ratio, *self.steps) // self.ratio
 
 
 @dataclass(frozen=True, kw_only=True)
