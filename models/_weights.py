@@ -19,16 +19,14 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     ValueError
-        If the file is no safetensors file, is cut short, or holds a value that is not finite.
+        If the file is no safetensors file, is cut short, or holds a value that is not finite; the caller names the file.
     """
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); fetch it again, or convert it with "
+        raise ValueError(f"not a whole safetensors file ({error}); fetch it again, or convert it with "
                          "`hyperfuse import-weights`") from error  # fmt: skip
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
-            raise ValueError(
-                f"{path}: {name} holds values that are not finite; the file is damaged or training diverged"
-            )
+            raise ValueError(f"{name} holds values that are not finite; the file is damaged or training diverged")
     return tensors

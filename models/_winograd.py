@@ -14,6 +14,7 @@ rows, so that the transformed maps, which are large, take a bounded share of mem
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -77,19 +78,18 @@ def dense_stack(x: torch.Tensor, convs: Sequence[nn.Conv2d]) -> torch.Tensor:
     margin = -(-len(convs) // 4)  # tiles that one pixel of reach per convolution makes wrong at the rim of a strip
     rows = max(4, _STRIP_BYTES // (36 * n_read * tiles_wide * x.element_size()) - 2 * margin)
     out = x.new_empty(x.shape[0], convs[-1].out_channels, height, width)
-    work = _Work.allocate(x, convs, min(rows + 2 * margin, tiles_high), tiles_wide)
+    work = _Work.prepare(x, convs, min(rows + 2 * margin, tiles_high), tiles_wide)
     for image in range(x.shape[0]):
         for start in range(0, tiles_high, rows):
             stop = min(start + rows, tiles_high)
             first, last = max(start - margin, 0), min(stop + margin, tiles_high)
-            strip = x[image, :, 4 * first : 4 * last]
-            planes = _strip(_to_planes(strip), work, (strip.shape[1], width))
+            planes = _strip(x[image, :, 4 * first : 4 * last], work)
             _from_planes(planes[..., start - first : stop - first, :], out[image, :, 4 * start : 4 * stop])
     return out
 
 
 class _Work(NamedTuple):
-    """Transforms, transformed filters and the memory of one call, allocated once: fresh pages cost as much as sums."""
+    """Transforms, transformed filters and the memory of one call."""
 
     filters: list[torch.Tensor]
     """Shape (36, D, C) each."""
@@ -104,12 +104,25 @@ class _Work(NamedTuple):
     """Of one chunk, before the transform."""
     products: torch.Tensor
     """Of one chunk, after the filters."""
+    planes: tuple[torch.Tensor, torch.Tensor]
+    """Ringed planes of what a convolution reads, and of what it gives."""
     chunk: int
     """Rows of tiles that are worked on together."""
 
     @classmethod
-    def allocate(cls, x: torch.Tensor, convs: Sequence[nn.Conv2d], tiles_high: int, tiles_wide: int) -> _Work:
+    def prepare(cls, x: torch.Tensor, convs: Sequence[nn.Conv2d], tiles_high: int, tiles_wide: int) -> _Work:
         chunk = min(max(1, _CHUNK_TILES // tiles_wide), tiles_high)
+        widest_out = max(conv.out_channels for conv in convs)
+        widest = max(x.shape[1], widest_out)
+        ringed = 16 * widest * (tiles_high + 2) * (tiles_wide + 2)
+        read, tiles, products, one, other = _lend(
+            x,
+            36 * convs[-1].in_channels * tiles_high * tiles_wide,
+            36 * widest * chunk * tiles_wide,
+            36 * widest_out * chunk * tiles_wide,
+            ringed,
+            ringed,
+        )
         kernel = torch.kron(_KERNEL, _KERNEL).to(x)
         filters = []
         for conv in convs:
@@ -121,20 +134,40 @@ class _Work(NamedTuple):
             [None if conv.bias is None else conv.bias.detach() for conv in convs],
             torch.kron(_INPUT, _INPUT).to(x),
             torch.kron(_OUTPUT, _OUTPUT).to(x),
-            x.new_empty(36 * convs[-1].in_channels * tiles_high * tiles_wide),
-            x.new_empty(36 * max(x.shape[1], *(conv.out_channels for conv in convs)) * chunk * tiles_wide),
-            x.new_empty(36 * max(conv.out_channels for conv in convs) * chunk * tiles_wide),
+            read,
+            tiles,
+            products,
+            (one, other),
             chunk,
         )
 
 
-def _strip(planes: torch.Tensor, work: _Work, size: tuple[int, int]) -> torch.Tensor:
-    """The stack on ringed planes (4, 4, C, h + 2, w + 2), whose pixels beyond `size` are padding; without the ring."""
-    high, wide = planes.shape[-2] - 2, planes.shape[-1] - 2
+_lent = threading.local()
+
+
+def _lend(like: torch.Tensor, *sizes: int) -> tuple[torch.Tensor, ...]:
+    """Flat memory that every call of a thread uses again: the kernel's fresh pages cost a third of the time."""
+    needed = sum(sizes) * like.element_size()
+    if getattr(_lent, "memory", None) is None or _lent.memory.numel() < needed:
+        _lent.memory = None  # the old one goes first
+        with torch.inference_mode(mode=False):  # or it could only be written in that mode
+            _lent.memory = torch.empty(needed, dtype=torch.uint8)
+    memory: torch.Tensor = _lent.memory[:needed].view(like.dtype)
+    parts: tuple[torch.Tensor, ...] = memory.split(sizes)
+    return parts
+
+
+def _strip(strip: torch.Tensor, work: _Work) -> torch.Tensor:
+    """The stack on one strip (C, H, W), as planes (4, 4, D, h, w) that are overwritten by the next strip."""
+    size = (strip.shape[-2], strip.shape[-1])
+    high, wide = (-(-n // 4) for n in size)
+    here, there = work.planes
+    planes = _ringed(here, strip.shape[0], high, wide)
+    _to_planes(strip, planes)
     n_read, n_done = work.filters[-1].shape[2], 0
     for step, (filters, bias) in enumerate(zip(work.filters, work.biases, strict=True)):
         n_new, n_out = planes.shape[2], filters.shape[1]
-        following = planes.new_zeros(4, 4, n_out, high + 2, wide + 2)
+        following = _ringed(there, n_out, high, wide)
         # By chunks of rows, so that tiles and products stay in the cache: memory is the limit, not arithmetic.
         for top in range(0, high, work.chunk):
             rows = min(work.chunk, high - top)
@@ -154,7 +187,7 @@ def _strip(planes: torch.Tensor, work: _Work, size: tuple[int, int]) -> torch.Te
                 functional.leaky_relu_(part, SLOPE)
             following[..., top + 1 : top + rows + 1, 1:-1] = part
         _clear(following, size)
-        planes = following
+        planes, here, there = following, there, here
         n_done += n_new
     return planes[..., 1:-1, 1:-1]
 
@@ -176,15 +209,21 @@ def _clear(planes: torch.Tensor, size: tuple[int, int]) -> None:
         planes[:, phase, ..., 1 + (size[1] - phase + 3) // 4 :] = 0
 
 
-def _to_planes(image: torch.Tensor) -> torch.Tensor:
-    """(C, H, W) -> (4, 4, C, ceil(H / 4) + 2, ceil(W / 4) + 2), with a ring of zeros."""
-    n_bands, height, width = image.shape
-    planes = image.new_zeros(4, 4, n_bands, -(-height // 4) + 2, -(-width // 4) + 2)
+def _ringed(memory: torch.Tensor, n_bands: int, high: int, wide: int) -> torch.Tensor:
+    """Planes (4, 4, C, h + 2, w + 2) in that memory, whose ring is zero."""
+    planes = memory[: 16 * n_bands * (high + 2) * (wide + 2)].view(4, 4, n_bands, high + 2, wide + 2)
+    for rim in (planes[..., 0, :], planes[..., -1, :], planes[..., 0], planes[..., -1]):
+        rim.zero_()
+    return planes
+
+
+def _to_planes(image: torch.Tensor, planes: torch.Tensor) -> None:
+    """Write (C, H, W) into ringed planes; what lies beyond the image is zero."""
     for i in range(4):
         for j in range(4):
             part = image[:, i::4, j::4]
             planes[i, j, :, 1 : 1 + part.shape[1], 1 : 1 + part.shape[2]] = part
-    return planes
+    _clear(planes, (image.shape[-2], image.shape[-1]))
 
 
 def _from_planes(planes: torch.Tensor, image: torch.Tensor) -> None:

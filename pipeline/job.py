@@ -6,6 +6,7 @@
         stage/hsi.zarr    the HSI on the coarse grid      stage/msi.zarr   the MSI on the fine grid
         stage/features.zarr  the coarse part of a two-rate method
         sums.safetensors  the method's first pass
+        weights.safetensors  copy of the network's weights
         tiles/*.json      the ledger
         product/          becomes the product folder by one rename
         lock              held while a process works here; the kernel releases it when the process dies

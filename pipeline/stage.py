@@ -7,6 +7,7 @@ mean and range are taken, because whatever is computed from one tile's content b
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from pipeline.staged import StagedPair
 from pipeline.tiles import Box, aligned, stage_edge
 from pipeline.warp import NO_DISPLACEMENT, Displacement, warp
 
+WEIGHTS = "weights.safetensors"
+"""The job's copy of its network's weights."""
 HSI_CHUNK = 64
 MSI_CHUNK = 256
 COARSE_EDGE = 256
@@ -66,23 +69,40 @@ def stage(job: Job, pair: ScenePair, progress: Progress) -> None:
     write_atomic(job.folder / "staged.json", record.model_dump_json(indent=1))
 
 
+def keep_weights(job: Job) -> None:
+    """Copy the weights into the job's folder, which then is all that a worker on another machine needs.
+
+    Raises
+    ------
+    InputRejected
+        If the file has changed since the job began.
+    """
+    if job.config.weights is None or job.record.weights is None:
+        return
+    kept = job.folder / WEIGHTS
+    if not kept.is_file():
+        temporary = kept.with_suffix(".partial")
+        shutil.copyfile(job.config.weights, temporary)
+        temporary.replace(kept)
+    if read_card(kept).sha256 != job.record.weights["sha256"]:
+        kept.unlink()
+        raise InputRejected(f"{job.config.weights}: has changed while this job began; run it again")
+
+
 def load_job_weights(job: Job) -> dict[str, torch.Tensor] | None:
     """Trained weights of the job's network, None if it was given none.
 
     Raises
     ------
     InputRejected
-        If the file is damaged, or has changed since the job began.
+        If the job's copy of them is damaged.
     """
-    path = job.config.weights
-    if path is None or job.record.weights is None:
+    if job.record.weights is None:
         return None
-    if read_card(path).sha256 != job.record.weights["sha256"]:
-        raise InputRejected(f"{path}: has changed since this job began; give the weights that it began with")
     try:
-        return load_weights(path)
+        return load_weights(job.folder / WEIGHTS)
     except ValueError as error:
-        raise InputRejected(str(error)) from error
+        raise InputRejected(f"{job.config.weights}: {error}") from error
 
 
 def build_model(job: Job, device: torch.device) -> FusionModel:

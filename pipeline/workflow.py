@@ -40,7 +40,7 @@ from pipeline.mosaic import finished, mosaic
 from pipeline.progress import Progress, silent
 from pipeline.provenance import provenance
 from pipeline.publish import Product, publish, require_free
-from pipeline.stage import coarse_pass, first_pass, stage
+from pipeline.stage import coarse_pass, first_pass, keep_weights, stage
 from pipeline.tiles import TilePlan
 from pipeline.writers import Draft, writer
 
@@ -220,6 +220,7 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Run]
         write_atomic(folder / "job.json", record.model_dump_json(indent=1))
         try:
             with _resources_named(config):
+                keep_weights(Job(folder, record))
                 yield Run(job=Job(folder, record), pair=pair, progress=progress, started=started)
         except (InputRejected, ExpectedSkip):
             # Trying again with the same input is pointless; but fused tiles are never thrown away, whatever went wrong later.

@@ -15,7 +15,7 @@ from catalogs.networks import WeightCard, read_card
 from flows.cli import main
 from models import Observed, method
 from pipeline.weights import import_weights, save_weights
-from pipeline.workflow import run
+from pipeline.workflow import fuse_tiles, open_run, publish_product, run, stage_pair
 from tests.synthetic import config
 
 RECIPE = "size=150&ratio=4&bands=12&seed=3&holes_msi=0.001"
@@ -57,6 +57,16 @@ def test_half_precision_is_close_and_recorded(tmp_path, network):
     with single.open() as a, half.open() as b:
         one, other = a["reflectance"].values, b["reflectance"].values
     assert 0 < np.abs(one - other).max() < 0.02 * np.abs(one).max()
+
+
+def test_workers_need_only_the_job_folder(tmp_path):
+    weights = weight_file(tmp_path / "w.safetensors", "csakd-student")
+    settings = {"network": "csakd-student", "weights": str(weights), "publish__formats": "[zarr]"}
+    with open_run(config(tmp_path / "p", "size=96&bands=12", **settings)) as held:
+        weights.unlink()
+        stage_pair(held)
+        fuse_tiles(held)
+        assert publish_product(held).path.is_dir()
 
 
 def test_networks_without_weights_are_refused(tmp_path):
