@@ -22,7 +22,7 @@ _UNIT_TO_NM = {
     "micrometer": 1e3, "micrometers": 1e3, "micrometre": 1e3, "micrometres": 1e3,
     "m": 1e9, "meter": 1e9, "meters": 1e9,
 }  # fmt: skip
-_SIGMA_PER_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
+SIGMA_PER_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -180,7 +180,7 @@ class Bands:
         coverage : ndarray, shape (broad band,)
             Share of the response's area that our good bands cover, 0 to 1.
         """
-        sigma = broad.width_nm()[:, None] * _SIGMA_PER_FWHM
+        sigma = broad.width_nm()[:, None] * SIGMA_PER_FWHM
         response = np.exp(-0.5 * ((self.center_nm[None, :] - broad.center_nm[:, None]) / sigma) ** 2)
         # A gap in the spectrum must not be credited to the bands at its rim, hence the cap at our own width.
         spacing = np.minimum(np.gradient(self.center_nm) if len(self) > 1 else np.inf, 1.5 * self.width_nm())

@@ -118,6 +118,8 @@ class RunConfig(_Frozen):
     """Fine pixels per coarse pixel; the rounded ratio of the ground sampling distances unless given."""
     psf_mtf: float | None = Field(default=None, gt=0, lt=1)
     """Modulation of the HSI at its Nyquist frequency; the sensor's own unless given."""
+    observe: Literal["tables", "blind"] = "tables"
+    """PSF and SRF: by the tables of the sensors, or estimated from the pair where nobody knows them."""
     align: AlignConfig = AlignConfig()
     """Co-registration and grids."""
     tiles: TileConfig = TileConfig()

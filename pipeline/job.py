@@ -28,7 +28,7 @@ from datetime import datetime
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ from models import ModelSpec, Observed, method
 from pipeline.config import RunConfig
 from pipeline.grids import GridRecord, NestedGrids
 from pipeline.ledger import Ledger
+from pipeline.observe import Observation, known
 from pipeline.tiles import TilePlan
 
 
@@ -93,7 +94,7 @@ class JobRecord(BaseModel):
     hsi: InputRecord
     msi: InputRecord
     psf_sigma_px: float
-    """Standard deviation of the HSI's PSF, in fine pixels."""
+    """Standard deviation of the HSI's PSF by its MTF, in fine pixels."""
     weights: dict[str, Any] | None = None
     """Card of the weight file, with its digest."""
 
@@ -152,6 +153,8 @@ class StagedRecord(BaseModel):
     registration: Registration
     hsi: ImageSums
     msi: ImageSums
+    observation: Observation
+    """How the two sensors see the scene."""
     scale: float
     """Physical value of one count of an int16 product."""
 
@@ -201,18 +204,36 @@ class Job:
         return np.flatnonzero(np.array(self.record.msi.bands["good"]))
 
     @cached_property
+    def staged_bands(self) -> tuple[Bands, Bands]:
+        """The same bands of the HSI and of the MSI."""
+        hsi, msi = (Bands.from_json(image.bands) for image in (self.record.hsi, self.record.msi))
+        return hsi[self.staged_hsi_bands], msi[self.staged_msi_bands]
+
+    @cached_property
     def bands(self) -> Bands:
         """Bands of the product: those of the HSI that carry signal."""
-        return Bands.from_json(self.record.hsi.bands)[self.staged_hsi_bands[self.staged.hsi.kept]]
+        return self.staged_bands[0][self.staged.hsi.kept]
+
+    def tables(self, hsi_bands: Bands, msi_bands: Bands) -> Observation:
+        """The observation model of these bands by the tables of the sensors."""
+        origin: Literal["given", "sensor"] = "sensor" if self.config.psf_mtf is None else "given"
+        return known(hsi_bands, msi_bands, psf_sigma_px=self.record.psf_sigma_px, psf_origin=origin)
+
+    @property
+    def observation(self) -> Observation:
+        """How the two sensors see the scene: what staging found, before it what the tables tell."""
+        return self.staged.observation if self.is_staged else self.tables(*self.staged_bands)
 
     @cached_property
     def spec(self) -> ModelSpec:
         """Needs of the method; before staging, with the bands that the headers call good."""
-        n_hsi, n_msi = len(self.staged_hsi_bands), len(self.staged_msi_bands)
-        if self.is_staged:
-            n_hsi, n_msi = len(self.staged.hsi.kept), len(self.staged.msi.kept)
+        observation = self.observation
         observed = Observed(
-            hsi_bands=n_hsi, msi_bands=n_msi, ratio=self.record.grid.ratio, psf_sigma_px=self.record.psf_sigma_px
+            hsi_bands=len(observation.srf[0]),
+            msi_bands=len(observation.srf),
+            ratio=self.record.grid.ratio,
+            psf_sigma_px=observation.psf_sigma_px,
+            srf=observation.srf,
         )
         return method(self.config.network).specify(observed, **self.record.options)
 

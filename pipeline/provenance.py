@@ -49,7 +49,7 @@ def provenance(job: Job, summary: MosaicSummary, *, started: datetime, ended: da
         "observation": {
             "ratio": record.grid.ratio,
             "psf": "gaussian",
-            "psf_sigma_px": record.psf_sigma_px,
+            **staged.observation.model_dump(mode="json"),
             "lead": list(record.grid.lead),
         },
         "method": {

@@ -24,9 +24,11 @@ from catalogs.scene import Scene
 from models import FusionModel, TwoRateModel, method
 from models._weights import load_weights
 from pipeline import store
+from pipeline.blind import blind
 from pipeline.coregister import register
 from pipeline.job import ImageSums, Job, StagedRecord
 from pipeline.ledger import write_atomic
+from pipeline.observe import NotEstimable, Observation, Sample, assess, sampled_blocks
 from pipeline.progress import Progress
 from pipeline.staged import StagedPair
 from pipeline.tiles import Box, aligned, stage_edge
@@ -45,7 +47,7 @@ _DEAD_SHARE = 0.02
 
 
 def stage(job: Job, pair: ScenePair, progress: Progress) -> None:
-    """Co-register and stage both images of a job; does nothing if that is done.
+    """Co-register and stage both images of a job, and find how they were observed; does nothing if that is done.
 
     Raises
     ------
@@ -64,8 +66,9 @@ def stage(job: Job, pair: ScenePair, progress: Progress) -> None:
     msi = _stage_image(
         pair.msi, job.grids.fine, msi_move, path=job.folder / "stage/msi.zarr", chunk=MSI_CHUNK, progress=progress
     )
+    observation = _observe(job, hsi, msi)
     scale = REFLECTANCE_SCALE if pair.hsi.quantity == "reflectance" else _scale(hsi)
-    record = StagedRecord(registration=registration, hsi=hsi, msi=msi, scale=scale)
+    record = StagedRecord(registration=registration, hsi=hsi, msi=msi, observation=observation, scale=scale)
     write_atomic(job.folder / "staged.json", record.model_dump_json(indent=1))
 
 
@@ -201,6 +204,29 @@ def _stage_image(
         sums.add(cube)
         progress(f"stage {path.stem}", done, len(blocks))
     return sums.finish(scene)
+
+
+def _observe(job: Job, hsi: ImageSums, msi: ImageSums) -> Observation:
+    """The observation model of the staged images, tested or estimated on a sample of them."""
+    hsi_bands, msi_bands = (bands[sums.kept] for bands, sums in zip(job.staged_bands, (hsi, msi), strict=True))
+    tables, ratio = job.tables(hsi_bands, msi_bands), job.grids.ratio
+    blocks = sampled_blocks(job.grids.coarse_shape, n_hsi=len(hsi_bands), n_msi=len(msi_bands), ratio=ratio)
+    coarse, fine = (store.open_array(job.folder / f"stage/{role}.zarr") for role in ("hsi", "msi"))
+    try:
+        sample = Sample.of(
+            np.stack([store.read(coarse, block, np.array(hsi.kept)) for block in blocks]),
+            np.stack([store.read(fine, block.times(ratio), np.array(msi.kept)) for block in blocks]),
+            ratio,
+        )
+    except NotEstimable as why:
+        return tables.model_copy(update={"note": f"the tables of the sensors are used untested: {why}"})
+    if job.config.observe == "tables":
+        return assess(tables, sample)
+    try:
+        return blind(tables, sample, hsi_bands, msi_bands)
+    except NotEstimable as why:
+        note = f"no blind estimate, the tables of the sensors are used: {why}"
+        return assess(tables, sample).model_copy(update={"note": note})
 
 
 class _Sums:

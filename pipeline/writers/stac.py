@@ -147,7 +147,7 @@ def _properties(draft: Draft) -> dict[str, Any]:
         "hrhsi:job_key": job.record.key,
         "hrhsi:method": job.config.network,
         "hrhsi:ratio": job.record.grid.ratio,
-        "hrhsi:psf_sigma_px": job.record.psf_sigma_px,
+        "hrhsi:psf_sigma_px": job.observation.psf_sigma_px,
         "hrhsi:registration": registration.model_dump(mode="json"),
         "hrhsi:valid_fraction": draft.summary.valid_fraction,
         "hrhsi:clipped_samples": draft.summary.clipped,

@@ -192,7 +192,7 @@ def _describe(job: Job) -> dict[str, Any]:
             "method": job.config.network,
             "inputs": [{"href": s.uri, "sha256": s.sha256, "role": role} for role, s in (("hsi", hsi), ("msi", msi))],
             "scale_ratio": record.grid.ratio,
-            "psf_sigma_px": record.psf_sigma_px,
+            "psf_sigma_px": job.observation.psf_sigma_px,
             "registration": job.staged.registration.model_dump(mode="json"),
             "manifest": "../manifest.json",
         },

@@ -18,6 +18,7 @@ from pipeline.grids import GridRecord, NestedGrids
 from pipeline.job import ImageSums, InputRecord, Job, JobRecord, Registration, StagedRecord
 from pipeline.ledger import TileRecord
 from pipeline.mosaic import mosaic
+from pipeline.observe import Observation
 from pipeline.provenance import NODATA, provenance
 from pipeline.writers import Draft
 from pipeline.writers import zarr as zarr_writer
@@ -102,7 +103,11 @@ def _staged(n_bands: int) -> StagedRecord:
     )  # fmt: skip
     # The first HSI band is not kept: the product's bands are not those of the file.
     hsi = sums.model_copy(update={"kept": list(range(1, n_bands + 1))})
-    return StagedRecord(registration=registration, hsi=hsi, msi=sums.model_copy(update={"kept": [0]}), scale=SCALE)
+    observation = Observation(
+        psf_sigma_px=1.4, psf_origin="sensor", srf=((1.0 / n_bands,) * n_bands,), srf_origin="table", coverage=(1.0,)
+    )
+    msi = sums.model_copy(update={"kept": [0]})
+    return StagedRecord(registration=registration, hsi=hsi, msi=msi, observation=observation, scale=SCALE)
 
 
 def _fill(job: Job, cube: np.ndarray[Any, Any]) -> None:
