@@ -103,6 +103,8 @@ class RegressedGuide:
     def from_moments(cls, moments: Moments) -> RegressedGuide:
         """Least squares of each HSI band on all MSI bands; of constant MSI bands the guide is constant."""
         gram = moments.msi_msi
-        ridge = (_RIDGE * gram.diagonal().mean()).clamp_min(1e-20)
+        # Single precision leaves a constant band of level m a variance of up to (1e-7 m)^2, which must explain nothing.
+        rounding = (1e-5 * moments.msi_mean).square().mean().clamp_min(1e-20)
+        ridge = (_RIDGE * gram.diagonal().mean()).maximum(rounding)
         weights = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), moments.hsi_msi.T).T
         return cls(weights=weights.float(), bias=(moments.hsi_mean - weights @ moments.msi_mean).float())
