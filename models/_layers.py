@@ -58,9 +58,14 @@ def degrade(fine: torch.Tensor, ratio: int, psf_sigma_px: float) -> torch.Tensor
     Wald, Ranchin & Mangolini (1997), Fusion of satellite images of different spatial resolutions, PE&RS 63(6), 691-699.
     """
     height, width = (size // ratio for size in fine.shape[-2:])
-    rows = torch.as_tensor(_blur_matrix(height, ratio, psf_sigma_px)).to(fine)
-    cols = torch.as_tensor(_blur_matrix(width, ratio, psf_sigma_px)).to(fine)
+    rows = torch.as_tensor(blur_matrix(height, ratio, psf_sigma_px)).to(fine)
+    cols = torch.as_tensor(blur_matrix(width, ratio, psf_sigma_px)).to(fine)
     return rows @ fine @ cols.T
+
+
+def blur_reach(ratio: int, psf_sigma_px: float) -> int:
+    """Fine pixels beyond a coarse pixel that `degrade` still looks at."""
+    return int(np.ceil(BLUR_REACH * psf_sigma_px + ratio / 2))
 
 
 def keys_kernel(distance: torch.Tensor) -> torch.Tensor:
@@ -86,8 +91,8 @@ def _cubic_matrix(n_coarse: int, ratio: int) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=64)
-def _blur_matrix(n_coarse: int, ratio: int, sigma: float) -> NDArray[np.float32]:
-    reach = int(np.ceil(BLUR_REACH * sigma + ratio / 2))
+def blur_matrix(n_coarse: int, ratio: int, sigma: float) -> NDArray[np.float32]:
+    reach = blur_reach(ratio, sigma)
     # Taps are symmetric about the center of the coarse pixel, which falls between two fine pixels for even ratios.
     offset = np.arange(-reach, ratio + reach) - (ratio - 1) / 2
     weight = np.exp(-0.5 * (offset / sigma) ** 2)

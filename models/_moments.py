@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from models._layers import BLUR_REACH, degrade
-from models._spec import ModelSpec
+from models._guides import degrade_guides, guide_reach, smooth_guides
+from models._layers import blur_reach
+from models._spec import ModelSpec, Observed
+
+_RIDGE = 1e-6
+"""Share of the MSI bands' mean variance added to their covariance: keeps equal bands apart, moves nothing else."""
+
+
+def low_pass_margin(observed: Observed) -> int:
+    """Coarse pixels around a window whose MSI is to be degraded exactly; windows keep beginning on whole blocks."""
+    reach = blur_reach(observed.ratio, observed.psf_sigma_px) + guide_reach(observed)
+    return math.ceil(reach / observed.ratio / observed.whole_blocks) * observed.whole_blocks
 
 
 class MomentsPass:
@@ -17,11 +27,11 @@ class MomentsPass:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.observed = spec.observed
-        self.margin = int(np.ceil(BLUR_REACH * spec.observed.psf_sigma_px / spec.observed.ratio))
+        self.margin = low_pass_margin(spec.observed)
 
     def sums(self, hsi: torch.Tensor, msi: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
         """See `models.FirstPass.sums`; `products` has shape (1 + C + c, 1 + C + c)."""
-        low = degrade(msi, self.observed.ratio, self.observed.psf_sigma_px)
+        low = degrade_guides(smooth_guides(msi, self.observed), self.observed)
         one = torch.ones_like(hsi[:, :1])
         joint = torch.cat([one, hsi, low], dim=1).movedim(1, -1)[valid].double()  # (pixel, 1 + C + c)
         return {"products": joint.T @ joint}
@@ -72,3 +82,29 @@ class Moments:
             hsi_msi=covariance[:split, split:],
             msi_msi=covariance[split:, split:],
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RegressedGuide:
+    """For every HSI band the affine function of all MSI bands that fits it best at the coarse resolution.
+
+    References
+    ----------
+    Selva, Aiazzi, Butera, Chiarantini & Baronti (2015), Hyper-sharpening: a first approach on SIM-GA data, IEEE JSTARS
+    8(6), 3008-3024 (the synthesized band).
+    """
+
+    weights: torch.Tensor
+    """Shape (C, c), float32."""
+    bias: torch.Tensor
+    """Shape (C,), float32, in the HSI's unit."""
+
+    @classmethod
+    def from_moments(cls, moments: Moments) -> RegressedGuide:
+        """Least squares of each HSI band on all MSI bands; of constant MSI bands the guide is constant."""
+        gram = moments.msi_msi
+        # Single precision leaves a constant band of level m a variance of up to (1e-7 m)^2, which must explain nothing.
+        rounding = (1e-5 * moments.msi_mean).square().mean().clamp_min(1e-20)
+        ridge = (_RIDGE * gram.diagonal().mean()).maximum(rounding)
+        weights = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), moments.hsi_msi.T).T
+        return cls(weights=weights.float(), bias=(moments.hsi_mean - weights @ moments.msi_mean).float())

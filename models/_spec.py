@@ -4,7 +4,7 @@ A method is one module of this package that defines
 
 - `CARD`: a `MethodCard`, what people should know of it,
 - `VARIANTS`: names of its published configurations and their options, only if it has several; `csakd` with
-  `VARIANTS = {"teacher": {...}}` is chosen as `csakd-teacher`,
+  `VARIANTS = {"teacher": {...}}` is chosen as `csakd-teacher`, a variant with the empty name as the module itself,
 - `specify(observed, **options) -> ModelSpec`: its needs on one pair of images,
 - `first_pass(spec) -> FirstPass`: only if `spec.needs_first_pass`, sums over the scene that the method wants first,
 - `build(spec, sums, weights) -> FusionModel`: the method, ready to run; without weights a network has seeded random ones.
@@ -204,7 +204,12 @@ class TwoRateModel(FusionModel, Protocol):
 
 
 class FirstPass(Protocol):
-    """Sums over the scene. They add up: sums over two disjoint windows are the sums over both."""
+    """Sums over the scene. They add up: sums over two disjoint windows are the sums over both.
+
+    What does not add up, such as the most extreme pixels, comes with a method `merge(total, part)` of the same
+    signature as `merge_sums` has without its first argument; it must be associative and commutative, for windows come
+    in any order.
+    """
 
     margin: int
     """Coarse pixels of surroundings that a window needs on each side."""
@@ -223,6 +228,16 @@ class FirstPass(Protocol):
         -------
         dict of str to Tensor, float64
         """
+
+
+def merge_sums(
+    summed: FirstPass, total: dict[str, torch.Tensor], part: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Sums over two disjoint sets of windows: the first pass's own `merge`, or addition."""
+    merge = getattr(summed, "merge", None)
+    if merge is not None:
+        return cast("dict[str, torch.Tensor]", merge(total, part))
+    return {name: total[name] + value for name, value in part.items()}
 
 
 class MethodModule(Protocol):
@@ -292,15 +307,15 @@ _NOT_METHODS = {"losses"}
 
 @cache
 def available() -> tuple[str, ...]:
-    """Names of all methods and their variants, sorted."""
+    """Names of all methods and their variants, sorted; a variant with the empty name goes by its module's name alone."""
     here = str(Path(__file__).parent)
     modules = [
         m.name for m in pkgutil.iter_modules([here]) if not m.name.startswith("_") and m.name not in _NOT_METHODS
     ]
     names = []
     for name in modules:
-        variants = getattr(importlib.import_module(f"models.{name}"), "VARIANTS", {})
-        names += [f"{name}-{variant}" for variant in variants] or [name]
+        variants = getattr(importlib.import_module(f"models.{name}"), "VARIANTS", {"": {}})
+        names += [f"{name}-{variant}" if variant else name for variant in variants]
     return tuple(sorted(names))
 
 
@@ -316,4 +331,4 @@ def method(name: str) -> Method:
         raise LookupError(f"there is no network {name!r}; choose one of {', '.join(available())}")
     module_name, _, variant = name.partition("-")
     module = cast("MethodModule", importlib.import_module(f"models.{module_name}"))
-    return Method(name, module, module.VARIANTS[variant] if variant else {})
+    return Method(name, module, getattr(module, "VARIANTS", {"": {}})[variant])

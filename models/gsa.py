@@ -5,23 +5,31 @@ of MS + Pan data, IEEE TGRS 45(10), 3230-3239; the extension by groups of bands:
 Baronti (2015), Hyper-sharpening: a first approach on SIM-GA data, IEEE JSTARS 8(6), 3008-3024.
 Code: written from the papers for HyperFuse, Apache-2.0.
 
+Two forms. `gsa` works on groups of bands, `gsa-regressed` on one synthesized guide per HSI band (hyper-sharpening).
+
 Notes
 -----
-Every HSI band belongs to the MSI band with which it correlates best at the coarse resolution. Within a group the MSI
+Groups: every HSI band belongs to the MSI band with which it correlates best at the coarse resolution. Within a group the MSI
 band is regressed on the group's HSI bands; the intensity so found, interpolated, is replaced by the MSI band, and the
 difference is injected with the gain cov(band, intensity) / var(intensity). Departure from the paper: regression uses a
 ridge of `RIDGE` times the mean variance, because neighboring HSI bands are nearly collinear and their noise would
 otherwise be amplified into the intensity.
+
+Regressed: every HSI band is regressed on all MSI bands at the coarse resolution; what the guide so found has beyond its
+own image by the coarse sensor, interpolated, is added with gain 1, the gain that the regression already holds.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 
+from models._guides import degrade_guides, guide_reach, low_pass_reach, smooth_guides
 from models._layers import upsample
-from models._moments import Moments, MomentsPass
+from models._moments import Moments, MomentsPass, RegressedGuide
 from models._spec import MethodCard, ModelSpec, Observed
 
 CARD = MethodCard(
@@ -30,6 +38,7 @@ CARD = MethodCard(
     "regression of MS + Pan data, doi:10.1109/TGRS.2007.901007",
     code="HyperFuse, Apache-2.0",
 )
+VARIANTS: Mapping[str, Mapping[str, Any]] = {"": {"guides": "grouped"}, "regressed": {"guides": "regressed"}}
 RIDGE = 1e-3
 
 
@@ -48,17 +57,49 @@ class GSA:
         weights, bias, injection = (t.to(hsi) for t in (self._weights, self._bias, self._injection))
         # Interpolation is linear and keeps constants, so the intensity may be formed on the few coarse pixels.
         intensity = torch.einsum("kc,nchw->nkhw", weights, hsi) + bias[None, :, None, None]
-        detail = msi - upsample(intensity, self.spec.observed.ratio)  # (N, c, H, W)
-        fused = upsample(hsi, self.spec.observed.ratio)  # (N, C, H, W)
-        n_images, n_bands, height, width = fused.shape
-        flat = fused.view(n_images, n_bands, height * width)
-        flat.baddbmm_(injection.expand(n_images, -1, -1), detail.reshape(n_images, -1, height * width))
-        return fused
+        ratio = self.spec.observed.ratio
+        detail = smooth_guides(msi, self.spec.observed) - upsample(intensity, ratio)  # (N, c, H, W)
+        return _injected(upsample(hsi, ratio), injection, detail)
 
 
-def specify(observed: Observed) -> ModelSpec:
-    """Needs: the cubic kernel's two coarse pixels, and the moments of the scene."""
-    return ModelSpec(name="gsa", observed=observed, halo=2, hsi_reach=2, msi_reach=0, needs_first_pass=True)
+class RegressedGSA:
+    """Fused = U + (guide - its low-pass version), with U the interpolated HSI and one guide per HSI band."""
+
+    def __init__(self, spec: ModelSpec, moments: Moments) -> None:
+        self.spec = spec
+        self._guide = RegressedGuide.from_moments(moments)
+
+    def __call__(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
+        """See `models.FusionModel`."""
+        observed = self.spec.observed
+        bands = smooth_guides(msi, observed)
+        # The low pass acts on the few MSI bands, not on the many guides: it is linear and keeps the bias.
+        detail = bands - upsample(degrade_guides(bands, observed), observed.ratio)  # (N, c, H, W)
+        return _injected(upsample(hsi, observed.ratio), self._guide.weights.to(hsi), detail)
+
+
+def specify(observed: Observed, *, guides: Literal["grouped", "regressed"] = "grouped") -> ModelSpec:
+    """Needs: the cubic kernel's two coarse pixels, what the guides look at, and the moments of the scene.
+
+    Parameters
+    ----------
+    observed : Observed
+    guides : {"grouped", "regressed"}
+        One MSI band per group of HSI bands, or one guide per HSI band from all MSI bands.
+    """
+    around = guide_reach(observed)  # fine pixels
+    if guides == "regressed":
+        around += low_pass_reach(observed)
+    return ModelSpec(
+        name="gsa",
+        observed=observed,
+        halo=2 + math.ceil(around / observed.ratio),
+        hsi_reach=2,
+        msi_reach=around,
+        multiple_of=observed.whole_blocks,
+        needs_first_pass=True,
+        options={"guides": guides},
+    )
 
 
 def first_pass(
@@ -73,7 +114,7 @@ def build(
     spec: ModelSpec,
     sums: Mapping[str, torch.Tensor] | None,
     weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
-) -> GSA:
+) -> GSA | RegressedGSA:
     """The method, ready to run.
 
     Raises
@@ -81,7 +122,16 @@ def build(
     ValueError
         If the sums of the first pass are missing or hold too few pixels.
     """
-    return GSA(spec, Moments.from_sums(spec, sums))
+    form = RegressedGSA if spec.options["guides"] == "regressed" else GSA
+    return form(spec, Moments.from_sums(spec, sums))
+
+
+def _injected(fused: torch.Tensor, injection: torch.Tensor, detail: torch.Tensor) -> torch.Tensor:
+    """Adds injection (C, c) @ detail (N, c, H, W) to an image (N, C, H, W) in place: it is the largest array there is."""
+    n_images, n_bands, height, width = fused.shape
+    flat = fused.view(n_images, n_bands, height * width)
+    flat.baddbmm_(injection.expand(n_images, -1, -1), detail.reshape(n_images, -1, height * width))
+    return fused
 
 
 def _regress(moments: Moments) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

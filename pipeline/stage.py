@@ -22,6 +22,7 @@ from catalogs.networks import read_card
 from catalogs.pairs import ScenePair
 from catalogs.scene import Scene
 from models import FusionModel, TwoRateModel, method
+from models._spec import merge_sums
 from models._weights import load_weights
 from pipeline import store
 from pipeline.blind import blind
@@ -137,19 +138,21 @@ def first_pass(job: Job, progress: Progress) -> None:
     if not job.spec.needs_first_pass or path.is_file():
         return
     summed = method(job.config.network).first_pass(job.spec, load_job_weights(job))
-    pair, ratio = StagedPair(job), job.grids.ratio
-    blocks = list(_blocks(job.grids.coarse_shape, max(job.plan.core // ratio, 1)))
+    pair, ratio, step = StagedPair(job), job.grids.ratio, job.spec.multiple_of
+    blocks = list(_blocks(job.grids.coarse_shape, max(job.plan.core // ratio // step, 1) * step))
     total: dict[str, torch.Tensor] = {}
     for done, block in enumerate(blocks, start=1):
-        around = block.grown(summed.margin)
+        # The last block of a row may end anywhere; its window goes on, beyond the rim if need be, to whole multiples.
+        height, width = (-(-n // step) * step for n in block.shape)
+        around = Box(y0=block.y0, y1=block.y0 + height, x0=block.x0, x1=block.x0 + width).grown(summed.margin)
         window = pair.read(around)
         whole = torch.nn.functional.max_pool2d((~window.msi_valid).float(), ratio) == 0
         valid = window.hsi_valid.all(dim=1) & whole[:, 0]
         counted = torch.zeros_like(valid)
         height, width = block.shape
         counted[:, summed.margin : summed.margin + height, summed.margin : summed.margin + width] = True
-        for name, value in summed.sums(window.hsi, window.msi, valid & counted).items():
-            total[name] = total[name] + value if name in total else value
+        part = summed.sums(window.hsi, window.msi, valid & counted)
+        total = merge_sums(summed, total, part) if total else part
         progress("first pass", done, len(blocks))
     temporary = path.with_suffix(".partial")
     save_file(total, temporary)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 import models
 from models import Observed
-from models._layers import degrade
+from models._layers import degrade, upsample
+from tests.models.scenes import fused, seen
 
 
 def pair(n_groups: int, *, ratio: int = 4):
@@ -53,3 +55,21 @@ def test_constant_bands_do_not_break_it():
     spec = method.specify(Observed(hsi_bands=4, msi_bands=2, ratio=4, psf_sigma_px=2.0))
     sums = method.first_pass(spec).sums(hsi, msi, torch.ones(1, 12, 12, dtype=torch.bool))
     assert torch.isfinite(method.build(spec, sums)(hsi, msi)).all()
+
+
+def test_regressed_guides_are_exact_where_every_band_is_a_mixture_of_msi_bands():
+    """Then the low-pass guide is the interpolated HSI, and what is added is all that it lacks."""
+    _, _, msi = pair(3)
+    mix = torch.rand(7, 3, generator=torch.Generator().manual_seed(2)) + 0.1
+    truth = torch.einsum("ck,nkhw->nchw", mix, msi) + 0.2
+    _, _, observed = seen(truth, torch.zeros(3, 7), known=False)
+    fused_image = fused("gsa-regressed", degrade(truth, 4, 2.0), msi, observed)
+    torch.testing.assert_close(fused_image, truth, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gsa", "gsa-regressed", "mtf_glp"])
+def test_a_flat_msi_leaves_plain_interpolation(name):
+    hsi = torch.rand(1, 5, 12, 12, generator=torch.Generator().manual_seed(0))
+    observed = Observed(hsi_bands=5, msi_bands=2, ratio=4, psf_sigma_px=2.0)
+    flat = torch.full((1, 2, 48, 48), 0.3)
+    torch.testing.assert_close(fused(name, hsi, flat, observed), upsample(hsi, 4), rtol=0, atol=1e-4)

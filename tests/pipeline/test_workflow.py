@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import models
 from catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputRejected, OutOfResources
 from pipeline import engine, fuse
 from pipeline.job import locked
@@ -32,12 +33,17 @@ def leftovers(folder: Path) -> list[str]:
     "recipe", ["size=150&ratio=4&bands=6&seed=3", "height=97&width=131&ratio=3&bands=5&holes_hsi=0.02&east_m=7"]
 )
 def test_tiles_are_invisible(tmp_path, name, recipe):
-    """Tiled equals whole within 1e-5, for sizes that are multiples of nothing, with holes and a displacement."""
+    """Tiled equals whole within 1e-5, for sizes that are multiples of nothing, with holes and a displacement.
+
+    A method that is approximate by its own word stays within 1e-3.
+    """
+    observed = models.Observed(hsi_bands=6, msi_bands=4, ratio=4, psf_sigma_px=2.0)
+    tolerance = 1e-5 if models.method(name).specify(observed).exact else 1e-3
     shared = QUICK | {"network": name, "publish__dtype": "float32"}
     whole = fused(run(config(tmp_path / "whole", recipe, **shared)))
     tiled = fused(run(config(tmp_path / "tiled", recipe, **shared, tiles__core=32, tiles__chunk=16)))
     assert np.isfinite(whole).any()
-    np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(tiled, whole, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", methods_without_weights())

@@ -1,0 +1,79 @@
+"""The MSI as a guide: bands of a coarser step without their blocks, and all bands as the coarse sensor sees them.
+
+A band of step s reaches a method as blocks of s x s equal pixels, whose edges would be injected as detail. One sample
+per block, cubic interpolation between the blocks' centers, and the band is as smooth as what it knows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from models._layers import blur_reach, degrade, upsample
+from models._spec import Observed
+
+_SHARP_PX = 0.3
+"""Narrowest blur (fine pixels): a band whose own PSF is as wide as the HSI's is sampled almost as it is."""
+
+
+def smooth_guides(msi: torch.Tensor, observed: Observed) -> torch.Tensor:
+    """The MSI with every band of step > 1 interpolated from one sample per block.
+
+    Parameters
+    ----------
+    msi : Tensor, shape (N, c, H, W)
+        Begins, and ends, on a block of every band.
+    observed : Observed
+
+    Returns
+    -------
+    Tensor, shape (N, c, H, W)
+        `msi` itself if every band has step 1.
+    """
+    if max(observed.steps) == 1:
+        return msi
+    guides = msi.clone()
+    for step in sorted(set(observed.steps) - {1}):
+        bands = [k for k, own in enumerate(observed.steps) if own == step]
+        guides[:, bands] = upsample(msi[:, bands, ::step, ::step], step)
+    return guides
+
+
+def degrade_guides(guides: torch.Tensor, observed: Observed) -> torch.Tensor:
+    """The guides as the coarse sensor would have seen them: each with what its own PSF lacks of the HSI's.
+
+    Parameters
+    ----------
+    guides : Tensor, shape (N, c, h * ratio, w * ratio)
+        From `smooth_guides`.
+    observed : Observed
+
+    Returns
+    -------
+    Tensor, shape (N, c, h, w)
+    """
+    sigmas = _lacking_sigmas(observed)
+    if len(set(sigmas)) == 1:
+        return degrade(guides, observed.ratio, sigmas[0])
+    each = [degrade(guides[:, k], observed.ratio, sigma) for k, sigma in enumerate(sigmas)]
+    return torch.stack(each, dim=1)
+
+
+def guide_reach(observed: Observed) -> int:
+    """Fine pixels from an MSI pixel to the farthest pixel of its interpolated guide: two blocks and its own."""
+    step = max(observed.steps)
+    return 0 if step == 1 else (5 * step) // 2 - 1
+
+
+def low_pass_reach(observed: Observed) -> int:
+    """Fine pixels from a guide's pixel to the farthest one of the degraded and interpolated guide that it changes."""
+    return blur_reach(observed.ratio, observed.psf_sigma_px) + math.ceil(2.5 * observed.ratio)
+
+
+def _lacking_sigmas(observed: Observed) -> list[float]:
+    """Standard deviation (fine pixels) of the blur that takes each MSI band from its own PSF to the HSI's."""
+    own = observed.msi_sigma_px or (0.0,) * observed.msi_bands
+    # The PSF of a band of step 1 is that of the product's pixel, in which the HSI's PSF is given.
+    gained = [sigma if step > 1 else 0.0 for sigma, step in zip(own, observed.steps, strict=True)]
+    return [math.sqrt(max(observed.psf_sigma_px**2 - sigma**2, _SHARP_PX**2)) for sigma in gained]
