@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from catalogs.bands import Bands
 from catalogs.errors import InputRejected
 
-USABLE_NM = (400.0, 2430.0)
+USABLE_NM = (400.0, 2420.0)
 """Below and above, sensors of the reflected sun see mostly noise."""
-WATER_VAPOR_NM = ((1350.0, 1450.0), (1800.0, 1950.0))
+WATER_VAPOR_NM = ((1350.0, 1450.0), (1800.0, 1960.0))
 """The two ranges where the water vapor of the atmosphere leaves nothing of the ground."""
 
 
@@ -74,4 +74,5 @@ def absorbed(bands: Bands) -> NDArray[np.bool_]:
     """Bands whose center lies where the atmosphere or the sensor leaves no signal of the ground, shape (band,)."""
     nm = bands.center_nm
     inside = [(nm > low) & (nm < high) for low, high in WATER_VAPOR_NM]
-    return np.any(inside, axis=0) | (nm < USABLE_NM[0]) | (nm > USABLE_NM[1])
+    outside: NDArray[np.bool_] = np.any(inside, axis=0) | (nm < USABLE_NM[0]) | (nm > USABLE_NM[1])
+    return outside

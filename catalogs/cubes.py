@@ -2,7 +2,7 @@
 
 A cube comes from any address that `catalogs.sensors.open_scene` understands, or from a MATLAB file. A band is good if
 neither the file nor the user calls it bad, it carries signal (not empty, constant, or clipped in most pixels), and its
-center lies in 400-2430 nm outside the two water vapor bands, 1350-1450 and 1800-1950 nm.
+center lies in 400-2420 nm outside the two water vapor bands, 1350-1450 and 1800-1960 nm.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def open_cube(source: CubeSource) -> ReferenceCube:
     cube = _from_scene(source) if level is None else _from_matlab(open_matlab(path, level), source)
     bands = cube.bands
     if source.bad is not None:
-        listed = _listed(source.bad, len(bands), of=f"{source.uri}: bad bands")
+        listed = band_numbers(source.bad, len(bands), of=f"{source.uri}: bad bands")
         bands = bands.mark_bad(np.isin(bands.source_band, listed))
     if source.absorption:
         bands = bands.mark_bad(absorbed(bands))
@@ -108,10 +108,28 @@ def open_cube(source: CubeSource) -> ReferenceCube:
     return replace(cube, bands=bands)
 
 
+def band_numbers(text: str, size: int, *, of: str) -> list[int]:
+    """0-based numbers of a 1-based list such as `1-6,33`.
+
+    Raises
+    ------
+    InputRejected
+        If it is no such list, or a number is above `size`; `of` says whose list it is.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        last = last or first
+        if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= size):
+            raise InputRejected(
+                f"{of} {part.strip()!r}: expected numbers or ranges between 1 and {size}, such as 1-6,33"
+            )
+        found += range(int(first) - 1, int(last))
+    return found
+
+
 def _from_scene(source: CubeSource) -> ReferenceCube:
-    scene = open_scene(
-        Source(uri=source.uri, variable=source.variable, wavelengths=source.wavelengths, crs=source.crs)
-    )
+    scene = open_scene(Source(uri=source.uri, variable=source.variable, wavelengths=source.wavelengths, crs=source.crs))
     _refuse_large(source.uri, scene.cube.shape)
     height, width = scene.geobox.shape
     values = scene.read((slice(0, height), slice(0, width)))
@@ -184,11 +202,13 @@ def _table(file: MatlabFile, n_bands: int, source: CubeSource) -> BandTable:
                 f"{file.path}: no wavelengths in the file; give a table with --wavelengths FILE.csv (columns: center_nm, "
                 "optionally fwhm_nm and good), or the numbers separated by commas"
             )
-        table = BandTable(wavelength=tuple(float(v) for v in np.ravel(file.read(name))), fwhm=None, good=None, unit=None)
+        table = BandTable(
+            wavelength=tuple(float(v) for v in np.ravel(file.read(name))), fwhm=None, good=None, unit=None
+        )
     else:
         table = read_table(source.wavelengths)
     if source.table_rows is not None:
-        rows = _listed(source.table_rows, len(table.wavelength), of=f"{source.wavelengths}: rows")
+        rows = band_numbers(source.table_rows, len(table.wavelength), of=f"{source.wavelengths}: rows")
         table = BandTable(
             wavelength=tuple(table.wavelength[row] for row in rows),
             fwhm=None if table.fwhm is None else tuple(table.fwhm[row] for row in rows),
@@ -201,17 +221,6 @@ def _table(file: MatlabFile, n_bands: int, source: CubeSource) -> BandTable:
             f"{len(table.wavelength)} wavelengths; one per band is expected, in file order (or the axes are others)"
         )
     return table
-
-
-def _listed(text: str, size: int, *, of: str) -> list[int]:
-    """0-based numbers of a list such as `1-6,33`."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or not (last or first).isdigit() or not 1 <= int(first) <= int(last or first) <= size:
-            raise InputRejected(f"{of} {part.strip()!r}: expected numbers or ranges between 1 and {size}, such as 1-6,33")
-        found += range(int(first) - 1, int(last or first))
-    return found
 
 
 def _refuse_large(uri: str, shape: tuple[int, ...]) -> None:

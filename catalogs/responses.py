@@ -123,7 +123,7 @@ def _table(gsd_m: float, *rows: tuple[str, float, float] | tuple[str, float, flo
 
 def _limits(gsd_m: float, *rows: tuple[str, float, float] | tuple[str, float, float, float]) -> dict[str, Response]:
     """The same of rows that give lower and upper limit instead of center and width."""
-    return _table(gsd_m, *((row[0], (row[1] + row[2]) / 2, row[2] - row[1], *row[3:]) for row in rows))  # type: ignore[arg-type]
+    return _table(gsd_m, *((row[0], (row[1] + row[2]) / 2, row[2] - row[1], *row[3:]) for row in rows))
 
 
 _SENTINEL_2A = _table(

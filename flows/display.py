@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -125,6 +126,29 @@ class Display:
             )
         self._out.print(table)
 
+    def show_evaluation(self, record: dict[str, Any]) -> None:
+        """A table of all rows and their means."""
+        table = Table(
+            "cube", "ratio", "MSI", "noise (dB)", "network", "PSNR (dB)", "PSNR max", "SAM (deg)", "ERGAS", "SSIM", "RMSE",
+            "CC", "s", "MB", box=None, pad_edge=False,
+        )  # fmt: skip
+        for row in [*record["rows"], *record["means"]]:
+            hsi_db, msi_db = row["hsi_snr_db"], row["msi_snr_db"]
+            noise = "none" if hsi_db is None and msi_db is None else f"{_number(hsi_db)}/{_number(msi_db)}"
+            head = row["cube"], str(row["ratio"]), row["msi"], noise, row["method"]
+            if "psnr_db" not in row:
+                table.add_row(*head, f"[yellow]{escape(row['error'] or 'failed')}[/yellow]")
+                continue
+            digits = {"psnr_db": 2, "psnr_max_db": 2, "sam_deg": 3, "ergas": 3, "ssim": 4, "rmse": 4, "cc": 4,
+                      "seconds": 2, "peak_mb": 0}  # fmt: skip
+            style = "bold" if row["cube"] == "mean" else None
+            table.add_row(
+                *head, *("-" if row[key] is None else f"{row[key]:.{n}f}" for key, n in digits.items()), style=style
+            )
+        self._out.print(table)
+        if record["figure"] is not None:
+            self._row("figure", record["figure"])
+
     def show_weights(self, record: dict[str, Any]) -> None:
         """A converted weight file in a few lines."""
         card = record["card"]
@@ -137,3 +161,7 @@ class Display:
 
     def _row(self, name: str, value: str) -> None:
         self._out.print(f"[bold]{name:14}[/bold]{value}", highlight=False)
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"

@@ -6,10 +6,11 @@ A method that fails on a cube is a row that says why; the others go on.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,9 +31,19 @@ from pipeline.simulate import Protocol, SimulatedPair
 
 log = logging.getLogger(__name__)
 
-Case = Callable[[Protocol], SimulatedPair]
-"""One place, as a protocol shows it to the methods."""
 _SAMPLING_S = 0.01  # between two looks at the memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One place under one protocol, not yet read."""
+
+    cube: str
+    """Name for tables."""
+    protocol: Protocol
+    """How the pair is made."""
+    make: Callable[[], SimulatedPair]
+    """Reads or simulates the pair."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,11 +74,14 @@ class Row:
     """Time of the fusion."""
     peak_bytes: int = 0
     """Memory of the fusion."""
+    unit: float = 1.0
+    """Step of the cube's own unit per unit of the truth."""
     error: str | None = None
     """Why it failed."""
 
     def to_json(self) -> dict[str, Any]:
-        """Flat record; the protocol by what varies within an evaluation."""
+        """Flat record, with what of the protocol varies within an evaluation; a score that is not finite is None."""
+        scores = {} if self.scores is None else self.scores.to_json()
         return {
             "cube": self.cube,
             "method": self.method,
@@ -75,7 +89,8 @@ class Row:
             "msi": self.protocol.msi,
             "hsi_snr_db": self.protocol.hsi_snr_db,
             "msi_snr_db": self.protocol.msi_snr_db,
-            **({} if self.scores is None else self.scores.to_json()),
+            **{key: value if math.isfinite(value) else None for key, value in scores.items()},
+            **({"rmse_own_unit": self.scores.rmse * self.unit} if self.scores is not None else {}),
             "seconds": round(self.seconds, 3),
             "peak_mb": round(self.peak_bytes / 1e6, 1),
             "error": self.error,
@@ -147,40 +162,61 @@ def score(fused: NDArray[np.float32], pair: SimulatedPair) -> Scores:
 
 
 def evaluate(
-    cases: Mapping[str, Case],
+    trials: Sequence[Trial],
     methods: Sequence[str],
-    protocols: Sequence[Protocol],
     *,
     weights: Mapping[str, Path] | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> list[Row]:
-    """A row for every case, protocol and method, in this order."""
+    """A row for every trial and method, in this order.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+    methods : sequence of str
+    weights : mapping of str to Path, optional
+        Trained weights by method.
+    device : str
+        A torch device.
+    progress : Progress
+
+    Returns
+    -------
+    list of Row
+        A pair that cannot be made, and a method that fails on it, are rows with the reason.
+    """
     rows: list[Row] = []
-    total = len(cases) * len(protocols) * len(methods)
-    for cube, case in cases.items():
-        for protocol in protocols:
-            try:
-                pair = case(protocol)
-            except (InputRejected, ValueError) as error:
-                rows += [Row(cube=cube, method=name, protocol=protocol, error=_sentence(error)) for name in methods]
-                continue
-            for name in methods:
-                rows.append(_row(cube, name, protocol, pair, weights=(weights or {}).get(name), device=device))
-                progress("evaluate", len(rows), total)
+    for trial in trials:
+        try:
+            pair = trial.make()
+        except InputRejected as error:
+            log.warning("%s", error)
+            rows += [Row(cube=trial.cube, method=m, protocol=trial.protocol, error=str(error)) for m in methods]
+            continue
+        for name in methods:
+            rows.append(_row(trial, name, pair, weights=(weights or {}).get(name), device=device))
+            progress("evaluate", len(rows), len(trials) * len(methods))
     return rows
 
 
-def _row(cube: str, name: str, protocol: Protocol, pair: SimulatedPair, *, weights: Path | None, device: str) -> Row:
+def _row(trial: Trial, name: str, pair: SimulatedPair, *, weights: Path | None, device: str) -> Row:
     try:
         fused = fuse_whole(name, pair, weights=weights, device=device)
         scores = score(fused.image, pair)
     # Whatever a method raises is its result on this cube; it must not end the comparison of the others.
     except Exception as error:  # noqa: BLE001
-        log.warning("%s on %s: %s", name, cube, _sentence(error))
-        return Row(cube=cube, method=name, protocol=protocol, error=_sentence(error))
+        told = " ".join(str(error).split()) or type(error).__name__
+        log.warning("%s on %s: %s", name, trial.cube, told)
+        return Row(cube=trial.cube, method=name, protocol=trial.protocol, error=told)
     return Row(
-        cube=cube, method=name, protocol=protocol, scores=scores, seconds=fused.seconds, peak_bytes=fused.peak_bytes
+        cube=trial.cube,
+        method=name,
+        protocol=trial.protocol,
+        scores=scores,
+        seconds=fused.seconds,
+        peak_bytes=fused.peak_bytes,
+        unit=pair.unit,
     )
 
 
@@ -193,8 +229,9 @@ def means(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for (protocol, name), group in groups.items():
         done = [row for row in group if row.scores is not None]
         record = Row(cube="mean", method=name, protocol=protocol).to_json()
-        for key in asdict(done[0].scores) if done and done[0].scores else ():
-            record[key] = float(np.mean([getattr(row.scores, key) for row in done]))
+        for key in [*(field.name for field in fields(Scores)), "rmse_own_unit"] if done else ():
+            values = [value for row in done if (value := row.to_json()[key]) is not None]
+            record[key] = float(np.mean(values)) if values else None
         record["seconds"] = round(float(np.mean([row.seconds for row in done])), 3) if done else None
         record["peak_mb"] = round(max(row.peak_bytes for row in done) / 1e6, 1) if done else None
         record["cubes"] = len(done)
@@ -230,10 +267,6 @@ def _to_symmetric_range(hsi: torch.Tensor, msi: torch.Tensor) -> Callable[[torch
     for image in (hsi, msi):
         image.sub_(low).mul_(2.0 / (high - low)).sub_(1.0)
     return lambda fused: (fused + 1.0) * ((high - low) / 2.0) + low
-
-
-def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class _Cost:

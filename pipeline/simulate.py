@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 Cube = NDArray[np.float32]
 MIN_COVERAGE = 0.5
 """An MSI band of whose response less than this lies under good HSI bands is left out."""
+_MIN_SCORED = 4  # coarse pixels inside the rim along each axis
 _TOUCHED = 1e-3  # of a coarse pixel's PSF: more of it over a hole makes the pixel invalid
 
 
@@ -206,6 +207,23 @@ def blurred(fine: Cube, step: int, mtf_nyquist: float) -> Cube:
     return _degraded(fine, step, mtf_sigma_px(step, mtf_nyquist))
 
 
+def refuse_small(truth: Cube, protocol: Protocol, name: str) -> None:
+    """Refuse a truth, shape (band, y, x), of which too little would be scored.
+
+    Raises
+    ------
+    InputRejected
+        If fewer than four coarse pixels are left inside the rim along an axis.
+    """
+    height, width = truth.shape[1:]
+    least = protocol.ratio * (2 * protocol.rim_px + _MIN_SCORED)
+    if min(height, width) < least:
+        raise InputRejected(
+            f"{name}: {height} x {width} whole pixels, expected at least {least} x {least} for ratio {protocol.ratio}; "
+            "give a larger image or a smaller ratio"
+        )
+
+
 def _degraded(fine: Cube, step: int, sigma_px: float) -> Cube:
     # `degrade` repeats the outermost pixel; mirroring is the protocol's, so a mirrored margin is added and cut off.
     margin = math.ceil((BLUR_REACH * sigma_px + step / 2) / step)
@@ -231,7 +249,8 @@ def _coarse(truth: Cube, protocol: Protocol) -> Cube:
     along /= along.sum()
     n_bands, height, width = truth.shape
     blocks = truth.reshape(n_bands, height // ratio, ratio, width // ratio, ratio)
-    return np.einsum("byixj,i,j->byx", blocks, along, along).astype(np.float32)
+    coarse: Cube = np.einsum("byixj,i,j->byx", blocks, along, along).astype(np.float32)
+    return coarse
 
 
 def _noisy(image: Cube, snr_db: float | None, rng: np.random.Generator) -> Cube:
@@ -239,18 +258,15 @@ def _noisy(image: Cube, snr_db: float | None, rng: np.random.Generator) -> Cube:
         return image
     power = np.nanmean(image.astype(np.float64) ** 2, axis=(1, 2), keepdims=True)
     noise = rng.standard_normal(image.shape) * np.sqrt(power / 10 ** (snr_db / 10))
-    return (image + noise).astype(np.float32)
+    noisy: Cube = (image + noise).astype(np.float32)
+    return noisy
 
 
 def _whole_pixels(values: Cube, step: int, protocol: Protocol, name: str) -> Cube:
     height, width = (size // step * step for size in values.shape[1:])
-    least = protocol.ratio * (2 * protocol.rim_px + 4)
-    if min(height, width) < least:
-        raise InputRejected(
-            f"{name}: {values.shape[1]} x {values.shape[2]} pixels, expected at least {least} x {least} for ratio "
-            f"{protocol.ratio}; give a larger cube or a smaller ratio"
-        )
-    return values[:, :height, :width].astype(np.float32)
+    whole: Cube = values[:, :height, :width].astype(np.float32)
+    refuse_small(whole, protocol, name)
+    return whole
 
 
 def _scaled(truth: Cube, protocol: Protocol, name: str) -> tuple[Cube, float]:
