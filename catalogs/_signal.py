@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from catalogs.bands import Bands
 from catalogs.errors import InputRejected
 
-USABLE_NM = (400.0, 2420.0)
+USABLE_NM = (400.0, 2410.0)
 """Below and above, sensors of the reflected sun see mostly noise."""
-WATER_VAPOR_NM = ((1350.0, 1450.0), (1800.0, 1960.0))
+WATER_VAPOR_NM = ((1350.0, 1450.0), (1805.0, 1960.0))
 """The two ranges where the water vapor of the atmosphere leaves nothing of the ground."""
 
 

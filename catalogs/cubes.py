@@ -2,7 +2,7 @@
 
 A cube comes from any address that `catalogs.sensors.open_scene` understands, or from a MATLAB file. A band is good if
 neither the file nor the user calls it bad, it carries signal (not empty, constant, or clipped in most pixels), and its
-center lies in 400-2420 nm outside the two water vapor bands, 1350-1450 and 1800-1960 nm.
+center lies in 400-2410 nm outside the two water vapor bands, 1350-1450 and 1805-1960 nm.
 """
 
 from __future__ import annotations

@@ -187,7 +187,8 @@ SETS = {
         BandSet(name="wv3-16", responses=_pick(_WORLDVIEW_3), one_gsd=False),
         BandSet(name="superdove-8", responses=_pick(_SUPERDOVE)),
         BandSet(name="qb-4", responses=_pick(_QUICKBIRD)),
-        BandSet(name="pan", responses=_pick(_WORLDVIEW_2, "Pan")),
+        # A panchromatic response is flat and wide: a Gaussian of its width would reach far beyond its limits.
+        BandSet(name="pan", responses=_pick(_WORLDVIEW_2, "Pan"), shape="box"),
     )
 }
 """Band sets by name; `s2-6` and `s2-10` differ in sampling too: `s2-10` and `s2-6gsd` keep the 20 m bands at 20 m."""

@@ -16,6 +16,10 @@ from rich.table import Table
 log = logging.getLogger(__name__)
 
 _LOG_SECONDS = 10.0
+_MEASURES = {
+    "psnr_db": ("PSNR (dB)", 2), "psnr_max_db": ("PSNR max (dB)", 2), "sam_deg": ("SAM (deg)", 3), "ergas": ("ERGAS", 3),
+    "ssim": ("SSIM", 4), "rmse": ("RMSE", 4), "cc": ("CC", 4), "seconds": ("s", 2), "peak_mb": ("MB", 0),
+}  # fmt: skip
 
 
 class Display:
@@ -127,25 +131,27 @@ class Display:
         self._out.print(table)
 
     def show_evaluation(self, record: dict[str, Any]) -> None:
-        """A table of all rows and their means."""
-        table = Table(
-            "cube", "ratio", "MSI", "noise (dB)", "network", "PSNR (dB)", "PSNR max", "SAM (deg)", "ERGAS", "SSIM", "RMSE",
-            "CC", "s", "MB", box=None, pad_edge=False,
-        )  # fmt: skip
-        for row in [*record["rows"], *record["means"]]:
-            hsi_db, msi_db = row["hsi_snr_db"], row["msi_snr_db"]
-            noise = "none" if hsi_db is None and msi_db is None else f"{_number(hsi_db)}/{_number(msi_db)}"
-            head = row["cube"], str(row["ratio"]), row["msi"], noise, row["method"]
-            if "psnr_db" not in row:
-                table.add_row(*head, f"[yellow]{escape(row['error'] or 'failed')}[/yellow]")
-                continue
-            digits = {"psnr_db": 2, "psnr_max_db": 2, "sam_deg": 3, "ergas": 3, "ssim": 4, "rmse": 4, "cc": 4,
-                      "seconds": 2, "peak_mb": 0}  # fmt: skip
-            style = "bold" if row["cube"] == "mean" else None
-            table.add_row(
-                *head, *("-" if row[key] is None else f"{row[key]:.{n}f}" for key, n in digits.items()), style=style
-            )
-        self._out.print(table)
+        """A table of rows and their means for each protocol."""
+        for protocol in record["protocols"]:
+            hsi_db, msi_db = protocol["hsi_snr_db"], protocol["msi_snr_db"]
+            noise = "no noise" if hsi_db is msi_db is None else f"noise {_shown(hsi_db)} / {_shown(msi_db)} dB"
+            table = Table(
+                "cube", "network", *(title for title, _ in _MEASURES.values()), box=None, pad_edge=False,
+                title=f"ratio {protocol['ratio']}, MSI {protocol['msi']}, {noise}", title_justify="left",
+            )  # fmt: skip
+            failures = []
+            for row in (*record["rows"], *record["means"]):
+                if any(row[key] != protocol[key] for key in ("ratio", "msi", "hsi_snr_db", "msi_snr_db")):
+                    continue
+                if row["error"]:
+                    failures.append(f"{row['cube']}, {row['method']}: {row['error']}")
+                if row.get("cubes") != 1:  # the mean over one cube is its row
+                    cells = [_shown(row.get(key), digits) for key, (_, digits) in _MEASURES.items()]
+                    table.add_row(row["cube"], row["method"], *cells, style="bold" if row["cube"] == "mean" else None)
+            self._out.print(table)
+            for failure in failures:
+                self._out.print(f"[yellow]{escape(failure)}[/yellow]", highlight=False)
+            self._out.print()
         if record["figure"] is not None:
             self._row("figure", record["figure"])
 
@@ -163,5 +169,7 @@ class Display:
         self._out.print(f"[bold]{name:14}[/bold]{value}", highlight=False)
 
 
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:g}"
+def _shown(value: float | None, digits: int | None = None) -> str:
+    if value is None:
+        return "none" if digits is None else "-"
+    return f"{value:g}" if digits is None else f"{value:.{digits}f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pipeline.evaluate import Trial
     from pipeline.simulate import Protocol
 
+_PROTOCOL_OPTIONS = ("ratio", "msi", "noise", "seed")
+_CUBE_OPTIONS = ("variable", "axes", "rows", "wavelengths", "crs")
 _NOISE = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)|none")
 
 
@@ -110,7 +113,8 @@ def _trials(options: argparse.Namespace) -> list[Trial]:
     if options.preset is not None:
         if options.data is None or options.cubes:
             raise UsageError(f"--preset {options.preset} wants the folder of its cubes, --data DIR, and no other cubes")
-        if given := [key for key in ("ratio", "msi", "noise", "seed") if getattr(options, key) is not None]:
+        fixed = _PROTOCOL_OPTIONS if options.preset == "aviris-172" else _PROTOCOL_OPTIONS + _CUBE_OPTIONS
+        if given := [key for key in fixed if getattr(options, key) is not None]:
             raise UsageError(
                 f"--{given[0]} is fixed by --preset {options.preset}; leave it out, or name the cubes instead"
             )
@@ -118,20 +122,22 @@ def _trials(options: argparse.Namespace) -> list[Trial]:
     if not options.cubes:
         raise UsageError("name cubes or HSI,MSI pairs, or a preset with --preset NAME --data DIR")
     protocols = _protocols(options)
+    # A real pair has its own bands and noise, and unless it is told its own ratio.
+    ratios = [None] if options.ratio is None else list(dict.fromkeys(protocol.ratio for protocol in protocols))
     trials: list[Trial] = []
-    for address in options.cubes:
+    for address, label in zip(options.cubes, _labels(options.cubes), strict=True):
         hsi, comma, msi = address.partition(",")
         if comma and not Path(address).exists():
-            trials.append(reduced_trial(hsi, msi, ratio=None if options.ratio is None else protocols[0].ratio))
+            trials += [reduced_trial(hsi, msi, ratio=ratio) for ratio in ratios]
         else:
-            trials += cube_trials(_of(like, address), protocols)
+            trials += cube_trials(replace(like, uri=address), protocols, name=label)
     return trials
 
 
-def _of(like: CubeSource, address: str) -> CubeSource:
-    from dataclasses import replace  # noqa: PLC0415
-
-    return replace(like, uri=address)
+def _labels(addresses: list[str]) -> list[str]:
+    """The stem of each file, its whole address where two share it; of a glob, the folder."""
+    stems = [Path(a).parent.name if "*" in a and Path(a).parent.name else Path(a).stem for a in addresses]
+    return [a if stems.count(stem) > 1 else stem for a, stem in zip(addresses, stems, strict=True)]
 
 
 def _protocols(options: argparse.Namespace) -> list[Protocol]:

@@ -5,7 +5,6 @@ A method that fails on a cube is a row that says why; the others go on.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -21,15 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import max_pool2d, pad
 
-from catalogs.errors import InputRejected
+from catalogs.errors import ExpectedSkip, HyperFuseError, InputRejected
 from catalogs.networks import read_card
 from models import FusionModel, ModelSpec, Observed, available, method
 from models._weights import load_weights
 from pipeline.progress import Progress, silent
 from pipeline.quality import Comparison, Scores
 from pipeline.simulate import Protocol, SimulatedPair
-
-log = logging.getLogger(__name__)
 
 _SAMPLING_S = 0.01  # between two looks at the memory
 
@@ -43,7 +40,16 @@ class Trial:
     protocol: Protocol
     """How the pair is made."""
     make: Callable[[], SimulatedPair]
-    """Reads or simulates the pair."""
+    """Reads or simulates the pair; raises `InputRejected` or `ExpectedSkip` if that cannot be done."""
+
+    @classmethod
+    def refused(cls, cube: str, protocol: Protocol, error: HyperFuseError) -> Trial:
+        """A place that is known to be of no use before it is read."""
+
+        def make() -> SimulatedPair:
+            raise error
+
+        return cls(cube=cube, protocol=protocol, make=make)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -185,18 +191,26 @@ def evaluate(
     -------
     list of Row
         A pair that cannot be made, and a method that fails on it, are rows with the reason.
+
+    Raises
+    ------
+    InputRejected, ExpectedSkip
+        If no pair can be made: the reason of the first.
     """
     rows: list[Row] = []
+    refusals: list[HyperFuseError] = []
     for trial in trials:
         try:
             pair = trial.make()
-        except InputRejected as error:
-            log.warning("%s", error)
+        except (InputRejected, ExpectedSkip) as error:
+            refusals.append(error)
             rows += [Row(cube=trial.cube, method=m, protocol=trial.protocol, error=str(error)) for m in methods]
             continue
         for name in methods:
             rows.append(_row(trial, name, pair, weights=(weights or {}).get(name), device=device))
             progress("evaluate", len(rows), len(trials) * len(methods))
+    if refusals and len(refusals) == len(trials):
+        raise refusals[0]
     return rows
 
 
@@ -207,7 +221,6 @@ def _row(trial: Trial, name: str, pair: SimulatedPair, *, weights: Path | None, 
     # Whatever a method raises is its result on this cube; it must not end the comparison of the others.
     except Exception as error:  # noqa: BLE001
         told = " ".join(str(error).split()) or type(error).__name__
-        log.warning("%s on %s: %s", name, trial.cube, told)
         return Row(cube=trial.cube, method=name, protocol=trial.protocol, error=told)
     return Row(
         cube=trial.cube,

@@ -35,7 +35,10 @@ CUBES = {
         table_rows="4-107,113-153,167-219",
     ),
     "san-diego": CubeSource(
-        uri="san_diego/Sandiego_224.mat", variable="data", wavelengths=_AVIRIS, bad="1,107-113,153-166,224"
+        uri="san_diego/Sandiego_224.mat",
+        variable="data",
+        wavelengths=_AVIRIS,
+        bad="1-6,33-35,97,107-113,153-166,221-224",
     ),
     "berlin-enmap": CubeSource(uri="berlin_urban_gradient/pairA/EnMAP_BerlinUrbanGradient.bsq"),
     "neon-harv": CubeSource(
@@ -123,10 +126,9 @@ def preset_trials(name: str, data: Path, *, like: CubeSource | None = None) -> l
     return [trial for cube, source in there.items() for trial in cube_trials(source, protocols, name=cube)]
 
 
-def cube_trials(source: CubeSource, protocols: Sequence[Protocol], *, name: str | None = None) -> list[Trial]:
+def cube_trials(source: CubeSource, protocols: Sequence[Protocol], *, name: str) -> list[Trial]:
     """A trial of one cube under each protocol; the cube is read when the first is made."""
-    label = name or Path(source.uri).stem or source.uri
-    return [Trial(cube=label, protocol=p, make=partial(_simulated, source, p, label)) for p in protocols]
+    return [Trial(cube=name, protocol=p, make=partial(_simulated, source, p, name)) for p in protocols]
 
 
 @lru_cache(maxsize=1)
@@ -151,16 +153,21 @@ def _aviris_trials(data: Path, like: CubeSource, protocols: Sequence[Protocol]) 
     trials = []
     for image in images:
         source = replace(like, uri=str(image), absorption=False)
-        _, height, width = _opened(source).values.shape
+        try:
+            _, height, width = _opened(source).values.shape
+        except InputRejected as error:
+            trials += [Trial.refused(image.stem, protocol, error) for protocol in protocols]
+            continue
         corners = [
             (row, col)
             for row in range(0, height - AVIRIS_TILE_PX + 1, AVIRIS_TILE_PX)
             for col in range(0, width - AVIRIS_TILE_PX + 1, AVIRIS_TILE_PX)
         ]
         if not corners:
-            raise InputRejected(
+            small = InputRejected(
                 f"{image}: {height} x {width} pixels, expected at least one tile of {AVIRIS_TILE_PX} x {AVIRIS_TILE_PX}"
             )
+            trials += [Trial.refused(image.stem, protocol, small) for protocol in protocols]
         for protocol in protocols:
             for number, corner in enumerate(corners):
                 make: Callable[[], SimulatedPair] = partial(_aviris_tile, source, protocol, corner)

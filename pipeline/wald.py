@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from catalogs.errors import InputRejected
+from catalogs.errors import ExpectedSkip, InputRejected
 from catalogs.pairs import ScenePair
 from catalogs.scene import Window
 from catalogs.sensors import Source, open_scene, sensor_module
@@ -44,12 +45,16 @@ def reduced_trial(hsi: str, msi: str, *, ratio: int | None = None) -> Trial:
     ratio : int, optional
         Fine pixels per coarse pixel; the rounded ratio of the ground sampling distances unless given.
 
-    Raises
-    ------
-    InputRejected, ExpectedSkip
-        If the scenes cannot be opened, or do not make a pair.
+    Returns
+    -------
+    Trial
+        Scenes that cannot be opened or do not make a pair are refused when it is made.
     """
-    pair = ScenePair(hsi=open_scene(Source(uri=hsi)), msi=open_scene(Source(uri=msi)))
+    try:
+        pair = ScenePair(hsi=open_scene(Source(uri=hsi)), msi=open_scene(Source(uri=msi)))
+    except (InputRejected, ExpectedSkip) as error:
+        unread = Protocol(ratio=ratio or 4, msi=OWN_BANDS, hsi_snr_db=None, msi_snr_db=None)
+        return Trial.refused(f"{Path(hsi).stem} + {Path(msi).stem}", unread, error)
     protocol = reduced_protocol(pair, ratio)
     name = f"{pair.hsi.name} + {pair.msi.name}"
     return Trial(cube=name, protocol=protocol, make=partial(reduced, pair, protocol, align=AlignConfig()))
