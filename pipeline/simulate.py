@@ -126,45 +126,27 @@ def simulate(cube: ReferenceCube, protocol: Protocol) -> SimulatedPair:
     UsageError
         If there is no such band set.
     InputRejected
-        If the cube is smaller than what is scored, or covers no band of the MSI.
+        If the cube is smaller than what is scored, holds too little, or covers no band of the MSI.
 
     References
     ----------
     Wald, Ranchin & Mangolini (1997), Fusion of satellite images of different spatial resolutions, PE&RS 63(6), 691-699.
     """
-    bands = band_set(protocol.msi)
-    weights, coverage = bands.weights(cube.bands)
-    seen = np.flatnonzero(coverage >= MIN_COVERAGE)
-    left_out = [
-        f"{response.name} ({share:.0%} covered)"
-        for response, share in zip(bands.responses, coverage, strict=True)
-        if share < MIN_COVERAGE
-    ]
-    if not seen.size:
-        raise InputRejected(
-            f"{cube.name}: its good bands cover none of {protocol.msi} ({', '.join(left_out)}); choose another --msi"
-        )
-    notes = (f"{cube.name}: left out of {protocol.msi}: {', '.join(left_out)}",) if left_out else ()
-    for note in notes:
-        log.warning("%s", note)
+    responses = _seen(cube, protocol)
     good = np.flatnonzero(cube.bands.good)
-    steps = tuple(bands.steps[k] for k in seen)
+    steps = responses.steps
     truth = _whole_pixels(cube.values[good], math.lcm(protocol.ratio, *steps), protocol, cube.name)
     truth, unit = _scaled(truth, protocol, cube.name)
-    weights = weights[np.ix_(seen, good)]
-    hsi = _coarse(truth, protocol)
-    planes = np.einsum("kc,cyx->kyx", weights, truth).astype(np.float32)
-    own = [plane[None] if step == 1 else blurred(plane[None], step, protocol.mtf_nyquist)
-           for plane, step in zip(planes, steps, strict=True)]  # fmt: skip
+    weights = responses.weights[:, good]
     rng = np.random.default_rng(protocol.seed)
-    hsi = _noisy(hsi, protocol.hsi_snr_db, rng)
-    msi = np.concatenate([
-        _noisy(image, protocol.msi_snr_db, rng).repeat(step, axis=1).repeat(step, axis=2)
-        for image, step in zip(own, steps, strict=True)
-    ])  # fmt: skip
+    hsi = _noisy(_coarse(truth, protocol), protocol.hsi_snr_db, rng)
+    msi = _multispectral(truth, weights, steps, protocol, rng)
     # A pixel that the PSF mixes with a hole is known to nobody, so no method is scored there.
-    hole = np.isnan(hsi).any(axis=0).repeat(protocol.ratio, axis=0).repeat(protocol.ratio, axis=1)
-    truth[:, hole] = np.nan
+    hole = np.isnan(hsi).any(axis=0)
+    if hole.all():
+        raise InputRejected(f"{cube.name}: the PSF touches a hole everywhere; give a cube with fewer holes")
+    truth[:, hole.repeat(protocol.ratio, axis=0).repeat(protocol.ratio, axis=1)] = np.nan
+    sigmas = tuple(0.0 if step == 1 else mtf_sigma_px(step, protocol.mtf_nyquist) for step in steps)
     return SimulatedPair(
         name=cube.name,
         truth=truth,
@@ -172,18 +154,16 @@ def simulate(cube: ReferenceCube, protocol: Protocol) -> SimulatedPair:
         msi=msi,
         observed=Observed(
             hsi_bands=len(good),
-            msi_bands=len(seen),
+            msi_bands=len(steps),
             ratio=protocol.ratio,
             psf_sigma_px=protocol.sigma_px,
             srf=tuple(tuple(float(w) for w in row) for row in weights),
-            msi_steps=() if max(steps) == 1 else steps,
-            msi_sigma_px=()
-            if max(steps) == 1
-            else tuple(0.0 if step == 1 else mtf_sigma_px(step, protocol.mtf_nyquist) for step in steps),
+            msi_steps=steps if max(steps) > 1 else (),
+            msi_sigma_px=sigmas if max(steps) > 1 else (),
         ),
         rim_px=protocol.rim_px,
         unit=unit,
-        notes=notes,
+        notes=responses.notes,
     )
 
 
@@ -240,6 +220,49 @@ def _degraded(fine: Cube, step: int, sigma_px: float) -> Cube:
     return np.ascontiguousarray(seen)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Seen:
+    """The bands of the MSI that the cube covers."""
+
+    weights: NDArray[np.float64]
+    """Shape (c, band), over all bands of the cube."""
+    steps: tuple[int, ...]
+    """Fine pixels per own pixel of each."""
+    notes: tuple[str, ...]
+    """Which were left out."""
+
+
+def _seen(cube: ReferenceCube, protocol: Protocol) -> _Seen:
+    bands = band_set(protocol.msi)
+    weights, coverage = bands.weights(cube.bands)
+    seen = coverage >= MIN_COVERAGE
+    left_out = ", ".join(
+        f"{response.name} ({share:.0%} covered)"
+        for response, share in zip(bands.responses, coverage, strict=True)
+        if share < MIN_COVERAGE
+    )
+    if not seen.any():
+        raise InputRejected(
+            f"{cube.name}: its good bands cover none of {protocol.msi}: {left_out}; choose another set of bands"
+        )
+    notes = (f"{cube.name}: left out of {protocol.msi}: {left_out}",) if left_out else ()
+    for note in notes:
+        log.warning("%s", note)
+    return _Seen(weights=weights[seen], steps=tuple(int(s) for s in np.array(bands.steps)[seen]), notes=notes)
+
+
+def _multispectral(
+    truth: Cube, weights: NDArray[np.float64], steps: tuple[int, ...], protocol: Protocol, rng: np.random.Generator
+) -> Cube:
+    """The MSI with its noise, which belongs to a band's own pixels: it is added before they become blocks."""
+    planes = np.einsum("kc,cyx->kyx", weights, truth).astype(np.float32)
+    bands = []
+    for k, step in enumerate(steps):
+        own = planes[k : k + 1] if step == 1 else blurred(planes[k : k + 1], step, protocol.mtf_nyquist)
+        bands.append(_noisy(own, protocol.msi_snr_db, rng).repeat(step, axis=1).repeat(step, axis=2))
+    return np.concatenate(bands)
+
+
 def _coarse(truth: Cube, protocol: Protocol) -> Cube:
     """The HSI without noise."""
     if protocol.psf == "gaussian":
@@ -272,10 +295,9 @@ def _whole_pixels(values: Cube, step: int, protocol: Protocol, name: str) -> Cub
 def _scaled(truth: Cube, protocol: Protocol, name: str) -> tuple[Cube, float]:
     """The truth in the protocol's range, and one unit of it in the cube's own unit."""
     finite = truth[np.isfinite(truth)]
-    if not finite.size or finite.max() <= max(finite.min(), 0.0):
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if protocol.scale == "percentile" and finite.size:
+        low, high = 0.0, float(np.percentile(finite, 99.9))
+    if not high > low:
         raise InputRejected(f"{name}: has no sample above 0 that differs from others; there is nothing to score")
-    if protocol.scale == "percentile":
-        high = float(np.percentile(finite, 99.9))
-        return truth / np.float32(high), high
-    low, high = float(finite.min()), float(finite.max())
     return (truth - np.float32(low)) / np.float32(high - low), high - low
