@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catalogs.cubes import CubeSource
 from catalogs.errors import InputRejected, UsageError
 from flows.display import Display
 
@@ -99,6 +98,7 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
 
 
 def _trials(options: argparse.Namespace) -> list[Trial]:
+    from catalogs.cubes import CubeSource  # noqa: PLC0415 (h5py and xarray, likewise)
     from pipeline.presets import cube_trials, preset_trials  # noqa: PLC0415
     from pipeline.wald import reduced_trial  # noqa: PLC0415
 

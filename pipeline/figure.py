@@ -16,7 +16,7 @@ from pipeline.simulate import Protocol
 
 # Okabe & Ito (2008): colors that all readers can tell apart.
 _COLORS = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")
-_MEASURES = (("psnr_db", "PSNR (dB), higher is better"), ("sam_deg", "SAM (deg), lower is better"))
+_MEASURES = (("psnr_db", "PSNR (dB), higher is better, axis cut"), ("sam_deg", "SAM (deg), lower is better"))
 _MAX_CUBES = 24
 """More cubes than this cannot be read side by side: then the means alone are drawn."""
 
