@@ -134,7 +134,7 @@ def fuse_whole(name: str, pair: SimulatedPair, *, weights: Path | None = None, d
     """
     chosen, tensors, options = method(name), None, {}
     if weights is not None:
-        options, tensors = dict(read_card(weights).options), load_weights(weights)
+        options, tensors = _checked_options(name, pair.observed, weights), load_weights(weights)
     spec = chosen.specify(pair.observed, **options)
     if spec.needs_weights and tensors is None:
         raise InputRejected(f"{name} means nothing without trained weights; give a file with --weights {name}=FILE")
@@ -251,6 +251,19 @@ def means(rows: Sequence[Row]) -> list[dict[str, Any]]:
         record["error"] = f"failed on {len(group) - len(done)} of {len(group)}" if len(done) < len(group) else None
         found.append(record)
     return found
+
+
+def _checked_options(name: str, observed: Observed, weights: Path) -> dict[str, Any]:
+    """Options of the architecture that the weights were trained for, if that is this method on such pairs."""
+    card = read_card(weights)
+    wanted = (name, observed.hsi_bands, observed.msi_bands, observed.ratio)
+    found = (card.network, card.hsi_bands, card.msi_bands, card.ratio)
+    if wanted != found:
+        raise InputRejected(
+            f"{weights}: trained for {found[0]} with {found[1]} HSI and {found[2]} MSI bands at ratio {found[3]}, expected "
+            f"{wanted[0]} with {wanted[1]} and {wanted[2]} at ratio {wanted[3]}; choose weights or bands that fit"
+        )
+    return dict(card.options)
 
 
 def _padded(pair: SimulatedPair, spec: ModelSpec, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

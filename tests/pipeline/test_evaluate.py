@@ -13,6 +13,7 @@ import models
 from catalogs.bands import Bands
 from catalogs.cubes import CubeSource, ReferenceCube, open_cube
 from catalogs.errors import ExpectedSkip, InputRejected, UsageError
+from catalogs.networks import WeightCard
 from catalogs.pairs import ScenePair
 from models import ModelSpec
 from pipeline import evaluate as module
@@ -23,6 +24,7 @@ from pipeline.presets import AVIRIS_DROPPED, CUBES, PRESETS, cube_trials, preset
 from pipeline.quality import Scores
 from pipeline.simulate import Protocol, simulate
 from pipeline.wald import reduced, reduced_protocol, reduced_trial
+from pipeline.weights import save_weights
 from tests.synthetic import DATA, scene, whole
 
 RECIPE = "size=96&bands=40&seed=5"
@@ -105,6 +107,25 @@ def test_padding_and_holes(pair, monkeypatch):
     assert recorder.valid.shape == (1, 25, 25)
     assert np.argwhere(~recorder.valid[0, :24, :24].numpy()).tolist() == [[3, 7], [10, 12]]
     assert not recorder.valid[0, 24].any()
+
+
+def test_a_network_with_its_weights(pair, tmp_path):
+    """The network sees both images in [-1, 1] by the HSI's range, and its output is mapped back."""
+    chosen = models.method("csakd-student")
+    network = chosen.build(chosen.specify(pair.observed))
+    card = WeightCard(
+        network="csakd-student", hsi_bands=40, msi_bands=4, ratio=4, options={}, source="test", license="CC0-1.0"
+    )
+    save_weights(tmp_path / "w.safetensors", network.state_dict(), card)
+    low, high = pair.hsi.min(), pair.hsi.max()
+    with torch.inference_mode():
+        scaled = (torch.from_numpy(2 * (image - low) / (high - low) - 1)[None] for image in (pair.hsi, pair.msi))
+        expected = (network(*scaled)[0].numpy() + 1) * (high - low) / 2 + low
+    fused = fuse_whole("csakd-student", pair, weights=tmp_path / "w.safetensors")
+    np.testing.assert_allclose(fused.image, expected, atol=1e-4)
+    other = replace(pair, observed=replace(pair.observed, ratio=2))
+    with pytest.raises(InputRejected, match="at ratio 4, expected csakd-student with 40 and 4 at ratio 2"):
+        fuse_whole("csakd-student", other, weights=tmp_path / "w.safetensors")
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
