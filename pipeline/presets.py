@@ -11,6 +11,7 @@ pixel follow the code of the same authors for related work, so small differences
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -22,6 +23,8 @@ from catalogs.cubes import CubeSource, ReferenceCube, band_numbers, open_cube
 from catalogs.errors import InputRejected, UsageError
 from pipeline.evaluate import Trial
 from pipeline.simulate import Protocol, SimulatedPair, simulate
+
+log = logging.getLogger(__name__)
 
 _AVIRIS = "srf/derived/AVIRIS_classic_224.csv"
 CUBES = {
@@ -177,15 +180,17 @@ def _aviris_trials(data: Path, like: CubeSource, protocols: Sequence[Protocol]) 
 
 def _aviris_tile(source: CubeSource, protocol: Protocol, corner: tuple[int, int]) -> SimulatedPair:
     cube = _opened(source)
-    n_bands, bands = len(cube.bands), cube.bands
+    n_bands = len(cube.bands)
+    kept = np.ones(n_bands, bool)
     if n_bands == AVIRIS_BANDS:
-        dropped = np.isin(bands.source_band, band_numbers(AVIRIS_DROPPED, n_bands, of=source.uri))
-        bands = replace(bands, good=~dropped)
-    if bands.good.sum() != 172:
+        kept = ~np.isin(cube.bands.source_band, band_numbers(AVIRIS_DROPPED, n_bands, of=source.uri))
+    if kept.sum() != 172:
         raise InputRejected(
-            f"{source.uri}: {n_bands} bands, of which {bands.good.sum()} good; expected the {AVIRIS_BANDS} bands of AVIRIS or "
-            "the 172 that the papers keep"
+            f"{source.uri}: {n_bands} bands, expected the {AVIRIS_BANDS} bands of AVIRIS or the 172 that the papers keep"
         )
+    bands = cube.bands.mark_bad(~kept)
+    if empty := int((kept & ~bands.good).sum()):
+        log.warning("%s: %d of the 172 bands carry no signal and are left out", cube.name, empty)
     row, col = corner
     tile = cube.values[:, row : row + AVIRIS_TILE_PX, col : col + AVIRIS_TILE_PX]
     return simulate(replace(cube, values=np.maximum(tile, 0.0), bands=bands), protocol)
