@@ -62,7 +62,7 @@ def open_array(path: Path, kind: Kind, variable: str | None) -> Image:
     files = tuple(sorted(p for p in path.rglob("*") if p.is_file())) if kind == "zarr" else (path,)
     try:
         if kind == "hdf5":
-            _refuse_hdf5_surprises(path)
+            refuse_hdf5_surprises(path)
         if kind == "zarr":
             _refuse_absurd_metadata(files)
         else:
@@ -303,8 +303,14 @@ def _time(dataset: xr.Dataset, array: xr.DataArray) -> datetime | None:
     return parse_time(*texts)
 
 
-def _refuse_hdf5_surprises(path: Path) -> None:
-    """Refuse what would make the HDF5 library read other files, and sizes that no image has."""
+def refuse_hdf5_surprises(path: Path) -> None:
+    """Refuse what would make the HDF5 library read other files, and sizes that no image has.
+
+    Raises
+    ------
+    InputRejected
+        If there is any such thing in it.
+    """
 
     # The visitors return their finding, because an exception must not cross the HDF5 library.
     def check_link(name: str, link: object) -> str | None:

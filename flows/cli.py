@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import HyperFuseError, UsageError
+from flows import evaluate
 from flows.display import Display
 
 EXIT_CODES = """exit codes:
@@ -221,6 +222,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     imported.add_argument("--license", default="unknown", metavar="SPDX", help="license of the weights")
     imported.add_argument("--output", type=Path, required=True, metavar="FILE", help="safetensors file; must not exist")
+
+    evaluated = command(
+        "evaluate",
+        evaluate.run,
+        Display.show_evaluation,
+        "compare methods on cubes whose truth is known, or on real pairs",
+    )
+    evaluate.add_options(evaluated)
 
     networks = command("networks", _networks, Display.show_networks, "list the methods that can be chosen")
     networks.add_argument(

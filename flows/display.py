@@ -9,12 +9,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 log = logging.getLogger(__name__)
 
 _LOG_SECONDS = 10.0
+_MEASURES = {
+    "psnr_db": ("PSNR (dB)", 2), "psnr_max_db": ("PSNR max (dB)", 2), "sam_deg": ("SAM (deg)", 3), "ergas": ("ERGAS", 3),
+    "ssim": ("SSIM", 4), "rmse": ("RMSE", 4), "cc": ("CC", 4), "seconds": ("s", 2), "peak_mb": ("MB", 0),
+}  # fmt: skip
 
 
 class Display:
@@ -125,6 +130,31 @@ class Display:
             )
         self._out.print(table)
 
+    def show_evaluation(self, record: dict[str, Any]) -> None:
+        """A table of rows and their means for each protocol."""
+        for protocol in record["protocols"]:
+            hsi_db, msi_db = protocol["hsi_snr_db"], protocol["msi_snr_db"]
+            noise = "no noise" if hsi_db is msi_db is None else f"noise {_shown(hsi_db)} / {_shown(msi_db)} dB"
+            table = Table(
+                "cube", "network", *(title for title, _ in _MEASURES.values()), box=None, pad_edge=False,
+                title=f"ratio {protocol['ratio']}, MSI {protocol['msi']}, {noise}", title_justify="left",
+            )  # fmt: skip
+            failures = []
+            for row in (*record["rows"], *record["means"]):
+                if any(row[key] != protocol[key] for key in ("ratio", "msi", "hsi_snr_db", "msi_snr_db")):
+                    continue
+                if row["error"]:
+                    failures.append(f"{row['cube']}, {row['method']}: {row['error']}")
+                if row.get("cubes") != 1:  # the mean over one cube is its row
+                    cells = [_shown(row.get(key), digits) for key, (_, digits) in _MEASURES.items()]
+                    table.add_row(row["cube"], row["method"], *cells, style="bold" if row["cube"] == "mean" else None)
+            self._out.print(table)
+            for failure in failures:
+                self._out.print(f"[yellow]{escape(failure)}[/yellow]", highlight=False)
+            self._out.print()
+        if record["figure"] is not None:
+            self._row("figure", record["figure"])
+
     def show_weights(self, record: dict[str, Any]) -> None:
         """A converted weight file in a few lines."""
         card = record["card"]
@@ -137,3 +167,9 @@ class Display:
 
     def _row(self, name: str, value: str) -> None:
         self._out.print(f"[bold]{name:14}[/bold]{value}", highlight=False)
+
+
+def _shown(value: float | None, digits: int | None = None) -> str:
+    if value is None:
+        return "none" if digits is None else "-"
+    return f"{value:g}" if digits is None else f"{value:.{digits}f}"

@@ -13,7 +13,7 @@ from catalogs.sensors import Source, open_scene
 from pipeline.config import OutputConfig, RunConfig, SceneConfig
 from pipeline.progress import Progress, silent
 from pipeline.publish import Product
-from pipeline.quality import Comparison, Scores
+from pipeline.quality import SSIM_REACH, Comparison, Scores
 from pipeline.warp import warp
 from pipeline.workflow import run
 
@@ -80,7 +80,14 @@ def score(product: Product, truth: Scene) -> Scores:
         height, width = grid.shape
         for y in range(0, height, _BLOCK):
             for x in range(0, width, _BLOCK):
-                window = slice(y, min(y + _BLOCK, height)), slice(x, min(x + _BLOCK, width))
-                fused = np.asarray(cube[:, *window].values)
-                comparison.add(fused, warp(truth, grid, window, bands=bands))
+                rows, core_rows = _with_margin(y, height)
+                cols, core_cols = _with_margin(x, width)
+                fused = np.asarray(cube[:, rows, cols].values)
+                comparison.add(fused, warp(truth, grid, (rows, cols), bands=bands), core=(core_rows, core_cols))
     return comparison.scores()
+
+
+def _with_margin(start: int, size: int) -> tuple[slice, slice]:
+    """A block along one axis with what its SSIM windows look at, and where the block lies in that."""
+    first, end = max(start - SSIM_REACH, 0), min(start + _BLOCK, size)
+    return slice(first, min(end + SSIM_REACH, size)), slice(start - first, end - first)

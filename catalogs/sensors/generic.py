@@ -20,6 +20,7 @@ from pyproj.exceptions import CRSError
 
 from catalogs._arrays import array_kind, open_array
 from catalogs._rasters import envi_header, open_raster, raster_driver
+from catalogs._signal import without_signal
 from catalogs._stored import Image, MosaicCube, StoredCube, digest, refuse_absurd, sample
 from catalogs.bands import Bands, read_table
 from catalogs.errors import InputRejected
@@ -72,7 +73,7 @@ def open_scene(source: Source) -> Scene:
     sparse_notes = _refuse_unwritten(images, source)
     values, whole = sample(_cube(images, bands, source, geobox, corners, flip=flip, guess=1.0))
     meaning = _meaning(images, source, values[bands.good])
-    dead, dead_notes = _dead(values, bands, whole=whole, of=source.uri)
+    dead, dead_notes = without_signal(values, bands, whole=whole, of=source.uri)
     times = [image.time for image in images if image.time is not None]
     return Scene(
         name=name,
@@ -327,39 +328,6 @@ def _meaning(images: Sequence[Image], source: Source, values: NDArray[np.float32
         return _Meaning(quantity="reflectance", unit="1", notes=(note,))
     note = f"quantity not declared: samples up to {high:.4g} taken for radiance; give hsi.scale or hsi.quantity (msi.)"
     return _Meaning(quantity="radiance", unit=image.unit or "unknown", notes=(note,))
-
-
-def _dead(
-    values: NDArray[np.float32], bands: Bands, *, whole: bool, of: str
-) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-    """Bands that carry no signal: empty, constant, or clipped to one value in most pixels while other bands are not."""
-    valid = np.isfinite(values)
-    count = valid.sum(axis=1)
-    if whole and not np.any(values[valid]):
-        raise InputRejected(f"{of}: all samples are 0 or no data; the file was written only in part, fetch it again")
-    low = np.where(valid, values, np.inf).min(axis=1)
-    high = np.where(valid, values, -np.inf).max(axis=1)
-    dead = (count == 0) | ((count >= 16) & (low == high))
-    if dead.all():
-        return np.zeros_like(dead), (f"every band is empty or constant in the {values.shape[1]} pixels looked at",)
-    at_end = [(values == end[:, None]).sum(axis=1) / np.maximum(count, 1) for end in (low, high)]
-    share = np.maximum(*at_end)
-    # An image with undeclared black margins has a large share in every band: that is not the fault of a band.
-    clipped = ~dead & (share > 0.5) & (np.median(share[~dead]) < 0.1)
-    twins = ~bands.good & np.isin(bands.center_nm, bands.center_nm[bands.good])
-    told = (
-        (twins, "at the wavelength of another band"),
-        (dead & bands.good, "empty or constant"),
-        (clipped & bands.good, "clipped to one value in most pixels"),
-    )
-    notes = []
-    for flags, what in told:
-        if n_bands := int(flags.sum()):
-            listed = ", ".join(str(band + 1) for band in sorted(bands.source_band[flags])[:20]) + " ..." * (
-                n_bands > 20
-            )
-            notes.append(f"{n_bands} of {len(bands)} bands are {what} and not used (in the file: {listed})")
-    return dead | clipped, tuple(notes)
 
 
 def _sentinel_notes(images: Sequence[Image], source: Source, values: NDArray[np.float32]) -> tuple[str, ...]:

@@ -1,0 +1,333 @@
+"""Methods against the truth: each fuses whole simulated pairs, and is scored, timed and weighed.
+
+A method that fails on a cube is a row that says why; the others go on.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import max_pool2d, pad
+
+from catalogs.errors import ExpectedSkip, HyperFuseError, InputRejected
+from catalogs.networks import read_card
+from models import FusionModel, ModelSpec, Observed, available, method
+from models._weights import load_weights
+from pipeline.progress import Progress, silent
+from pipeline.quality import Comparison, Scores
+from pipeline.simulate import Protocol, SimulatedPair
+
+_SAMPLING_S = 0.01  # between two looks at the memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One place under one protocol, not yet read."""
+
+    cube: str
+    """Name for tables."""
+    protocol: Protocol
+    """How the pair is made."""
+    make: Callable[[], SimulatedPair]
+    """Reads or simulates the pair; raises `InputRejected` or `ExpectedSkip` if that cannot be done."""
+
+    @classmethod
+    def refused(cls, cube: str, protocol: Protocol, error: HyperFuseError) -> Trial:
+        """A place that is known to be of no use before it is read."""
+
+        def make() -> SimulatedPair:
+            raise error
+
+        return cls(cube=cube, protocol=protocol, make=make)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fused:
+    """A fused image and what it cost."""
+
+    image: NDArray[np.float32]
+    """Shape (C, y, x), in the truth's unit; holes are filled, not marked."""
+    seconds: float
+    """First pass, construction and fusion."""
+    peak_bytes: int
+    """Memory above that of the process before, or allocated on the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method on one cube under one protocol."""
+
+    cube: str
+    """Name of the cube."""
+    method: str
+    """Name of the method."""
+    protocol: Protocol
+    """How the pair was simulated."""
+    scores: Scores | None = None
+    """None if the method failed."""
+    seconds: float = 0.0
+    """Time of the fusion."""
+    peak_bytes: int = 0
+    """Memory of the fusion."""
+    unit: float = 1.0
+    """Step of the cube's own unit per unit of the truth."""
+    error: str | None = None
+    """Why it failed."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat record, with what of the protocol varies within an evaluation; a score that is not finite is None."""
+        scores = {} if self.scores is None else self.scores.to_json()
+        return {
+            "cube": self.cube,
+            "method": self.method,
+            "ratio": self.protocol.ratio,
+            "msi": self.protocol.msi,
+            "hsi_snr_db": self.protocol.hsi_snr_db,
+            "msi_snr_db": self.protocol.msi_snr_db,
+            **{key: value if math.isfinite(value) else None for key, value in scores.items()},
+            **({"rmse_own_unit": self.scores.rmse * self.unit} if self.scores is not None else {}),
+            "seconds": round(self.seconds, 3),
+            "peak_mb": round(self.peak_bytes / 1e6, 1),
+            "error": self.error,
+        }
+
+
+def methods_without_weights() -> list[str]:
+    """Names of the methods that fuse as they are."""
+    # No method's need of weights depends on the pair, so any pair serves that all accept.
+    observed = Observed(hsi_bands=172, msi_bands=4, ratio=4, psf_sigma_px=2.0)
+    return [name for name in available() if not method(name).specify(observed).needs_weights]
+
+
+def fuse_whole(name: str, pair: SimulatedPair, *, weights: Path | None = None, device: str = "cpu") -> Fused:
+    """Fuse a whole pair at once.
+
+    Parameters
+    ----------
+    name : str
+        Method.
+    pair : SimulatedPair
+    weights : Path, optional
+        Trained weights, for a method that needs them.
+    device : str
+        A torch device.
+
+    Raises
+    ------
+    LookupError
+        If there is no such method.
+    ValueError
+        If the method cannot fuse such a pair.
+    InputRejected
+        If weights are missing or made for another pair.
+    """
+    chosen, tensors, options = method(name), None, {}
+    if weights is not None:
+        options, tensors = _checked_options(name, pair.observed, weights), load_weights(weights)
+    spec = chosen.specify(pair.observed, **options)
+    if spec.needs_weights and tensors is None:
+        raise InputRejected(f"{name} means nothing without trained weights; give a file with --weights {name}=FILE")
+    with _Cost(device) as cost, torch.inference_mode():
+        hsi, msi, valid = _padded(pair, spec, device)
+        height, width = pair.truth.shape[1:]
+        unscaled = _to_symmetric_range(hsi, msi) if spec.symmetric_range else None
+        sums = chosen.first_pass(spec, tensors).sums(hsi, msi, valid) if spec.needs_first_pass else None
+        model: FusionModel = chosen.build(spec, sums, tensors)
+        if isinstance(model, torch.nn.Module):
+            model.to(device)
+        fused = model(hsi, msi)[0, :, :height, :width].float()
+        image: NDArray[np.float32] = (fused if unscaled is None else unscaled(fused)).cpu().numpy()
+    return Fused(image=image, seconds=cost.seconds, peak_bytes=cost.peak_bytes)
+
+
+def score(fused: NDArray[np.float32], pair: SimulatedPair) -> Scores:
+    """Scores of a fused image inside the rim.
+
+    Raises
+    ------
+    ValueError
+        If no pixel of the truth is valid there.
+    """
+    ratio, rim = pair.observed.ratio, pair.rim_px * pair.observed.ratio
+    height, width = pair.truth.shape[1:]
+    inside = slice(rim, height - rim), slice(rim, width - rim)
+    comparison = Comparison(pair.truth.shape[0], ratio)
+    comparison.add(fused[:, *inside], pair.truth[:, *inside])
+    return comparison.scores()
+
+
+def evaluate(
+    trials: Sequence[Trial],
+    methods: Sequence[str],
+    *,
+    weights: Mapping[str, Path] | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> list[Row]:
+    """A row for every trial and method, in this order.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+    methods : sequence of str
+    weights : mapping of str to Path, optional
+        Trained weights by method.
+    device : str
+        A torch device.
+    progress : Progress
+
+    Returns
+    -------
+    list of Row
+        A pair that cannot be made, and a method that fails on it, are rows with the reason.
+
+    Raises
+    ------
+    InputRejected, ExpectedSkip
+        If no pair can be made: the reason of the first.
+    """
+    rows: list[Row] = []
+    refusals: list[HyperFuseError] = []
+    for trial in trials:
+        try:
+            pair = trial.make()
+        except (InputRejected, ExpectedSkip) as error:
+            refusals.append(error)
+            rows += [Row(cube=trial.cube, method=m, protocol=trial.protocol, error=str(error)) for m in methods]
+            continue
+        for name in methods:
+            rows.append(_row(trial, name, pair, weights=(weights or {}).get(name), device=device))
+            progress("evaluate", len(rows), len(trials) * len(methods))
+    if refusals and len(refusals) == len(trials):
+        raise refusals[0]
+    return rows
+
+
+def _row(trial: Trial, name: str, pair: SimulatedPair, *, weights: Path | None, device: str) -> Row:
+    try:
+        fused = fuse_whole(name, pair, weights=weights, device=device)
+        scores = score(fused.image, pair)
+    # Whatever a method raises is its result on this cube; it must not end the comparison of the others.
+    except Exception as error:  # noqa: BLE001
+        told = " ".join(str(error).split()) or type(error).__name__
+        return Row(cube=trial.cube, method=name, protocol=trial.protocol, error=told)
+    return Row(
+        cube=trial.cube,
+        method=name,
+        protocol=trial.protocol,
+        scores=scores,
+        seconds=fused.seconds,
+        peak_bytes=fused.peak_bytes,
+        unit=pair.unit,
+    )
+
+
+def means(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Mean scores of each method under each protocol, over the cubes that it fused."""
+    groups: dict[tuple[Protocol, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.protocol, row.method), []).append(row)
+    found = []
+    for (protocol, name), group in groups.items():
+        done = [row for row in group if row.scores is not None]
+        record = Row(cube="mean", method=name, protocol=protocol).to_json()
+        for key in [*(field.name for field in fields(Scores)), "rmse_own_unit"] if done else ():
+            values = [value for row in done if (value := row.to_json()[key]) is not None]
+            record[key] = float(np.mean(values)) if values else None
+        record["seconds"] = round(float(np.mean([row.seconds for row in done])), 3) if done else None
+        record["peak_mb"] = round(max(row.peak_bytes for row in done) / 1e6, 1) if done else None
+        record["cubes"] = len(done)
+        record["error"] = f"failed on {len(group) - len(done)} of {len(group)}" if len(done) < len(group) else None
+        found.append(record)
+    return found
+
+
+def _checked_options(name: str, observed: Observed, weights: Path) -> dict[str, Any]:
+    """Options of the architecture that the weights were trained for, if that is this method on such pairs."""
+    card = read_card(weights)
+    wanted = (name, observed.hsi_bands, observed.msi_bands, observed.ratio)
+    found = (card.network, card.hsi_bands, card.msi_bands, card.ratio)
+    if wanted != found:
+        raise InputRejected(
+            f"{weights}: trained for {found[0]} with {found[1]} HSI and {found[2]} MSI bands at ratio {found[3]}, expected "
+            f"{wanted[0]} with {wanted[1]} and {wanted[2]} at ratio {wanted[3]}; choose weights or bands that fit"
+        )
+    return dict(card.options)
+
+
+def _padded(pair: SimulatedPair, spec: ModelSpec, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Both images filled and padded to the method's multiple, shape (1, band, y, x), and the coarse pixels that count."""
+    ratio, step = spec.observed.ratio, spec.multiple_of
+    height, width = pair.hsi.shape[1:]
+    below, right = -height % step, -width % step
+    hsi, hsi_valid = _filled(pair.hsi)
+    msi, msi_valid = _filled(pair.msi)
+    whole = max_pool2d((~msi_valid).float()[None, None], ratio)[0] == 0
+    valid = pad((hsi_valid & whole[0])[None], (0, right, 0, below))
+    hsi = pad(hsi[None], (0, right, 0, below), mode="replicate")
+    msi = pad(msi[None], (0, right * ratio, 0, below * ratio), mode="replicate")
+    return hsi.to(device), msi.to(device), valid.to(device)
+
+
+def _filled(image: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The image with the mean of each band in its holes, and where all bands are valid, shape (y, x)."""
+    mean = np.nan_to_num(np.nanmean(image, axis=(1, 2), keepdims=True))
+    hole = np.isnan(image)
+    return torch.from_numpy(np.where(hole, mean, image).astype(np.float32)), torch.from_numpy(~hole.any(axis=0))
+
+
+def _to_symmetric_range(hsi: torch.Tensor, msi: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Map both images in place so that the HSI fills [-1, 1]; returns the inverse for the fused image."""
+    low, high = hsi.min(), hsi.max()
+    for image in (hsi, msi):
+        image.sub_(low).mul_(2.0 / (high - low)).sub_(1.0)
+    return lambda fused: (fused + 1.0) * ((high - low) / 2.0) + low
+
+
+class _Cost:
+    """Time and peak memory of the block under `with`."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = torch.device(device).type == "cuda"
+        self._device = device
+        self._process = psutil.Process()
+        self._done = threading.Event()
+        self._watch = threading.Thread(target=self._sample, daemon=True)
+        self.seconds, self.peak_bytes = 0.0, 0
+
+    def __enter__(self) -> Self:
+        if self._cuda:
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+        self._before = self._process.memory_info().rss
+        self._started = time.perf_counter()
+        self._watch.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._cuda:
+            torch.cuda.synchronize(self._device)
+        self.seconds = time.perf_counter() - self._started
+        self._done.set()
+        self._watch.join()
+        if self._cuda:
+            self.peak_bytes = int(torch.cuda.max_memory_allocated(self._device))
+
+    def _sample(self) -> None:
+        while True:
+            self.peak_bytes = max(self.peak_bytes, self._process.memory_info().rss - self._before)
+            if self._done.wait(_SAMPLING_S):
+                return
