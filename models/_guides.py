@@ -1,7 +1,8 @@
 """The MSI as a guide: bands of a coarser step without their blocks, and all bands as the coarse sensor sees them.
 
 A band of step s reaches a method as blocks of s x s equal pixels, whose edges would be injected as detail. One sample
-per block, cubic interpolation between the blocks' centers, and the band is as smooth as what it knows.
+per block, cubic interpolation between the blocks' centers, and the band is as smooth as what it knows. What it does not
+know, the detail within its blocks, the bands of finer steps can lend it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,40 @@ def smooth_guides(msi: torch.Tensor, observed: Observed) -> torch.Tensor:
     return guides
 
 
+def sharpen_guides(guides: torch.Tensor, transfer: torch.Tensor, observed: Observed) -> torch.Tensor:
+    """The guides, with what each band of step > 1 cannot know of its own: the detail of the bands of finer steps.
+
+    Parameters
+    ----------
+    guides : Tensor, shape (N, c, H, W)
+        From `smooth_guides`.
+    transfer : Tensor, shape (c, c)
+        Change of each band (row) with those of finer steps (columns).
+    observed : Observed
+
+    Returns
+    -------
+    Tensor, shape (N, c, H, W)
+        `guides` itself if every band has step 1.
+    """
+    coarser = [kind for kind in sorted(set(kinds(observed))) if kind[0] > 1]
+    if not coarser:
+        return guides
+    sharpened = guides.clone()
+    for step, sigma in coarser:  # from the finest on, so that each is lent what the last has gained
+        bands = [k for k, kind in enumerate(kinds(observed)) if kind == (step, sigma)]
+        finer = finer_bands(observed, step)
+        lent = sharpened[:, finer]
+        detail = lent - upsample(degrade(lent, step, max(sigma, _SHARP_PX)), step)
+        sharpened[:, bands] += torch.einsum("kf,nfhw->nkhw", transfer[bands][:, finer].to(guides), detail)
+    return sharpened
+
+
+def finer_bands(observed: Observed, step: int) -> list[int]:
+    """Indices of the MSI bands of a step below `step`."""
+    return [k for k, own in enumerate(observed.steps) if own < step]
+
+
 def degrade_guides(guides: torch.Tensor, observed: Observed) -> torch.Tensor:
     """The guides as the coarse sensor would have seen them: each with what its own PSF lacks of the HSI's.
 
@@ -66,14 +101,26 @@ def guide_reach(observed: Observed) -> int:
     return 0 if step == 1 else (5 * step) // 2 - 1
 
 
+def sharpened_reach(observed: Observed) -> int:
+    """Fine pixels from an MSI pixel to the farthest pixel of a guide of `sharpen_guides`."""
+    reach = 0
+    for step, sigma in sorted({kind for kind in kinds(observed) if kind[0] > 1}):
+        reach += blur_reach(step, max(sigma, _SHARP_PX)) + math.ceil(2.5 * step)
+    return max(reach, guide_reach(observed))
+
+
 def low_pass_reach(observed: Observed) -> int:
     """Fine pixels from a guide's pixel to the farthest one of the degraded and interpolated guide that it changes."""
     return blur_reach(observed.ratio, observed.psf_sigma_px) + math.ceil(2.5 * observed.ratio)
 
 
+def kinds(observed: Observed) -> list[tuple[int, float]]:
+    """Step and PSF (standard deviation, fine pixels) of each MSI band."""
+    sigmas = observed.msi_sigma_px or (0.0,) * observed.msi_bands
+    # The PSF of a band of step 1 is that of the product's pixel, in which the HSI's PSF is given.
+    return [(step, sigma if step > 1 else 0.0) for step, sigma in zip(observed.steps, sigmas, strict=True)]
+
+
 def _lacking_sigmas(observed: Observed) -> list[float]:
     """Standard deviation (fine pixels) of the blur that takes each MSI band from its own PSF to the HSI's."""
-    own = observed.msi_sigma_px or (0.0,) * observed.msi_bands
-    # The PSF of a band of step 1 is that of the product's pixel, in which the HSI's PSF is given.
-    gained = [sigma if step > 1 else 0.0 for sigma, step in zip(own, observed.steps, strict=True)]
-    return [math.sqrt(max(observed.psf_sigma_px**2 - sigma**2, _SHARP_PX**2)) for sigma in gained]
+    return [math.sqrt(max(observed.psf_sigma_px**2 - sigma**2, _SHARP_PX**2)) for _, sigma in kinds(observed)]

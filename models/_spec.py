@@ -206,9 +206,8 @@ class TwoRateModel(FusionModel, Protocol):
 class FirstPass(Protocol):
     """Sums over the scene. They add up: sums over two disjoint windows are the sums over both.
 
-    What does not add up, such as the most extreme pixels, comes with a method `merge(total, part)` of the same
-    signature as `merge_sums` has without its first argument; it must be associative and commutative, for windows come
-    in any order.
+    What does not add up, such as a sample of pixels, has a method `merge(total, part)` beside `sums`, which gives the
+    result over both; it is associative and commutative, for windows come in any order. See `merge_sums`.
     """
 
     margin: int
@@ -226,7 +225,8 @@ class FirstPass(Protocol):
 
         Returns
         -------
-        dict of str to Tensor, float64
+        dict of str to Tensor
+            float64 where they add up.
         """
 
 

@@ -32,9 +32,9 @@ from collections.abc import Mapping
 
 import torch
 
-from models._guides import degrade_guides, guide_reach, smooth_guides
+from models._guides import degrade_guides, sharpen_guides, sharpened_reach, smooth_guides
 from models._layers import upsample
-from models._moments import low_pass_margin
+from models._moments import low_pass_margin, transfer_to_coarser
 from models._spec import MethodCard, ModelSpec, Observed
 
 CARD = MethodCard(
@@ -98,6 +98,9 @@ class CNMF:
     def __init__(self, spec: ModelSpec, sample: Mapping[str, torch.Tensor]) -> None:
         self.spec = spec
         hsi, msi = (sample[name].double().T.clamp_min(0) for name in ("hsi", "msi"))
+        self._transfer = transfer_to_coarser(
+            msi.mean(dim=1), torch.cov(msi, correction=0).view(len(msi), -1), spec.observed
+        )
         # Both images weigh alike, whatever their units.
         self._units = [float(image.square().mean().sqrt().clamp_min(_TINY)) for image in (hsi, msi)]
         spectra = torch.cat([image / unit for image, unit in zip((hsi, msi), self._units, strict=True)])
@@ -112,15 +115,16 @@ class CNMF:
         even = torch.full_like(coarse[:, :1], 1 / hsi_endmembers.shape[1]).expand(-1, hsi_endmembers.shape[1], -1)
         abundances = _unmixed(coarse, hsi_endmembers, even, UNMIXING).unflatten(2, hsi.shape[-2:])
         start = upsample(abundances, observed.ratio).clamp_min(_SEED).flatten(2)  # (N, p, H * W)
-        fine = (smooth_guides(msi, observed) / self._units[1]).clamp_min(0).flatten(2)
+        bands = sharpen_guides(smooth_guides(msi, observed), self._transfer, observed)
+        fine = (bands / self._units[1]).clamp_min(0).flatten(2)
         abundances = _unmixed(fine, msi_endmembers, start, SHARPENING)
         fused: torch.Tensor = hsi_endmembers * self._units[0] @ abundances
         return fused.view(*fused.shape[:2], *msi.shape[-2:])
 
 
 def specify(observed: Observed) -> ModelSpec:
-    """Needs: the cubic kernel's two coarse pixels for the abundances, and endmembers of the scene."""
-    around = guide_reach(observed)  # fine pixels
+    """Needs: the cubic kernel's two coarse pixels for the abundances, what MSI bands lend, and endmembers of the scene."""
+    around = sharpened_reach(observed)  # fine pixels
     return ModelSpec(
         name="cnmf",
         observed=observed,

@@ -9,11 +9,11 @@ Two forms. `gsa` works on groups of bands, `gsa-regressed` on one synthesized gu
 
 Notes
 -----
-Groups: every HSI band belongs to the MSI band with which it correlates best at the coarse resolution. Within a group the MSI
-band is regressed on the group's HSI bands; the intensity so found, interpolated, is replaced by the MSI band, and the
-difference is injected with the gain cov(band, intensity) / var(intensity). Departure from the paper: regression uses a
-ridge of `RIDGE` times the mean variance, because neighboring HSI bands are nearly collinear and their noise would
-otherwise be amplified into the intensity.
+Groups: every HSI band belongs to the MSI band with which it correlates best at the coarse resolution. Within a group
+the MSI band is regressed on the group's HSI bands; the intensity so found, interpolated, is replaced by the MSI band,
+and the difference is injected with the gain cov(band, intensity) / var(intensity). Departure from the paper: regression
+uses a ridge of `RIDGE` times the mean variance, because neighboring HSI bands are nearly collinear and their noise
+would otherwise be amplified into the intensity.
 
 Regressed: every HSI band is regressed on all MSI bands at the coarse resolution; what the guide so found has beyond its
 own image by the coarse sensor, interpolated, is added with gain 1, the gain that the regression already holds.
@@ -27,13 +27,13 @@ from typing import Any, Literal
 
 import torch
 
-from models._guides import degrade_guides, guide_reach, low_pass_reach, smooth_guides
+from models._guides import guide_reach, low_pass_reach, sharpened_reach, smooth_guides
 from models._layers import upsample
 from models._moments import Moments, MomentsPass, RegressedGuide
 from models._spec import MethodCard, ModelSpec, Observed
 
 CARD = MethodCard(
-    title="Gram-Schmidt adaptive, by groups of bands",
+    title="Gram-Schmidt adaptive, by groups of bands or regressed guides",
     paper="Aiazzi, Baronti & Selva (2007), Improving component substitution pansharpening through multivariate "
     "regression of MS + Pan data, doi:10.1109/TGRS.2007.901007",
     code="HyperFuse, Apache-2.0",
@@ -67,15 +67,12 @@ class RegressedGSA:
 
     def __init__(self, spec: ModelSpec, moments: Moments) -> None:
         self.spec = spec
-        self._guide = RegressedGuide.from_moments(moments)
+        self._guide = RegressedGuide.from_moments(moments, spec.observed)
 
     def __call__(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
         """See `models.FusionModel`."""
-        observed = self.spec.observed
-        bands = smooth_guides(msi, observed)
-        # The low pass acts on the few MSI bands, not on the many guides: it is linear and keeps the bias.
-        detail = bands - upsample(degrade_guides(bands, observed), observed.ratio)  # (N, c, H, W)
-        return _injected(upsample(hsi, observed.ratio), self._guide.weights.to(hsi), detail)
+        _, detail = self._guide.split(msi)  # (N, c, H, W)
+        return _injected(upsample(hsi, self.spec.observed.ratio), self._guide.weights.to(hsi), detail)
 
 
 def specify(observed: Observed, *, guides: Literal["grouped", "regressed"] = "grouped") -> ModelSpec:
@@ -87,9 +84,8 @@ def specify(observed: Observed, *, guides: Literal["grouped", "regressed"] = "gr
     guides : {"grouped", "regressed"}
         One MSI band per group of HSI bands, or one guide per HSI band from all MSI bands.
     """
-    around = guide_reach(observed)  # fine pixels
-    if guides == "regressed":
-        around += low_pass_reach(observed)
+    regressed = guides == "regressed"
+    around = sharpened_reach(observed) + low_pass_reach(observed) if regressed else guide_reach(observed)  # fine pixels
     return ModelSpec(
         name="gsa",
         observed=observed,

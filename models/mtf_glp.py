@@ -22,7 +22,7 @@ from collections.abc import Mapping
 
 import torch
 
-from models._guides import degrade_guides, guide_reach, low_pass_reach, smooth_guides
+from models._guides import low_pass_reach, sharpened_reach
 from models._layers import upsample
 from models._moments import Moments, MomentsPass, RegressedGuide
 from models._spec import MethodCard, ModelSpec, Observed
@@ -42,27 +42,23 @@ class MTFGLP:
 
     def __init__(self, spec: ModelSpec, moments: Moments) -> None:
         self.spec = spec
-        self._guide = RegressedGuide.from_moments(moments)
+        self._guide = RegressedGuide.from_moments(moments, spec.observed)
         # Below a hundredth of the band's mean a sample is noise, and so is what it divides.
         self._floor = (0.01 * moments.hsi_mean.abs()).clamp_min(1e-20).float()  # (C,)
 
     def __call__(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
         """See `models.FusionModel`."""
-        observed = self.spec.observed
         weights, bias = self._guide.weights.to(hsi), self._guide.bias.to(hsi)[:, None, None]
-        bands = smooth_guides(msi, observed)
-        low = upsample(degrade_guides(bands, observed), observed.ratio)  # (N, c, H, W)
-        detail = torch.einsum("ck,nkhw->nchw", weights, bands - low)
-        gain = upsample(hsi, observed.ratio)
+        low, detail = (torch.einsum("ck,nkhw->nchw", weights, part) for part in self._guide.split(msi))
+        gain = upsample(hsi, self.spec.observed.ratio)
         fused = gain.clone()
-        low = torch.einsum("ck,nkhw->nchw", weights, low).add_(bias)
-        gain.div_(low.maximum(self._floor.to(hsi)[:, None, None])).clamp_(*GAINS)
+        gain.div_(low.add_(bias).maximum(self._floor.to(hsi)[:, None, None])).clamp_(*GAINS)
         return fused.addcmul_(gain, detail)
 
 
 def specify(observed: Observed) -> ModelSpec:
     """Needs: the cubic kernel's two coarse pixels, what the low-pass guide looks at, and the moments of the scene."""
-    around = guide_reach(observed) + low_pass_reach(observed)  # fine pixels
+    around = sharpened_reach(observed) + low_pass_reach(observed)  # fine pixels
     return ModelSpec(
         name="mtf_glp",
         observed=observed,

@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from models import Observed
-from models._guides import degrade_guides, guide_reach, low_pass_reach, smooth_guides
+from models._guides import (
+    degrade_guides,
+    guide_reach,
+    low_pass_reach,
+    sharpen_guides,
+    smooth_guides,
+)
 from models._layers import degrade, upsample
+from models._moments import transfer_to_coarser
+from tests.models.scenes import error, fused, mixtures, response, seen
 
 
 def observed(steps: tuple[int, ...], sigmas: tuple[float, ...] = (), ratio: int = 4) -> Observed:
@@ -63,3 +73,40 @@ def test_a_band_is_blurred_by_what_its_own_psf_lacks():
     assert (lacking[:, 1:] - whole)[inner].abs().max() < 2e-3
     # A band of step 1 keeps the HSI's full blur: its PSF is the product's own.
     assert (lacking[:, :1] - whole)[inner].abs().max() > 2e-2
+
+
+def test_finer_bands_lend_the_detail_within_blocks():
+    """A band of step 2 is twice a fine band and one of step 4 the sum of both: each comes back whole, one after another."""
+    rng = torch.Generator().manual_seed(0)
+    fine = torch.rand(1, 1, 48, 48, generator=rng)
+    truth = torch.cat([3.0 * fine, fine, 2.0 * fine], dim=1)
+    seen = observed((4, 1, 2), (2.0, 0.0, 1.0))
+    msi = truth.clone()
+    for band, step in ((0, 4), (2, 2)):
+        samples = degrade(truth[:, band], step, 0.5 * step)
+        msi[:, band] = samples.repeat_interleave(step, dim=-2).repeat_interleave(step, dim=-1)
+    transfer = torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    torch.testing.assert_close(sharpen_guides(smooth_guides(msi, seen), transfer, seen), truth)
+
+
+def test_transfer_is_the_regression_on_finer_bands():
+    """Known weights, from moments of samples that hold them exactly; columns of no finer step are 0."""
+    seen = observed((2, 1, 1))
+    fine = torch.rand(2, 500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    samples = torch.cat([(2.0 * fine[0] - 0.5 * fine[1] + 3.0)[None], fine])
+    transfer = transfer_to_coarser(samples.mean(dim=1), torch.cov(samples), seen)
+    expected = torch.tensor([[0.0, 2.0, -0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(transfer, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gsa-regressed", "mtf_glp", "cnmf"])
+def test_bands_of_a_coarser_step_help(name):
+    """The last two of five bands come in blocks of two, and still tell apart what the first three cannot."""
+    truth, _, _ = mixtures(6, n_bands=24)
+    hsi, msi, known = seen(truth, response(5, 24), noise=0.003)
+    coarser = degrade(msi[:, 3:], 2, 1.0)
+    blocks = coarser.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
+    three = replace(known, msi_bands=3, srf=known.srf[:3])
+    five = replace(known, msi_steps=(1, 1, 1, 2, 2), msi_sigma_px=(0.0, 0.0, 0.0, 1.0, 1.0))
+    without = error(fused(name, hsi, msi[:, :3], three), truth)
+    assert error(fused(name, hsi, torch.cat([msi[:, :3], blocks], dim=1), five), truth) < 0.8 * without
