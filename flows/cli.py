@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, Display.show_demo, "fuse a synthetic pair with known truth, and score it")
     demo.add_argument("--output", type=Path, default=Path("demo"), metavar="DIR", help="product folder (default: demo)")
-    demo.add_argument("--network", default="gsa", metavar="NAME", help="method (default: gsa)")
+    demo.add_argument("--network", default="map_subspace", metavar="NAME", help="method (default: map_subspace)")
 
     fuse = command("fuse", _fuse, Display.show_product, "fuse two scenes into one product")
     fuse.add_argument(
@@ -246,7 +246,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("msi", nargs="?", metavar="MSI", help="high-resolution multispectral scene")
     parser.add_argument("--output", type=Path, metavar="DIR", help="product folder; must not exist, its parent must")
-    parser.add_argument("--network", metavar="NAME", help="method (default: gsa); see `hyperfuse networks`")
+    parser.add_argument("--network", metavar="NAME", help="method (default: map_subspace); see `hyperfuse networks`")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="trained weights of the network (safetensors)")
     parser.add_argument(
         "--ratio", type=int, metavar="N", help="fine pixels per coarse pixel (default: rounded GSD ratio)"

@@ -29,7 +29,13 @@ class MomentsPass:
         self.observed = spec.observed
         self.margin = low_pass_margin(spec.observed)
 
-    def sums(self, hsi: torch.Tensor, msi: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
+    def sums(
+        self,
+        hsi: torch.Tensor,
+        msi: torch.Tensor,
+        valid: torch.Tensor,
+        origin: tuple[int, int] = (0, 0),  # noqa: ARG002 (it matters not where)
+    ) -> dict[str, torch.Tensor]:
         """See `models.FirstPass.sums`; `products` has shape (1 + C + c, 1 + C + c)."""
         low = degrade_guides(smooth_guides(msi, self.observed), self.observed)
         one = torch.ones_like(hsi[:, :1])

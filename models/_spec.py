@@ -131,6 +131,12 @@ class ModelSpec:
     """Whether both images are wanted in [-1, 1], by one affine map for the scene, which is undone on the output."""
     tile: int = 512
     """Preferred edge of a tile in fine pixels: large halos want large tiles."""
+    masked: bool = False
+    """Whether the method is called as `model(hsi, msi, hsi_valid, msi_valid)`, works around holes by itself, and the reaches
+    are those of a hole, not of the receptive field. The masks are bool, (N, 1, h, w) and (N, 1, H, W); what lies under
+    them is filled all the same."""
+    work_floats: int = 0
+    """Numbers per fine pixel of a window that the method holds at once besides its output, whatever the bands."""
     two_rate: TwoRateSpec | None = None
     """How the coarse part runs once per scene and only the fine part per tile; None if it does not."""
 
@@ -213,7 +219,9 @@ class FirstPass(Protocol):
     margin: int
     """Coarse pixels of surroundings that a window needs on each side."""
 
-    def sums(self, hsi: torch.Tensor, msi: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
+    def sums(
+        self, hsi: torch.Tensor, msi: torch.Tensor, valid: torch.Tensor, origin: tuple[int, int] = (0, 0)
+    ) -> dict[str, torch.Tensor]:
         """Sums over one window.
 
         Parameters
@@ -222,6 +230,8 @@ class FirstPass(Protocol):
             As for `FusionModel`.
         valid : Tensor, shape (N, h, w), bool
             Coarse pixels that count: inside the window's core, valid in all bands of both images.
+        origin : (int, int)
+            Row and column of the window's first coarse pixel in the scene.
 
         Returns
         -------

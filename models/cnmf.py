@@ -70,7 +70,13 @@ class SamplePass:
         self.observed = spec.observed
         self.margin = low_pass_margin(spec.observed)
 
-    def sums(self, hsi: torch.Tensor, msi: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
+    def sums(
+        self,
+        hsi: torch.Tensor,
+        msi: torch.Tensor,
+        valid: torch.Tensor,
+        origin: tuple[int, int] = (0, 0),  # noqa: ARG002 (it matters not where)
+    ) -> dict[str, torch.Tensor]:
         """The window's part of the sample.
 
         Parameters
@@ -133,6 +139,7 @@ def specify(observed: Observed) -> ModelSpec:
         msi_reach=around,
         multiple_of=observed.whole_blocks,
         needs_first_pass=True,
+        work_floats=6 * ENDMEMBERS,
     )
 
 

@@ -220,7 +220,13 @@ class ChannelPass:
         self.margin = max(head + GROUP_REACH * n_hsi, -(-(head + GROUP_REACH * n_msi) // seen.ratio))
         self._model = model
 
-    def sums(self, hsi: torch.Tensor, msi: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
+    def sums(
+        self,
+        hsi: torch.Tensor,
+        msi: torch.Tensor,
+        valid: torch.Tensor,
+        origin: tuple[int, int] = (0, 0),  # noqa: ARG002 (it matters not where)
+    ) -> dict[str, torch.Tensor]:
         """See `models.FirstPass.sums`; per head, over queries and keys of 16 channels each."""
         with torch.no_grad():
             per_image = self._model.fusion.scene_sums(*self._model.head_streams(hsi, msi), valid)

@@ -110,7 +110,7 @@ class RunConfig(_Frozen):
     """High-resolution multispectral image."""
     output: Path
     """Product folder; must not exist, its parent must."""
-    network: str = "gsa"
+    network: str = "map_subspace"
     """Method; `hyperfuse networks` lists them."""
     weights: Path | None = None
     """Trained weights of the network, a safetensors file with a card."""

@@ -146,7 +146,8 @@ def fuse_whole(name: str, pair: SimulatedPair, *, weights: Path | None = None, d
         model: FusionModel = chosen.build(spec, sums, tensors)
         if isinstance(model, torch.nn.Module):
             model.to(device)
-        fused = model(hsi, msi)[0, :, :height, :width].float()
+        masks = _masks(pair, hsi, msi) if spec.masked else ()
+        fused = model(hsi, msi, *masks)[0, :, :height, :width].float()
         image: NDArray[np.float32] = (fused if unscaled is None else unscaled(fused)).cpu().numpy()
     return Fused(image=image, seconds=cost.seconds, peak_bytes=cost.peak_bytes)
 
@@ -278,6 +279,16 @@ def _padded(pair: SimulatedPair, spec: ModelSpec, device: str) -> tuple[torch.Te
     hsi = pad(hsi[None], (0, right, 0, below), mode="replicate")
     msi = pad(msi[None], (0, right * ratio, 0, below * ratio), mode="replicate")
     return hsi.to(device), msi.to(device), valid.to(device)
+
+
+def _masks(pair: SimulatedPair, *padded: torch.Tensor) -> list[torch.Tensor]:
+    """Valid pixels of both images, padded like them, shape (1, 1, y, x)."""
+    masks = []
+    for image, like in zip((pair.hsi, pair.msi), padded, strict=True):
+        valid = torch.from_numpy(~np.isnan(image).any(axis=0)).float()[None, None]
+        below, right = (like.shape[axis] - valid.shape[axis] for axis in (-2, -1))
+        masks.append((pad(valid, (0, right, 0, below), mode="replicate") == 1).to(like.device))
+    return masks
 
 
 def _filled(image: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:

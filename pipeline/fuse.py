@@ -46,6 +46,9 @@ class TileFuser:
         with in_precision(self.job, self.device):
             if isinstance(self._model, TwoRateModel):
                 fused = self._model.fine(hsi, msi, self._pair.features(tile.window).to(self.device))
+            elif self.job.spec.masked:
+                hsi_valid = window.hsi_valid.all(dim=1, keepdim=True)
+                fused = self._model(hsi, msi, hsi_valid.to(self.device), window.msi_valid.to(self.device))  # type: ignore[call-arg]
             else:
                 fused = self._model(hsi, msi)
         cube = self._pair.unscaled(fused[0, :, *self._crop(tile)].float().cpu())

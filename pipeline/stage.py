@@ -139,7 +139,9 @@ def first_pass(job: Job, progress: Progress) -> None:
         return
     summed = method(job.config.network).first_pass(job.spec, load_job_weights(job))
     pair, ratio, step = StagedPair(job), job.grids.ratio, job.spec.multiple_of
-    blocks = list(_blocks(job.grids.coarse_shape, max(job.plan.core // ratio // step, 1) * step))
+    lattice = getattr(summed, "lattice", step)
+    # Not as large as tiles: what is summed must not depend on how the scene is tiled.
+    blocks = list(_blocks(job.grids.coarse_shape, max(HSI_CHUNK // lattice, 1) * lattice))
     total: dict[str, torch.Tensor] = {}
     for done, block in enumerate(blocks, start=1):
         # The last block of a row may end anywhere; its window goes on, beyond the rim if need be, to whole multiples.
@@ -151,7 +153,7 @@ def first_pass(job: Job, progress: Progress) -> None:
         counted = torch.zeros_like(valid)
         height, width = block.shape
         counted[:, summed.margin : summed.margin + height, summed.margin : summed.margin + width] = True
-        part = summed.sums(window.hsi, window.msi, valid & counted)
+        part = summed.sums(window.hsi, window.msi, valid & counted, (around.y0, around.x0))
         total = merge_sums(summed, total, part) if total else part
         progress("first pass", done, len(blocks))
     temporary = path.with_suffix(".partial")

@@ -140,7 +140,8 @@ class TilePlan:
         observed = self.spec.observed
         window = self._window(Box(y0=0, y1=self.core, x0=0, x1=self.core)).times(observed.ratio).shape
         pixels = (window[0] + self.spec.tile_halo * observed.ratio) * (window[1] + self.spec.tile_halo * observed.ratio)
-        fuse = 4 * pixels * (_FLOATS_PER_OUTPUT * observed.hsi_bands + 3 * observed.msi_bands)
+        per_pixel = _FLOATS_PER_OUTPUT * observed.hsi_bands + 3 * observed.msi_bands + self.spec.work_floats
+        fuse = 4 * pixels * per_pixel
         return int(BASE_BYTES + max(fuse, _STAGE_COPIES * STAGE_BLOCK_BYTES))
 
     def _window(self, core: Box) -> Box:

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--edges", type=int, nargs=2, default=[1000, 4000], metavar="PX")
     parser.add_argument("--bands", type=int, default=60)
     parser.add_argument("--ratio", type=int, default=4)
-    parser.add_argument("--network", default="gsa")
+    parser.add_argument("--network", default="map_subspace")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hyperfuse-bench-") as folder:
         small, large = (

@@ -197,6 +197,15 @@ def test_reach_is_true(name, steps):
     plain = model(hsi, msi)
     changed = hsi.clone()
     changed[..., center, center] += 10.0
+    if model.spec.masked:
+        masks = torch.ones_like(hsi[:, :1], dtype=torch.bool), torch.ones_like(msi[:, :1], dtype=torch.bool)
+        masks[0][..., center, center] = masks[1][..., 60, 60] = False
+        other = msi.clone()
+        other[..., 60, 60] += 10.0
+        hidden = model(hsi, msi, *masks)
+        torch.testing.assert_close(model(changed, other, *masks), hidden)  # what lies under a mask tells nothing
+        assert (hidden - plain).abs().mean() < 0.05 * plain.std()  # and what was seen beside it stays
+        return
     moved = (model(changed, msi) - plain).abs().amax(dim=(0, 1)) > 1e-4
     touched = torch.nonzero(moved).float()
     low, high = (center - model.spec.hsi_reach) * ratio, (center + model.spec.hsi_reach + 1) * ratio
