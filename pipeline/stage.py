@@ -24,12 +24,13 @@ from models import FusionModel, TwoRateModel, method
 from models._weights import load_weights
 from pipeline import store
 from pipeline.coregister import register
+from pipeline.displacement import NO_DISPLACEMENT, Displacement
 from pipeline.job import ImageSums, Job, StagedRecord
 from pipeline.ledger import write_atomic
 from pipeline.progress import Progress
 from pipeline.staged import StagedPair
 from pipeline.tiles import Box, aligned, stage_edge
-from pipeline.warp import NO_DISPLACEMENT, Displacement, warp
+from pipeline.warp import warp
 
 HSI_CHUNK = 64
 MSI_CHUNK = 256
@@ -52,7 +53,7 @@ def stage(job: Job, pair: ScenePair, progress: Progress) -> None:
     if job.is_staged:
         return
     registration = register(pair, job.grids, job.config.align, job.record.psf_sigma_px)
-    move = Displacement(east=registration.east, north=registration.north)
+    move = registration.displacement
     hsi_move, msi_move = (move, NO_DISPLACEMENT) if job.config.align.reference == "msi" else (NO_DISPLACEMENT, -move)
     (job.folder / "stage").mkdir(exist_ok=True)
     hsi = _stage_image(

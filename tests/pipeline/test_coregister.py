@@ -42,15 +42,15 @@ def test_registered_scenes_are_left_alone():
     assert (found.decision, found.model, found.east_m, found.north_m) == ("accept", "none", 0, 0)
 
 
-def test_featureless_scenes_warn_and_stay():
+def test_featureless_scenes_are_refused_and_stay():
     found = estimate("size=300&ratio=4&bands=12&texture=0&snr_hsi=30&snr_msi=30")
-    assert (found.decision, found.model) == ("warn", "none")
+    assert (found.decision, found.model) == ("refuse", "none")
     assert (found.east_m, found.north_m) == (0, 0)
 
 
-def test_shift_beyond_the_search_warns_and_stays():
+def test_shift_beyond_the_search_is_refused_and_stays():
     found = estimate("size=400&ratio=4&bands=20&seed=1&east_m=400", max_shift_px=3)
-    assert (found.decision, found.east_m) == ("warn", 0)
+    assert (found.decision, found.east_m) == ("refuse", 0)
 
 
 def test_known_move_is_taken_as_it_is():

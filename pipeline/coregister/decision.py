@@ -1,0 +1,75 @@
+"""Accept, warn or refuse: whether a measured displacement is believed, and the sentence that says why.
+
+Wrong and refused costs a rerun; wrong and accepted costs a wrong product. So a displacement must be shown by tie points that
+are many, agree, and leave little; everything else is refused, and then the geometry stays as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.config import AlignConfig
+
+Decision = Literal["accept", "warn", "refuse"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What speaks for a displacement."""
+
+    tried: int
+    """Windows with enough valid pixels."""
+    clear: int
+    """Those in which both images show the same detail."""
+    agreeing: int
+    """Those that agree with the displacement."""
+    explained: float
+    """Mean share of what a wrong place leaves unexplained that the displacement explains, over all that were tried."""
+    residual_px: float
+    """Root mean square distance (coarse px) that the agreeing ones keep."""
+    error_px: float
+    """Error (coarse px) with which the model predicts tie points that it has not seen."""
+
+
+def decide(evidence: Evidence, align: AlignConfig) -> tuple[Decision, str]:
+    """The decision, and what decided; the reason is empty if nothing speaks against."""
+    agreement = evidence.agreeing / max(evidence.clear, 1)
+    told = f"{evidence.agreeing} of {evidence.clear} tie points agree"
+    refusals = (
+        (evidence.tried < align.min_tie_points, f"the images have valid pixels in common in {evidence.tried} windows only"),
+        (
+            evidence.explained < align.min_explained,
+            f"the images do not show the same detail: the best match explains {max(evidence.explained, 0.0):.0%} of what a wrong one "
+            f"leaves, at least {align.min_explained:.0%} expected",
+        ),
+        (
+            evidence.clear < max(align.min_tie_points, _MIN_CLEAR * evidence.tried),
+            f"only {evidence.clear} of {evidence.tried} windows show enough of the same detail",
+        ),
+        (evidence.agreeing < align.min_tie_points or agreement < align.min_agreement, f"only {told}"),
+        (
+            max(evidence.residual_px, evidence.error_px) > align.max_residual_px,
+            f"{told}, but to {max(evidence.residual_px, evidence.error_px):.2f} coarse px only",
+        ),
+    )
+    for holds, reason in refusals:
+        if holds:
+            return "refuse", reason
+    doubts = (
+        (evidence.agreeing < 2 * align.min_tie_points, f"only {evidence.agreeing} tie points"),
+        (agreement < (1.0 + align.min_agreement) / 2, f"only {told}"),
+        (
+            max(evidence.residual_px, evidence.error_px) > align.max_residual_px / 2,
+            f"tie points agree to {max(evidence.residual_px, evidence.error_px):.2f} coarse px only",
+        ),
+        (evidence.explained < 1.5 * align.min_explained, f"the match explains {evidence.explained:.0%} of the detail only"),
+    )
+    for holds, reason in doubts:
+        if holds:
+            return "warn", reason
+    return "accept", ""
+
+
+_MIN_CLEAR = 0.1
+"""Share of the windows that must show the same: chance gives a few in any two images."""

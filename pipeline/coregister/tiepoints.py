@@ -1,0 +1,220 @@
+"""Tie points: what remains of the displacement in a window of HSI pixels, by the forward model.
+
+    target(q) = offset + trend (q) + sum over MSI bands of gain * sample(q - move(q) - remainder)
+
+is fitted to the HSI in each window, all bands of the MSI against every target; gains, offset, trend and the remainder
+of the move come out of one weighted least-squares step, in which whatever the regression already explains is taken out
+of the gradients first (variable projection). Steps are repeated from outside, along a better model of the move each
+time: at the end the remainder is what that model leaves.
+
+References
+----------
+Lucas & Kanade (1981), An iterative image registration technique with an application to stereo vision, IJCAI, 674-679.
+Baker & Matthews (2004), Lucas-Kanade 20 years on: a unifying framework, IJCV 56(3), 221-255.
+Beaton & Tukey (1974), The fitting of power series, Technometrics 16(2), 147-185 (the weights).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.coregister.views import Array, View
+from pipeline.displacement import Displacement
+
+_TUKEY = 4.685
+"""Residuals beyond this many standard deviations do not count: clouds that no mask knows, fields that were harvested."""
+_REWEIGHTED = 3
+_MIN_SHARE = 0.3
+"""A window needs valid values in this share of its pixels."""
+_RIDGE = 1e-7
+"""Relative; keeps windows that show nothing solvable, whose result is then not believed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiePoints:
+    """What windows say; one entry of each array per window, NaN where it has too few valid pixels."""
+
+    x: Array
+    """Where the window's information lies, frame CRS; its middle, where it has none."""
+    y: Array
+    move: Array
+    """Measured move (coarse px) east and north, shape (2, point)."""
+    remainder: Array
+    """Its part that the model before the measurement did not have, shape (2, point)."""
+    sigma: Array
+    """Standard error (coarse px) of the move along its worst direction."""
+    split: Array
+    """Distance (coarse px) between what the even and the odd pixels of the window say."""
+    correlation: Array
+    """Of the regression with the target it explains best, 0 to 1, corrected for its number of terms."""
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def only(self, kept: NDArray[np.bool_]) -> TiePoints:
+        """Some of the points, by a mask of shape (point,)."""
+        return TiePoints(**{field.name: getattr(self, field.name)[..., kept] for field in fields(self)})
+
+    @classmethod
+    def joined(cls, parts: list[TiePoints]) -> TiePoints:
+        """All points of several measurements."""
+        return cls(
+            **{field.name: np.concatenate([getattr(p, field.name) for p in parts], axis=-1) for field in fields(cls)}
+        )
+
+
+def measure(view: View, displacement: Displacement) -> TiePoints:
+    """Tie points of a view along a model of the move.
+
+    Parameters
+    ----------
+    view : View
+    displacement : Displacement
+        Close to the truth: within about a coarse pixel.
+    """
+    survey, edge = view.survey, view.survey.edge
+    move = survey.moves(displacement, view.x, view.y)
+    samples = view.samples(move)
+    valid = np.isfinite(samples).all(axis=0) & np.isfinite(view.targets).all(axis=0)
+    gradients = view.gradients(move)
+    windows = _Windows(valid=_cut(valid, edge).astype(np.float64), samples=_cut(np.nan_to_num(samples), edge), edge=edge)
+    slopes = _cut(gradients, edge)  # (window, 2, band, pixel)
+    enough = windows.valid.mean(axis=-1) >= _MIN_SHARE
+    information = np.zeros((2, len(enough), 2, 2))
+    pull = np.zeros((2, len(enough), 2))
+    where = np.zeros((len(enough), edge * edge))
+    correlation = np.zeros(len(enough))
+    for target in _cut(np.nan_to_num(view.targets), edge).transpose(1, 0, 2):
+        fit = windows.explain(target)
+        gradient = windows.projected(np.einsum("wb,wdbp->wpd", fit.gains, slopes), fit.weight)
+        precision = fit.weight / np.maximum(fit.variance, 1e-30)[:, None]
+        for half, color in enumerate(windows.checkers):
+            weighted = gradient * (precision * color)[..., None]
+            information[half] += np.einsum("wpd,wpe->wde", weighted, gradient)
+            pull[half] += np.einsum("wpd,wp->wd", weighted, fit.residual)
+        where += precision * (gradient**2).sum(axis=-1)
+        correlation = np.maximum(correlation, fit.correlation)
+    n_targets = len(view.targets)
+    whole = information.sum(axis=0)
+    step = _solved(whole, pull.sum(axis=0))
+    halves = [_solved(information[half], pull[half]) for half in (0, 1)]
+    # Errors of the targets of one window are alike, so several of them are worth little more than one.
+    sigma = np.sqrt(n_targets / np.maximum(np.linalg.eigvalsh(whole)[:, 0], 1e-30))
+    total = where.sum(axis=-1, keepdims=True)
+    share = np.divide(where, total, out=np.full_like(where, 1.0 / where.shape[-1]), where=total > 0)
+    x, y = ((_cut(axis, edge) * share).sum(axis=-1) for axis in (view.x, view.y))
+    here = np.stack([(_cut(part, edge) * share).sum(axis=-1) for part in move])
+    blind = ~(enough & (where.sum(axis=-1) > 0))
+    step[blind], sigma[blind], correlation[blind] = np.nan, np.nan, np.nan
+    return TiePoints(
+        x=x,
+        y=y,
+        move=here + step.T,
+        remainder=step.T,
+        sigma=sigma,
+        split=np.linalg.norm(halves[0] - halves[1], axis=-1),
+        correlation=correlation,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    """A regression of one target in every window."""
+
+    gains: Array
+    """Of each MSI band, shape (window, band)."""
+    residual: Array
+    """What it leaves, shape (window, pixel)."""
+    weight: Array
+    """Of each pixel, shape (window, pixel)."""
+    variance: Array
+    """Of the residual, shape (window,)."""
+    correlation: Array
+    """Shape (window,)."""
+
+
+class _Windows:
+    """The regressors of all windows: 1, x, y, and the MSI's bands; shape (window, pixel, term)."""
+
+    def __init__(self, *, valid: Array, samples: Array, edge: int) -> None:
+        n_windows, n_pixels = valid.shape
+        along = (np.arange(edge) - (edge - 1) / 2) / edge
+        y, x = np.meshgrid(along, along, indexing="ij")
+        trend = np.broadcast_to(np.stack([np.ones(n_pixels), x.ravel(), y.ravel()], axis=-1), (n_windows, n_pixels, 3))
+        bands = samples.transpose(0, 2, 1)
+        total = np.maximum(valid.sum(axis=-1), 1.0)
+        center = (bands * valid[..., None]).sum(axis=1) / total[:, None]
+        bands = (bands - center[:, None]) * valid[..., None]
+        spread = np.sqrt((bands**2).sum(axis=1) / total[:, None])
+        self._scale = np.where(spread > 0, spread, 1.0)
+        self._terms = np.concatenate([trend, bands / self._scale[:, None]], axis=-1)
+        self.valid = valid
+        odd = (np.add.outer(np.arange(edge), np.arange(edge)) % 2).ravel().astype(np.float64)
+        self.checkers = (odd, 1.0 - odd)
+
+    def explain(self, target: Array) -> _Fit:
+        """Robust regression of a target, shape (window, pixel)."""
+        weight = self.valid
+        n_terms = self._terms.shape[-1]
+        for _ in range(_REWEIGHTED):
+            coefficients = self._regressed(target[..., None], weight)[..., 0]
+            residual = (target - np.einsum("wpt,wt->wp", self._terms, coefficients)) * self.valid
+            spread = 1.4826 * _median(np.abs(residual), self.valid)
+            reach = _TUKEY * np.maximum(spread, 1e-12)[:, None]
+            weight = self.valid * np.square(np.clip(1.0 - (residual / reach) ** 2, 0.0, None))
+        n = weight.sum(axis=-1)
+        freedom = np.maximum(n - n_terms, 1.0)
+        variance = (weight * residual**2).sum(axis=-1) / freedom
+        # The trend is no evidence that both images show the same, so it does not count as explained.
+        plain = target - np.einsum("wpt,wt->wp", self._terms[..., :3], self._trend(target, weight))
+        total = (weight * plain**2).sum(axis=-1) / np.maximum(n - 3.0, 1.0)
+        explained = 1.0 - np.divide(variance, total, out=np.ones_like(total), where=total > 0)
+        return _Fit(
+            gains=coefficients[:, 3:] / self._scale,
+            residual=residual,
+            weight=weight,
+            variance=np.maximum(variance, 1e-6 * total),
+            correlation=np.sqrt(np.clip(explained, 0.0, 1.0)),
+        )
+
+    def projected(self, gradient: Array, weight: Array) -> Array:
+        """Gradients (window, pixel, 2) less what the regressors explain of them."""
+        return np.asarray(gradient - self._terms @ self._regressed(gradient, weight))
+
+    def _regressed(self, values: Array, weight: Array) -> Array:
+        """Coefficients (window, term, k) of values (window, pixel, k)."""
+        return _least_squares(self._terms, values, weight)
+
+    def _trend(self, target: Array, weight: Array) -> Array:
+        return _least_squares(self._terms[..., :3], target[..., None], weight)[..., 0]
+
+
+def _least_squares(terms: Array, values: Array, weight: Array) -> Array:
+    weighted = (terms * weight[..., None]).transpose(0, 2, 1)
+    normal = weighted @ terms
+    ridge = _RIDGE * np.trace(normal, axis1=1, axis2=2) / terms.shape[-1] + 1e-12
+    return np.asarray(np.linalg.solve(normal + ridge[:, None, None] * np.eye(terms.shape[-1]), weighted @ values))
+
+
+def _solved(information: Array, pull: Array) -> NDArray[np.float64]:
+    ridge = 1e-9 * np.trace(information, axis1=1, axis2=2) + 1e-12
+    return np.asarray(np.linalg.solve(information + ridge[:, None, None] * np.eye(2), pull[..., None])[..., 0])
+
+
+def _median(values: Array, valid: Array) -> Array:
+    """Median of the valid values of each window, 0 where there is none; shape (window,)."""
+    ordered = np.sort(np.where(valid > 0, values, np.inf), axis=-1)
+    middle = np.maximum(valid.sum(axis=-1).astype(int) - 1, 0) // 2
+    found = np.take_along_axis(ordered, middle[:, None], axis=-1)[:, 0]
+    return np.where(np.isfinite(found), found, 0.0)
+
+
+def _cut(image: Array | NDArray[np.bool_], edge: int) -> Array:
+    """Windows of an image (..., y, x), shape (window, ..., pixel)."""
+    *lead, height, width = image.shape
+    cut = image.reshape(*lead, height // edge, edge, width // edge, edge)
+    order = (len(lead), len(lead) + 2, *range(len(lead)), len(lead) + 1, len(lead) + 3)
+    return np.asarray(cut.transpose(order).reshape(-1, *lead, edge * edge))
