@@ -102,8 +102,7 @@ def source_pixels(
     """
     rows, cols = window
     col, row = np.meshgrid(np.arange(cols.start, cols.stop) + 0.5, np.arange(rows.start, rows.stop) + 0.5)
-    x, y = target.affine @ (col, row)
-    x, y = displacement(x, y)
+    x, y = displacement(*(np.asarray(axis) for axis in target.affine @ (col, row)))
     if source.crs != target.crs:
         x, y = _transformer(str(target.crs), str(source.crs)).transform(x, y)
     col, row = ~source.affine @ (x, y)

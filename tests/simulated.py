@@ -24,6 +24,7 @@ from catalogs.scene import Scene
 from tests.synthetic import DATA
 
 MSI_NM = (490.0, 560.0, 665.0, 842.0)
+MSI_FWHM = (65.0, 36.0, 31.0, 106.0)
 SENTINEL2 = DATA / "s2_l1c_dsen2"
 MTF_SIGMA = 0.494
 """Standard deviation (coarse px) of a Gaussian PSF whose MTF at the Nyquist frequency is 0.3."""
@@ -50,7 +51,7 @@ class HeldCube:
         return self.data[np.asarray(list(bands), dtype=np.intp)][:, *window].copy()
 
 
-def held_scene(name: str, data: NDArray[np.float32], gsd: float, nm, fwhm, crs: str = "EPSG:32633") -> Scene:
+def held_scene(name: str, data: NDArray[np.float32], *, gsd: float, nm, fwhm, crs: str = "EPSG:32633") -> Scene:
     """A scene of an array (band, y, x) with its upper left corner at a fixed place."""
     return Scene(
         name=name, uri=name, sensor="generic", cube=HeldCube(np.asarray(data, np.float32)),
@@ -71,7 +72,7 @@ def sentinel2_ground(top: int = 0, left: int = 0, size: int = 600) -> NDArray[np
 
 def constant(east: float, north: float) -> Move:
     """The same move everywhere."""
-    return lambda x, y: (np.full_like(x, east), np.full_like(x, north))
+    return lambda x, y: (np.full_like(x, east), np.full_like(y, north))
 
 
 def simulate(
@@ -100,12 +101,20 @@ def simulate(
     rng = np.random.default_rng(seed)
     _, height, width = ground.shape
     rows, cols = height // (2 * ratio), width // (2 * ratio)
-    msi = ground[:, : rows * 2 * ratio, : cols * 2 * ratio].reshape(4, rows * ratio, 2, cols * ratio, 2).mean(axis=(2, 4))
+    msi = (
+        ground[:, : rows * 2 * ratio, : cols * 2 * ratio].reshape(4, rows * ratio, 2, cols * ratio, 2).mean(axis=(2, 4))
+    )
     x, y = np.meshgrid(np.arange(cols) + 0.5, np.arange(rows) + 0.5)
     east, north = move(x, y)
     at = np.stack([(y + north) * 2 * ratio - 0.5, (x - east) * 2 * ratio - 0.5])
     seen = [
-        map_coordinates(spline_filter(gaussian_filter(band, MTF_SIGMA * 2 * ratio, mode="reflect")), at, order=3, prefilter=False, mode="reflect")
+        map_coordinates(
+            spline_filter(gaussian_filter(band, MTF_SIGMA * 2 * ratio, mode="reflect")),
+            at,
+            order=3,
+            prefilter=False,
+            mode="reflect",
+        )
         for band in (ground if later is None else later)
     ]
     nm = np.linspace(450.0, 880.0, n_bands)
@@ -116,6 +125,8 @@ def simulate(
         hsi = hsi + rng.standard_normal(hsi.shape) * np.sqrt((hsi**2).mean()) * 10 ** (-snr_db / 20)
         msi = msi + rng.standard_normal(msi.shape) * np.sqrt((msi**2).mean()) * 10 ** (-(snr_db + 5) / 20)
     return ScenePair(
-        hsi=held_scene("hsi", hsi, 10.0 * ratio, nm, np.full(n_bands, 40.0)),
-        msi=held_scene("msi", msi, 10.0, np.array(MSI_NM)[list(msi_bands)], np.array([65.0, 36.0, 31.0, 106.0])[list(msi_bands)]),
+        hsi=held_scene("hsi", hsi, gsd=10.0 * ratio, nm=nm, fwhm=np.full(n_bands, 40.0)),
+        msi=held_scene(
+            "msi", msi, gsd=10.0, nm=np.array(MSI_NM)[list(msi_bands)], fwhm=np.array(MSI_FWHM)[list(msi_bands)]
+        ),
     )

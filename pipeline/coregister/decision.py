@@ -36,22 +36,23 @@ def decide(evidence: Evidence, align: AlignConfig) -> tuple[Decision, str]:
     """The decision, and what decided; the reason is empty if nothing speaks against."""
     agreement = evidence.agreeing / max(evidence.clear, 1)
     told = f"{evidence.agreeing} of {evidence.clear} tie points agree"
+    worst_px = max(evidence.residual_px, evidence.error_px)
+    share = max(evidence.explained, 0.0)
     refusals = (
-        (evidence.tried < align.min_tie_points, f"the images have valid pixels in common in {evidence.tried} windows only"),
+        (
+            evidence.tried < align.min_tie_points,
+            f"the images have valid pixels in common in {evidence.tried} windows only",
+        ),
         (
             evidence.explained < align.min_explained,
-            f"the images do not show the same detail: the best match explains {max(evidence.explained, 0.0):.0%} of what a wrong one "
-            f"leaves, at least {align.min_explained:.0%} expected",
+            f"the images do not show the same: their match explains {share:.0%} of the detail, not {align.min_explained:.0%}",
         ),
         (
             evidence.clear < max(align.min_tie_points, _MIN_CLEAR * evidence.tried),
             f"only {evidence.clear} of {evidence.tried} windows show enough of the same detail",
         ),
         (evidence.agreeing < align.min_tie_points or agreement < align.min_agreement, f"only {told}"),
-        (
-            max(evidence.residual_px, evidence.error_px) > align.max_residual_px,
-            f"{told}, but to {max(evidence.residual_px, evidence.error_px):.2f} coarse px only",
-        ),
+        (worst_px > align.max_residual_px, f"{told}, but to {worst_px:.2f} coarse px only"),
     )
     for holds, reason in refusals:
         if holds:
@@ -59,11 +60,8 @@ def decide(evidence: Evidence, align: AlignConfig) -> tuple[Decision, str]:
     doubts = (
         (evidence.agreeing < 2 * align.min_tie_points, f"only {evidence.agreeing} tie points"),
         (agreement < (1.0 + align.min_agreement) / 2, f"only {told}"),
-        (
-            max(evidence.residual_px, evidence.error_px) > align.max_residual_px / 2,
-            f"tie points agree to {max(evidence.residual_px, evidence.error_px):.2f} coarse px only",
-        ),
-        (evidence.explained < 1.5 * align.min_explained, f"the match explains {evidence.explained:.0%} of the detail only"),
+        (worst_px > align.max_residual_px / 2, f"tie points agree to {worst_px:.2f} coarse px only"),
+        (evidence.explained < 1.5 * align.min_explained, f"the match explains {share:.0%} of the detail only"),
     )
     for holds, reason in doubts:
         if holds:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.coregister.tiepoints import TiePoints
 from pipeline.coregister.views import Array
@@ -41,6 +40,8 @@ _OUTLIER_PX = 0.05
 """Scatter of tie points below which none is called an outlier."""
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2)
 """Weights of the field's roughness that are tried."""
+_KNOT_SPACING = 1.25
+"""Distance of knots in distances of tie points: about as many coefficients as points, held together by the penalty."""
 _KNOTS = 12
 """Largest number of knot intervals along one axis."""
 
@@ -53,10 +54,6 @@ class Fit:
     displacement: Displacement
     error_px: float
     """Robust root mean square error with which it predicts points it has not seen, along one axis."""
-    used: NDArray[np.bool_]
-    """Tie points that agree with it, shape (point,)."""
-    freedom: float
-    """Effective number of parameters of one component."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +73,12 @@ class _Frame:
 
 
 def fit_best(
-    points: TiePoints, models: tuple[ModelName, ...], *, bounds: tuple[Array, Array], unit: tuple[float, float], spacing: float
+    points: TiePoints,
+    models: tuple[ModelName, ...],
+    *,
+    bounds: tuple[Array, Array],
+    unit: tuple[float, float],
+    spacing: float,
 ) -> Fit:
     """The best of some models.
 
@@ -110,48 +112,54 @@ def fit_best(
 
 def _fit(points: TiePoints, name: ModelName, frame: _Frame) -> Fit:
     u, v = (points.x - frame.center[0]) / frame.unit[0], (points.y - frame.center[1]) / frame.unit[1]
-    if name != "field":
-        fit, coefficients = _robust(points, _polynomial(name, u, v), None)
-        return Fit(name=name, displacement=_affine(coefficients, frame), **fit)
-    knots = tuple(
-        min(max(3, math.ceil((high - low) / (1.25 * frame.spacing))), _KNOTS)
-        for low, high in zip(frame.low, frame.high, strict=True)
-    )
-    basis = _splines(u, v, frame, knots)
-    roughness = _roughness(knots)
-    tried = [_robust(points, basis, weight * roughness) for weight in _PENALTIES]
-    fit, coefficients = min(tried, key=lambda item: item[0]["error_px"])
-    return Fit(name=name, displacement=_field(coefficients, frame, knots), **fit)
+    if name == "field":
+        knots = tuple(
+            min(max(3, math.ceil((high - low) / (_KNOT_SPACING * frame.spacing))), _KNOTS)
+            for low, high in zip(frame.low, frame.high, strict=True)
+        )
+        basis, roughness = _splines(u, v, frame, knots), _roughness(knots)
+        best = min(
+            (_robust(points, basis, weight * roughness) for weight in _PENALTIES), key=lambda solved: solved.error_px
+        )
+        return Fit(name=name, displacement=_field(best.coefficients, frame, knots), error_px=best.error_px)
+    terms = {"none": [], "shift": [np.ones_like(u)], "affine": [np.ones_like(u), u, v]}[name]
+    basis = np.stack(terms, axis=-1) if terms else np.zeros((len(u), 0))
+    solved = _robust(points, basis, np.zeros((len(terms), len(terms))))
+    return Fit(name=name, displacement=_affine(solved.coefficients, frame), error_px=solved.error_px)
 
 
-def _robust(points: TiePoints, basis: Array, penalty: Array | None) -> tuple[dict[str, float | NDArray[np.bool_]], Array]:
+@dataclass(frozen=True, kw_only=True)
+class _Solved:
+    """A robust linear fit."""
+
+    coefficients: Array
+    """Shape (term, 2 components)."""
+    error_px: float
+    """See `Fit`."""
+
+
+def _robust(points: TiePoints, basis: Array, penalty: Array) -> _Solved:
     """Iteratively reweighted fit of both components; one weight per point, because a wrong match is wrong in both."""
     n_terms = basis.shape[1]
     prior = 1.0 / (points.sigma**2 + _FLOOR_PX**2)
     prior = prior / prior.max()
-    # A first guess that half of the points cannot spoil: the median move.
-    residual = points.move - np.median(points.move, axis=1, keepdims=True) if n_terms else points.move
-    weight = prior * _tukey(residual, slack=3.0 if n_terms != 1 else 1.0)
-    coefficients, leverage = np.zeros((n_terms, 2)), np.zeros(len(points))
-    for round_ in range(_ROUNDS if n_terms else 1):
-        normal = basis.T @ (basis * weight[:, None])
-        scale = np.trace(normal) / n_terms if n_terms else 1.0
-        if n_terms:
-            matrix = normal + 1e-9 * scale * np.eye(n_terms)
-            if penalty is not None:
-                matrix = matrix + weight.sum() * penalty
-            solved = np.linalg.solve(matrix, (basis * weight[:, None]).T)
-            coefficients = solved @ points.move.T
-            leverage = np.einsum("pt,tp->p", basis, solved)
-            residual = points.move - (basis @ coefficients).T
+    # The first guess is one that half of the points cannot spoil: the median move.
+    unseen = points.move - (np.median(points.move, axis=1, keepdims=True) if n_terms else 0.0)
+    weight = prior * _tukey(unseen, slack=3.0)
+    coefficients = np.zeros((n_terms, 2))
+    for step in range(_ROUNDS if n_terms else 0):
+        weighted = (basis * weight[:, None]).T
+        normal = weighted @ basis
+        ridge = 1e-9 * np.trace(normal) / n_terms * np.eye(n_terms)
+        solve = np.linalg.solve(normal + weight.sum() * penalty + ridge, weighted)
+        coefficients = solve @ points.move.T
+        leverage = np.einsum("pt,tp->p", basis, solve)
         # Judged by its distance from the fit of the others: a flexible model would pass through an outlier.
-        unseen = residual / np.maximum(1.0 - leverage, 0.05)
-        weight = prior * _tukey(unseen, slack=1.0 + 2.0 * (round_ < 2))
-    used = weight > 0.05 * prior
+        unseen = (points.move - (basis @ coefficients).T) / np.maximum(1.0 - leverage, 0.05)
+        weight = prior * _tukey(unseen, slack=3.0 if step < 2 else 1.0)
     error = math.sqrt(float((weight * (unseen**2).sum(axis=0)).sum() / max(2.0 * weight.sum(), 1e-30)))
     # A model that throws points away until the rest agrees predicts nothing of them.
-    error /= max(float(weight.sum() / prior.sum()), 1e-3)
-    return {"error_px": error, "used": used, "freedom": float(leverage.sum())}, coefficients
+    return _Solved(coefficients=coefficients, error_px=error / max(float(weight.sum() / prior.sum()), 1e-3))
 
 
 def _tukey(residual: Array, *, slack: float) -> Array:
@@ -159,11 +167,6 @@ def _tukey(residual: Array, *, slack: float) -> Array:
     # The Rayleigh median: 1.1774 standard deviations of one component.
     spread = max(float(np.median(distance)) / 1.1774, _OUTLIER_PX / _TUKEY)
     return np.asarray(np.square(np.clip(1.0 - (distance / (slack * _TUKEY * spread)) ** 2, 0.0, None)))
-
-
-def _polynomial(name: ModelName, u: Array, v: Array) -> Array:
-    terms = {"none": [], "shift": [np.ones_like(u)], "affine": [np.ones_like(u), u, v]}[name]
-    return np.stack(terms, axis=-1) if terms else np.zeros((len(u), 0))
 
 
 def _affine(coefficients: Array, frame: _Frame) -> Displacement:
@@ -183,7 +186,7 @@ def _splines(u: Array, v: Array, frame: _Frame, knots: tuple[int, ...]) -> Array
     """Every control point's share at every tie point, shape (point, control point), rows along y."""
     sizes = tuple(n + 3 for n in knots)
     (col, weight_x), (row, weight_y) = (
-        spline_taps(1.0 + (at - low) / (high - low) * n, size)
+        spline_taps(np.asarray(1.0 + (at - low) / (high - low) * n, np.float64), size)
         for at, low, high, n, size in zip((u, v), frame.low, frame.high, knots, sizes, strict=True)
     )
     basis = np.zeros((len(u), sizes[1], sizes[0]))
@@ -208,8 +211,9 @@ def _field(coefficients: Array, frame: _Frame, knots: tuple[int, ...]) -> Displa
         (high - low) / n * unit for low, high, n, unit in zip(frame.low, frame.high, knots, frame.unit, strict=True)
     )
     origin = tuple(
-        center + low * unit - one for center, low, unit, one in zip(frame.center, frame.low, frame.unit, step, strict=True)
+        center + low * unit - one
+        for center, low, unit, one in zip(frame.center, frame.low, frame.unit, step, strict=True)
     )
     tables = coefficients.T.reshape(2, knots[1] + 3, knots[0] + 3) * np.asarray(frame.unit)[:, None, None]
     east, north = (tuple(tuple(float(value) for value in line) for line in table) for table in tables)
-    return Displacement(field=SmoothField(origin=origin, step=step, east=east, north=north))  # type: ignore[arg-type]
+    return Displacement(field=SmoothField(origin=origin, step=step, east=east, north=north))

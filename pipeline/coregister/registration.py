@@ -1,22 +1,23 @@
 """The displacement of an MSI against an HSI: found by correlation, refined by the forward model, decided on by its tie points.
 
-    search    one whole-pixel move for the scene                                        search.find_peak
-    spread    one move per window, near that one                                        search.window_moves
-    refine    tie points along the model so far -> the model that predicts them best    tiepoints.measure, fitting.fit_best
-    decide    accept, warn or refuse                                                    decision.decide
+search    one whole-pixel move for the scene                                        search.find_peak
+spread    one move per window, near that one                                        search.window_moves
+refine    tie points along the model so far -> the model that predicts them best    tiepoints.measure, fitting.fit_best
+decide    accept, warn or refuse                                                    decision.decide
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from catalogs.pairs import ScenePair
+from pipeline.cluster import Spread, spread_over
 from pipeline.config import AlignConfig
 from pipeline.coregister.decision import Decision, Evidence, decide
 from pipeline.coregister.fitting import MODELS, Fit, ModelName, fit_best
@@ -60,15 +61,16 @@ _IN_WORDS = {
     "affine": "an affine displacement",
     "field": "a displacement that varies smoothly over the scene",
 }
-
-Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
-"""How blocks are gone through: the builtin `map`, or one that sends them to workers."""
+_WORTH_A_CLUSTER = 8
+"""Blocks from which workers take part: fewer are done before they have started."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A displacement with what speaks for it."""
 
+    survey: Survey
+    """What was compared."""
     registration: Registration
     points: TiePoints | None
     """Tie points along the displacement that was found, taken or not; None where nothing was measured."""
@@ -82,7 +84,7 @@ def register(pair: ScenePair, grids: NestedGrids, align: AlignConfig, psf_sigma_
 
 
 def estimate(
-    pair: ScenePair, grids: NestedGrids, align: AlignConfig, psf_sigma_px: float, *, spread: Spread = map
+    pair: ScenePair, grids: NestedGrids, align: AlignConfig, psf_sigma_px: float, *, dask: str | None = None
 ) -> Estimate:
     """The move that brings the MSI onto the HSI.
 
@@ -94,8 +96,8 @@ def estimate(
         Known move, or the search range and the thresholds of the decision.
     psf_sigma_px : float
         Standard deviation of the HSI's PSF, in fine pixels.
-    spread : callable
-        Goes through the blocks of a scene.
+    dask : str or None
+        `local`, or the address of a scheduler, whose workers measure the tie points of a large scene.
 
     Returns
     -------
@@ -110,7 +112,9 @@ def estimate(
     if not align.estimate:
         return _told(survey, "accept", "the estimate is switched off")
     if not survey.bands:
-        return _told(survey, "refuse", "no MSI band lies within the spectrum of the HSI, so there is nothing to compare")
+        return _told(
+            survey, "refuse", "no MSI band lies within the spectrum of the HSI, so there is nothing to compare"
+        )
     limit = int(align.max_shift_px)
     seen = [open_view(survey, window, _square((0, 0), limit + 1)) for window in search_windows(survey)]
     peak = find_peak(seen, limit, _BANDS)
@@ -121,21 +125,38 @@ def estimate(
     if peak.at_rim:
         reason = f"the best match lies at the rim of the search of {limit} coarse px; raise align.max_shift_px or check the grids"
         return _told(survey, "refuse", reason)
-    blocks = _Blocks(survey, peak.move, spread)
-    return _judged(survey, align, _refined(blocks, align))
+    with spread_over(dask if len(survey.blocks) >= _WORTH_A_CLUSTER else None) as spread:
+        refined = _refined(_Blocks(survey, peak.move, spread), align)
+    return _judged(survey, align, refined)
 
 
 class _Blocks:
-    """The blocks of a survey; views are kept between passes as far as memory allows."""
+    """The blocks of a survey; in this process views are kept between passes as far as memory allows."""
 
     def __init__(self, survey: Survey, around: Move, spread: Spread) -> None:
         self.survey, self.around, self._spread = survey, around, spread
         self._reach = [*_square(around, _LOCAL_PX + _DECOY_PX), (0.0, 0.0)]
         self._kept: dict[int, View] = {}
 
-    def each(self, work: Callable[[View], TiePoints]) -> TiePoints:
-        """The joined results of some work on every block."""
-        return TiePoints.joined(list(self._spread(lambda index: work(self._view(index)), range(len(self.survey.blocks)))))
+    def matched(self) -> TiePoints:
+        """Whole-pixel matches of all windows."""
+        return TiePoints.joined(list(self._spread(self._matched, range(len(self.survey.blocks)))))
+
+    def along(self, *displacements: Displacement) -> list[TiePoints]:
+        """Tie points of all windows along each of some displacements."""
+        measured = list(self._spread(partial(self._measured, displacements), range(len(self.survey.blocks))))
+        return [TiePoints.joined(list(parts)) for parts in zip(*measured, strict=True)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What goes to a worker: it reads its block itself.
+        return self.__dict__ | {"_kept": {}, "_spread": map}
+
+    def _matched(self, index: int) -> TiePoints:
+        return _matched(self._view(index), self.around)
+
+    def _measured(self, displacements: tuple[Displacement, ...], index: int) -> list[TiePoints]:
+        view = self._view(index)
+        return [measure(view, displacement) for displacement in displacements]
 
     def _view(self, index: int) -> View:
         if index in self._kept:
@@ -167,11 +188,12 @@ def _refined(blocks: _Blocks, align: AlignConfig) -> _Refined:
     def best(points: TiePoints) -> Fit:
         return fit_best(points, models, bounds=survey.bounds, unit=survey.unit, spacing=survey.edge)
 
-    found = blocks.each(lambda view: _matched(view, blocks.around))
+    found = blocks.matched()
     shift = Displacement(east=blocks.around[0] * survey.unit[0], north=blocks.around[1] * survey.unit[1])
     displacement = best(found).displacement if len(found) else shift
-    chance = _chance(blocks, displacement)
-    fit, points = None, blocks.each(lambda view: measure(view, displacement))
+    points, *decoys = blocks.along(displacement, *_decoys(survey, displacement))
+    chance = _chance(decoys)
+    fit = None
     for step in range(_MAX_STEPS):
         clear = is_clear(points, chance)
         if not clear.any():
@@ -180,25 +202,33 @@ def _refined(blocks: _Blocks, align: AlignConfig) -> _Refined:
         now, then = (survey.moves(model, points.x, points.y) for model in (fit.displacement, displacement))
         change = np.hypot(*(now - then))
         displacement = fit.displacement
-        points = blocks.each(lambda view, along=displacement: measure(view, along))
+        (points,) = blocks.along(displacement)
         log.debug("step %d: %s, error %.3f px, change %.3f px", step, fit.name, fit.error_px, change.max())
         if change.max() < _SETTLED_PX:
             break
-    at_rest = blocks.each(lambda view: measure(view, NO_DISPLACEMENT))
+    (at_rest,) = blocks.along(NO_DISPLACEMENT)
     return _Refined(fit=fit, points=points, at_rest=at_rest.correlation, chance=chance)
 
 
-def _chance(blocks: _Blocks, displacement: Displacement) -> Array:
-    """Share of its target's variance that the regression explains in each window where the MSI is surely out of place."""
-    unit = blocks.survey.unit
-    decoys = []
-    for x, y in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
-        wrong = {"east": displacement.east + x * _DECOY_PX * unit[0], "north": displacement.north + y * _DECOY_PX * unit[1]}
-        moved = displacement.model_copy(update=wrong)
-        decoys.append(blocks.each(lambda view, along=moved: measure(view, along)).correlation ** 2)
-    known = np.isfinite(decoys)
-    # A window that no decoy can be shown is compared with nothing: zero is what it explains by chance at least.
-    return np.asarray(np.where(known, decoys, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
+def _decoys(survey: Survey, displacement: Displacement) -> list[Displacement]:
+    """Displacements that are surely wrong."""
+    return [
+        displacement.model_copy(
+            update={
+                "east": displacement.east + x * _DECOY_PX * survey.unit[0],
+                "north": displacement.north + y * _DECOY_PX * survey.unit[1],
+            }
+        )
+        for x, y in ((1, 1), (-1, 1), (1, -1), (-1, -1))
+    ]
+
+
+def _chance(decoys: list[TiePoints]) -> Array:
+    """Share of its target's variance that the regression explains in each window where the MSI is out of place."""
+    variance = np.array([points.correlation**2 for points in decoys])
+    known = np.isfinite(variance)
+    # A window that no decoy reaches is compared with nothing: that chance explains nothing is the least that is true.
+    return np.asarray(np.where(known, variance, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
 
 
 def _matched(view: View, around: Move) -> TiePoints:
@@ -221,7 +251,7 @@ def _matched(view: View, around: Move) -> TiePoints:
 
 def is_clear(points: TiePoints, chance: Array) -> NDArray[np.bool_]:
     """Which tie points can be believed by themselves, shape (point,); `chance` is the variance explained out of place."""
-    return (
+    return np.asarray(
         (explained(points, chance) >= _CLEAR_EXPLAINED)
         & (points.sigma <= _CLEAR_SIGMA_PX)
         & (points.split <= _CLEAR_SPLIT_PX)
@@ -310,7 +340,7 @@ def _told(
         displacement=displacement,
         **({"correlation_before": None, "correlation_after": None, "band_nm": None} | (figures or {})),
     )
-    return Estimate(registration=record, points=None, used=np.zeros(0, bool))
+    return Estimate(survey=survey, registration=record, points=None, used=np.zeros(0, bool))
 
 
 def _mean(values: Array) -> float:

@@ -224,5 +224,3 @@ def _vertex(left: Array, middle: Array, right: Array) -> Array:
     return np.clip(
         np.divide(0.5 * (left - right), curvature, out=np.zeros_like(middle), where=curvature < -1e-9), -0.5, 0.5
     )
-
-

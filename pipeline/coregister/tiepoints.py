@@ -78,9 +78,9 @@ def measure(view: View, displacement: Displacement) -> TiePoints:
     survey, edge = view.survey, view.survey.edge
     move = survey.moves(displacement, view.x, view.y)
     samples = view.samples(move)
-    valid = np.isfinite(samples).all(axis=0) & np.isfinite(view.targets).all(axis=0)
+    valid = np.asarray(np.isfinite(samples).all(axis=0) & np.isfinite(view.targets).all(axis=0), np.float64)
     gradients = view.gradients(move)
-    windows = _Windows(valid=_cut(valid, edge).astype(np.float64), samples=_cut(np.nan_to_num(samples), edge), edge=edge)
+    windows = _Windows(valid=_cut(valid, edge), samples=_cut(np.nan_to_num(samples), edge), edge=edge)
     slopes = _cut(gradients, edge)  # (window, 2, band, pixel)
     enough = windows.valid.mean(axis=-1) >= _MIN_SHARE
     information = np.zeros((2, len(enough), 2, 2))
@@ -212,7 +212,7 @@ def _median(values: Array, valid: Array) -> Array:
     return np.where(np.isfinite(found), found, 0.0)
 
 
-def _cut(image: Array | NDArray[np.bool_], edge: int) -> Array:
+def _cut(image: Array, edge: int) -> Array:
     """Windows of an image (..., y, x), shape (window, ..., pixel)."""
     *lead, height, width = image.shape
     cut = image.reshape(*lead, height // edge, edge, width // edge, edge)

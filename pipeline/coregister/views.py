@@ -148,6 +148,8 @@ class View:
     x: Array
     """Positions of the pixel centers in the frame's CRS, shape (y, x)."""
     y: Array
+    at: Array
+    """Rows and columns of `spline` at the pixel centers, shape (2, y, x)."""
     to_msi: Array
     """Rows and columns of `spline` per coarse pixel east and north, shape (2, 2)."""
     to_hsi: Array
@@ -164,14 +166,15 @@ class View:
     @property
     def nbytes(self) -> int:
         """Memory that the view holds."""
-        return int(self.spline.nbytes + self.shown.nbytes + self.targets.nbytes + self.x.nbytes + self.y.nbytes)
+        return int(self.spline.nbytes + self.shown.nbytes + self.targets.nbytes + 4 * self.x.nbytes)
 
     def lattice(self, move: Move, margin: int) -> Array:
         """MSI on the lattice of the HSI, continued by `margin` pixels on each side; NaN where invalid."""
         rows, cols = self.window
         wider = (slice(rows.start - margin, rows.stop + margin), slice(cols.start - margin, cols.stop + margin))
-        at = self._at(wider) - (self.to_msi @ np.asarray(move))[:, None, None]
-        return self._sampled(at)
+        row, col = source_pixels(self.survey.pair.msi.geobox, self.survey.pair.hsi.geobox, wider)
+        at = np.stack([(row - self.origin[0]) / self.step, (col - self.origin[1]) / self.step])
+        return self._sampled(at - (self.to_msi @ np.asarray(move))[:, None, None])
 
     def samples(self, move: Array) -> Array:
         """MSI at each HSI pixel less `move` (coarse px, shape (2, y, x)); shape (band, y, x), NaN where invalid."""
@@ -186,15 +189,10 @@ class View:
         for axis in (0, 1):
             half = at - np.array([0.5, 0.0] if axis == 0 else [0.0, 0.5])[:, None, None]
             along.append([_at(band, half, order=1) for band in np.diff(self.spline, axis=axis + 1)])
-        return -np.einsum("am,abyx->mbyx", self.to_msi, np.asarray(along))
+        return np.asarray(-np.einsum("am,abyx->mbyx", self.to_msi, np.asarray(along)))
 
     def _moved(self, move: Array) -> Array:
-        return self._at(self.window) - np.einsum("am,myx->ayx", self.to_msi, move)
-
-    def _at(self, window: Window) -> Array:
-        """Where HSI pixels lie in `spline`, shape (2, y, x)."""
-        row, col = source_pixels(self.survey.pair.msi.geobox, self.survey.pair.hsi.geobox, window)
-        return np.stack([(row - self.origin[0]) / self.step, (col - self.origin[1]) / self.step])
+        return np.asarray(self.at - np.einsum("am,myx->ayx", self.to_msi, move))
 
     def _sampled(self, at: Array) -> Array:
         out = np.stack([_at(band, at, order=3) for band in self.spline])
@@ -206,7 +204,8 @@ class View:
 def positions(survey: Survey, window: Window) -> Array:
     """Centers of HSI pixels in the frame's CRS, shape (2, y, x): x, y."""
     row, col = source_pixels(survey.frame, survey.pair.hsi.geobox, window)
-    return np.stack(survey.frame.affine @ (col + 0.5, row + 0.5))
+    a, b, c, d, e, f = tuple(survey.frame.affine)[:6]
+    return np.stack([a * (col + 0.5) + b * (row + 0.5) + c, d * (col + 0.5) + e * (row + 0.5) + f])
 
 
 def open_view(survey: Survey, window: Window, reach: Sequence[Move]) -> View:
@@ -248,6 +247,7 @@ def open_view(survey: Survey, window: Window, reach: Sequence[Move]) -> View:
         targets=np.tensordot(survey.response, hsi, axes=1),
         x=x,
         y=y,
+        at=np.stack([(row - first[0]) / step, (col - first[1]) / step]),
         to_msi=per_move / step,
         to_hsi=_jacobian(position, index),
         origin=(float(first[0]), float(first[1])),
@@ -294,7 +294,11 @@ def _at(image: Array, at: Array, *, order: int) -> Array:
 
 def _jacobian(position: Array, index: Array) -> Array:
     """Best linear map from changes of position to changes of index, both of shape (2, y, x)."""
-    thin = (slice(None), slice(None, None, max(1, position.shape[1] // 8)), slice(None, None, max(1, position.shape[2] // 8)))
+    thin = (
+        slice(None),
+        slice(None, None, max(1, position.shape[1] // 8)),
+        slice(None, None, max(1, position.shape[2] // 8)),
+    )
     a, b = position[thin].reshape(2, -1), index[thin].reshape(2, -1)
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     return np.asarray(np.linalg.lstsq(a.T, b.T, rcond=None)[0].T)
@@ -302,6 +306,7 @@ def _jacobian(position: Array, index: Array) -> Array:
 
 def _meeting(hsi: GeoBox, product: GeoBox) -> Window:
     """HSI pixels that lie in the product's extent."""
+    assert hsi.crs is not None  # noqa: S101 (our invariant: scenes have a CRS)
     outline = product.footprint(hsi.crs, npoints=32).boundingbox
     corners = [~hsi.affine @ (x, y) for x in (outline.left, outline.right) for y in (outline.bottom, outline.top)]
     ranges = []
