@@ -125,6 +125,7 @@ def simulate(
         hsi = hsi + rng.standard_normal(hsi.shape) * np.sqrt((hsi**2).mean()) * 10 ** (-snr_db / 20)
         msi = msi + rng.standard_normal(msi.shape) * np.sqrt((msi**2).mean()) * 10 ** (-(snr_db + 5) / 20)
     return ScenePair(
+        ratios=(1, 20),
         hsi=held_scene("hsi", hsi, gsd=10.0 * ratio, nm=nm, fwhm=np.full(n_bands, 40.0)),
         msi=held_scene(
             "msi", msi, gsd=10.0, nm=np.array(MSI_NM)[list(msi_bands)], fwhm=np.array(MSI_FWHM)[list(msi_bands)]

@@ -38,7 +38,7 @@ _FLOOR_PX = 0.01
 """No tie point is known better than this, whatever its window says."""
 _OUTLIER_PX = 0.05
 """Scatter of tie points below which none is called an outlier."""
-_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2)
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2)
 """Weights of the field's roughness that are tried."""
 _KNOT_SPACING = 1.25
 """Distance of knots in distances of tie points: about as many coefficients as points, held together by the penalty."""
@@ -117,10 +117,8 @@ def _fit(points: TiePoints, name: ModelName, frame: _Frame) -> Fit:
             min(max(3, math.ceil((high - low) / (_KNOT_SPACING * frame.spacing))), _KNOTS)
             for low, high in zip(frame.low, frame.high, strict=True)
         )
-        basis, roughness = _splines(u, v, frame, knots), _roughness(knots)
-        best = min(
-            (_robust(points, basis, weight * roughness) for weight in _PENALTIES), key=lambda solved: solved.error_px
-        )
+        basis, rough = _splines(u, v, frame, knots), roughness(knots)
+        best = min((_robust(points, basis, weight * rough) for weight in PENALTIES), key=lambda solved: solved.error_px)
         return Fit(name=name, displacement=_field(best.coefficients, frame, knots), error_px=best.error_px)
     terms = {"none": [], "shift": [np.ones_like(u)], "affine": [np.ones_like(u), u, v]}[name]
     basis = np.stack(terms, axis=-1) if terms else np.zeros((len(u), 0))
@@ -154,9 +152,11 @@ def _robust(points: TiePoints, basis: Array, penalty: Array) -> _Solved:
         solve = np.linalg.solve(normal + weight.sum() * penalty + ridge, weighted)
         coefficients = solve @ points.move.T
         leverage = np.einsum("pt,tp->p", basis, solve)
-        # Judged by its distance from the fit of the others: a flexible model would pass through an outlier.
-        unseen = (points.move - (basis @ coefficients).T) / np.maximum(1.0 - leverage, 0.05)
-        weight = prior * _tukey(unseen, slack=3.0 if step < 2 else 1.0)
+        free = np.maximum(1.0 - leverage, 1e-3)
+        residual = points.move - (basis @ coefficients).T
+        # Studentized: a flexible model passes near an outlier, and all the nearer at the rim.
+        weight = prior * _tukey(residual / np.sqrt(free), slack=3.0 if step < 2 else 1.0)
+        unseen = residual / free
     error = math.sqrt(float((weight * (unseen**2).sum(axis=0)).sum() / max(2.0 * weight.sum(), 1e-30)))
     # A model that throws points away until the rest agrees predicts nothing of them.
     return _Solved(coefficients=coefficients, error_px=error / max(float(weight.sum() / prior.sum()), 1e-3))
@@ -197,7 +197,7 @@ def _splines(u: Array, v: Array, frame: _Frame, knots: tuple[int, ...]) -> Array
     return basis.reshape(len(u), -1)
 
 
-def _roughness(knots: tuple[int, ...]) -> Array:
+def roughness(knots: tuple[int, ...]) -> Array:
     """Second differences along and across both axes: the discrete bending energy, which planes do not have."""
     second = [np.diff(np.eye(n + 3), 2, axis=0) for n in knots]
     first = [np.diff(np.eye(n + 3), 1, axis=0) for n in knots]

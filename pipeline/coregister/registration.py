@@ -20,7 +20,9 @@ from catalogs.pairs import ScenePair
 from pipeline.cluster import Spread, spread_over
 from pipeline.config import AlignConfig
 from pipeline.coregister.decision import Decision, Evidence, decide
+from pipeline.coregister.dense import Normal, improved, normal_equations
 from pipeline.coregister.fitting import MODELS, Fit, ModelName, fit_best
+from pipeline.coregister.response import learned, moments
 from pipeline.coregister.search import find_peak, search_windows, window_moves
 from pipeline.coregister.tiepoints import TiePoints, measure
 from pipeline.coregister.views import Array, Move, Survey, View, open_view
@@ -37,6 +39,8 @@ _LOCAL_PX = 5
 _MATCHED_SIGMA_PX = 0.15
 """Error of a whole-pixel match with a parabola through its peak."""
 _MAX_STEPS = 6
+_DENSE_STEPS = 3
+"""Of the refinement of a field by every pixel."""
 _SETTLED_PX = 3e-3
 """Change of the model (coarse px) at which refining ends."""
 _DECOY_PX = 4.0
@@ -111,10 +115,6 @@ def estimate(
         return _told(survey, "accept", "the displacement was given", given, model="shift" if given else "none")
     if not align.estimate:
         return _told(survey, "accept", "the estimate is switched off")
-    if not survey.bands:
-        return _told(
-            survey, "refuse", "no MSI band lies within the spectrum of the HSI, so there is nothing to compare"
-        )
     limit = int(align.max_shift_px)
     seen = [open_view(survey, window, _square((0, 0), limit + 1)) for window in search_windows(survey)]
     peak = find_peak(seen, limit, _BANDS)
@@ -137,6 +137,18 @@ class _Blocks:
         self.survey, self.around, self._spread = survey, around, spread
         self._reach = [*_square(around, _LOCAL_PX + _DECOY_PX), (0.0, 0.0)]
         self._kept: dict[int, View] = {}
+        self.mixing = survey.mixing
+        """Weights of the HSI's channels in each target; to be replaced when they have been learned."""
+
+    def moments(self, displacement: Displacement) -> Array:
+        """See `response.moments`."""
+        return np.concatenate(list(self._spread(partial(self._moments, displacement), range(len(self.survey.blocks)))))
+
+    def normals(self, displacement: Displacement, clear: NDArray[np.bool_]) -> list[Normal]:
+        """See `dense.normal_equations`; `clear` is of all windows in the order of `along`."""
+        sizes = [(w[0].stop - w[0].start) * (w[1].stop - w[1].start) // self.survey.edge**2 for w in self.survey.blocks]
+        of_block = np.split(clear, np.cumsum(sizes)[:-1])
+        return list(self._spread(partial(self._normals, displacement), enumerate(of_block)))
 
     def matched(self) -> TiePoints:
         """Whole-pixel matches of all windows."""
@@ -154,9 +166,16 @@ class _Blocks:
     def _matched(self, index: int) -> TiePoints:
         return _matched(self._view(index), self.around)
 
+    def _moments(self, displacement: Displacement, index: int) -> Array:
+        return moments(self._view(index), displacement)
+
+    def _normals(self, displacement: Displacement, block: tuple[int, NDArray[np.bool_]]) -> Normal:
+        index, clear = block
+        return normal_equations(self._view(index), self.mixing, displacement, clear)
+
     def _measured(self, displacements: tuple[Displacement, ...], index: int) -> list[TiePoints]:
         view = self._view(index)
-        return [measure(view, displacement) for displacement in displacements]
+        return [measure(view, self.mixing, displacement) for displacement in displacements]
 
     def _view(self, index: int) -> View:
         if index in self._kept:
@@ -193,6 +212,11 @@ def _refined(blocks: _Blocks, align: AlignConfig) -> _Refined:
     displacement = best(found).displacement if len(found) else shift
     points, *decoys = blocks.along(displacement, *_decoys(survey, displacement))
     chance = _chance(decoys)
+    clear = is_clear(points, chance)
+    if clear.any():
+        blocks.mixing = learned(blocks.moments(displacement)[clear], len(blocks.mixing))
+        points, *decoys = blocks.along(displacement, *_decoys(survey, displacement))
+        chance = _chance(decoys)
     fit = None
     for step in range(_MAX_STEPS):
         clear = is_clear(points, chance)
@@ -206,6 +230,11 @@ def _refined(blocks: _Blocks, align: AlignConfig) -> _Refined:
         log.debug("step %d: %s, error %.3f px, change %.3f px", step, fit.name, fit.error_px, change.max())
         if change.max() < _SETTLED_PX:
             break
+    if fit is not None and fit.name == "field":
+        for _ in range(_DENSE_STEPS):
+            displacement = improved(displacement, blocks.normals(displacement, is_clear(points, chance)), survey.unit)
+            (points,) = blocks.along(displacement)
+        fit = replace(fit, displacement=displacement)
     (at_rest,) = blocks.along(NO_DISPLACEMENT)
     return _Refined(fit=fit, points=points, at_rest=at_rest.correlation, chance=chance)
 

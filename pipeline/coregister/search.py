@@ -77,10 +77,11 @@ def find_peak(views: Sequence[View], limit: int, n_bands: int) -> Peak | None:
         Bands to keep.
     """
     n_lags = 2 * limit + 1
-    total, weight = np.zeros((2, len(views[0].targets), n_lags, n_lags))
+    mixing = views[0].survey.mixing
+    total, weight = np.zeros((2, len(mixing), n_lags, n_lags))
     for view in views:
         fine = view.lattice((0.0, 0.0), limit)
-        for k, (target, band) in enumerate(zip(view.targets, fine, strict=True)):
+        for k, (target, band) in enumerate(zip(view.targets(mixing), fine, strict=True)):
             correlation, count = masked_correlation(detail(target), detail(band))
             total[k] += np.where(count > 0, correlation, 0.0) * count
             weight[k] += count
@@ -166,10 +167,10 @@ def window_moves(view: View, around: Move, limit: int) -> tuple[Array, Array]:
     correlation : ndarray, shape (window rows, window columns)
     """
     edge = view.survey.edge
-    height, width = view.targets.shape[1:]
+    height, width = view.x.shape
     rows, cols = height // edge, width // edge
     fine = [detail(band) for band in view.lattice(around, limit)]
-    targets = [detail(band) for band in view.targets]
+    targets = [detail(band) for band in view.targets(view.survey.mixing)]
     surface = np.zeros((rows, cols, 2 * limit + 1, 2 * limit + 1))
     for target, band in zip(targets, fine, strict=True):
         for dy in range(2 * limit + 1):

@@ -66,57 +66,73 @@ class TiePoints:
         )
 
 
-def measure(view: View, displacement: Displacement) -> TiePoints:
-    """Tie points of a view along a model of the move.
+@dataclass(frozen=True, kw_only=True)
+class Linearized:
+    """What every pixel of a view says of the remainder of the move, in windows (window, pixel)."""
+
+    information: Array
+    """Inverse covariance (1 / coarse px2) of the remainder, shape (window, pixel, 2, 2)."""
+    pull: Array
+    """Information times remainder, shape (window, pixel, 2)."""
+    correlation: Array
+    """Of each window's best target with its regression, shape (window,); NaN where too few pixels are valid."""
+
+
+def linearize(view: View, mixing: Array, displacement: Displacement) -> Linearized:
+    """The forward model about a displacement.
 
     Parameters
     ----------
     view : View
+    mixing : ndarray, shape (target, channel)
+        Weights of the HSI's channels in each target.
     displacement : Displacement
         Close to the truth: within about a coarse pixel.
     """
-    survey, edge = view.survey, view.survey.edge
-    move = survey.moves(displacement, view.x, view.y)
+    edge = view.survey.edge
+    move = view.survey.moves(displacement, view.x, view.y)
     samples = view.samples(move)
-    valid = np.asarray(np.isfinite(samples).all(axis=0) & np.isfinite(view.targets).all(axis=0), np.float64)
-    gradients = view.gradients(move)
-    windows = _Windows(valid=_cut(valid, edge), samples=_cut(np.nan_to_num(samples), edge), edge=edge)
-    slopes = _cut(gradients, edge)  # (window, 2, band, pixel)
-    enough = windows.valid.mean(axis=-1) >= _MIN_SHARE
-    information = np.zeros((2, len(enough), 2, 2))
-    pull = np.zeros((2, len(enough), 2))
-    where = np.zeros((len(enough), edge * edge))
-    correlation = np.zeros(len(enough))
-    for target in _cut(np.nan_to_num(view.targets), edge).transpose(1, 0, 2):
+    valid = np.asarray(np.isfinite(samples).all(axis=0) & np.isfinite(view.channels).all(axis=0), np.float64)
+    windows = _Windows(valid=cut(valid, edge), samples=cut(np.nan_to_num(samples), edge), edge=edge)
+    slopes = cut(view.gradients(move), edge)  # (window, 2, band, pixel)
+    information = np.zeros((*windows.valid.shape, 2, 2))
+    pull = np.zeros((*windows.valid.shape, 2))
+    correlation = np.zeros(len(pull))
+    for target in cut(np.nan_to_num(view.targets(mixing)), edge).transpose(1, 0, 2):
         fit = windows.explain(target)
         gradient = windows.projected(np.einsum("wb,wdbp->wpd", fit.gains, slopes), fit.weight)
-        precision = fit.weight / np.maximum(fit.variance, 1e-30)[:, None]
-        for half, color in enumerate(windows.checkers):
-            weighted = gradient * (precision * color)[..., None]
-            information[half] += np.einsum("wpd,wpe->wde", weighted, gradient)
-            pull[half] += np.einsum("wpd,wp->wd", weighted, fit.residual)
-        where += precision * (gradient**2).sum(axis=-1)
+        # Errors of the targets of one window are alike, so several of them are worth little more than one.
+        weighted = gradient * (fit.weight / np.maximum(fit.variance, 1e-30)[:, None] / len(mixing))[..., None]
+        information += weighted[..., :, None] * gradient[..., None, :]
+        pull += weighted * fit.residual[..., None]
         correlation = np.maximum(correlation, fit.correlation)
-    n_targets = len(view.targets)
-    whole = information.sum(axis=0)
-    step = _solved(whole, pull.sum(axis=0))
-    halves = [_solved(information[half], pull[half]) for half in (0, 1)]
-    # Errors of the targets of one window are alike, so several of them are worth little more than one.
-    sigma = np.sqrt(n_targets / np.maximum(np.linalg.eigvalsh(whole)[:, 0], 1e-30))
-    total = where.sum(axis=-1, keepdims=True)
-    share = np.divide(where, total, out=np.full_like(where, 1.0 / where.shape[-1]), where=total > 0)
-    x, y = ((_cut(axis, edge) * share).sum(axis=-1) for axis in (view.x, view.y))
-    here = np.stack([(_cut(part, edge) * share).sum(axis=-1) for part in move])
-    blind = ~(enough & (where.sum(axis=-1) > 0))
-    step[blind], sigma[blind], correlation[blind] = np.nan, np.nan, np.nan
+    correlation[windows.valid.mean(axis=-1) < _MIN_SHARE] = np.nan
+    return Linearized(information=information, pull=pull, correlation=correlation)
+
+
+def measure(view: View, mixing: Array, displacement: Displacement) -> TiePoints:
+    """Tie points of a view along a displacement; see `linearize`."""
+    edge = view.survey.edge
+    found = linearize(view, mixing, displacement)
+    whole = found.information.sum(axis=1)
+    step = _solved(whole, found.pull.sum(axis=1))
+    odd = np.add.outer(np.arange(edge), np.arange(edge)).ravel() % 2 == 1
+    halves = [_solved(found.information[:, half].sum(axis=1), found.pull[:, half].sum(axis=1)) for half in (odd, ~odd)]
+    worth = np.trace(found.information, axis1=2, axis2=3)
+    total = worth.sum(axis=1, keepdims=True)
+    share = np.divide(worth, total, out=np.full_like(worth, 1.0 / edge**2), where=total > 0)
+    x, y = ((cut(axis, edge) * share).sum(axis=-1) for axis in (view.x, view.y))
+    here = view.survey.moves(displacement, x, y)
+    blind = np.isnan(found.correlation) | (total[:, 0] <= 0)
+    step[blind] = np.nan
     return TiePoints(
         x=x,
         y=y,
         move=here + step.T,
         remainder=step.T,
-        sigma=sigma,
+        sigma=np.where(blind, np.nan, np.sqrt(1.0 / np.maximum(np.linalg.eigvalsh(whole)[:, 0], 1e-30))),
         split=np.linalg.norm(halves[0] - halves[1], axis=-1),
-        correlation=correlation,
+        correlation=np.where(blind, np.nan, found.correlation),
     )
 
 
@@ -141,19 +157,16 @@ class _Windows:
 
     def __init__(self, *, valid: Array, samples: Array, edge: int) -> None:
         n_windows, n_pixels = valid.shape
-        along = (np.arange(edge) - (edge - 1) / 2) / edge
-        y, x = np.meshgrid(along, along, indexing="ij")
-        trend = np.broadcast_to(np.stack([np.ones(n_pixels), x.ravel(), y.ravel()], axis=-1), (n_windows, n_pixels, 3))
         bands = samples.transpose(0, 2, 1)
         total = np.maximum(valid.sum(axis=-1), 1.0)
         center = (bands * valid[..., None]).sum(axis=1) / total[:, None]
         bands = (bands - center[:, None]) * valid[..., None]
         spread = np.sqrt((bands**2).sum(axis=1) / total[:, None])
         self._scale = np.where(spread > 0, spread, 1.0)
-        self._terms = np.concatenate([trend, bands / self._scale[:, None]], axis=-1)
+        self._terms = np.concatenate(
+            [np.broadcast_to(trend(edge), (n_windows, n_pixels, 3)), bands / self._scale[:, None]], axis=-1
+        )
         self.valid = valid
-        odd = (np.add.outer(np.arange(edge), np.arange(edge)) % 2).ravel().astype(np.float64)
-        self.checkers = (odd, 1.0 - odd)
 
     def explain(self, target: Array) -> _Fit:
         """Robust regression of a target, shape (window, pixel)."""
@@ -186,13 +199,21 @@ class _Windows:
 
     def _regressed(self, values: Array, weight: Array) -> Array:
         """Coefficients (window, term, k) of values (window, pixel, k)."""
-        return _least_squares(self._terms, values, weight)
+        return least_squares(self._terms, values, weight)
 
     def _trend(self, target: Array, weight: Array) -> Array:
-        return _least_squares(self._terms[..., :3], target[..., None], weight)[..., 0]
+        return least_squares(self._terms[..., :3], target[..., None], weight)[..., 0]
 
 
-def _least_squares(terms: Array, values: Array, weight: Array) -> Array:
+def trend(edge: int) -> Array:
+    """1, x and y over the pixels of a window, shape (pixel, 3)."""
+    along = (np.arange(edge) - (edge - 1) / 2) / edge
+    y, x = np.meshgrid(along, along, indexing="ij")
+    return np.stack([np.ones(edge * edge), x.ravel(), y.ravel()], axis=-1)
+
+
+def least_squares(terms: Array, values: Array, weight: Array) -> Array:
+    """Coefficients (window, term, k) that make values (window, pixel, k) of terms (window, pixel, term)."""
     weighted = (terms * weight[..., None]).transpose(0, 2, 1)
     normal = weighted @ terms
     ridge = _RIDGE * np.trace(normal, axis1=1, axis2=2) / terms.shape[-1] + 1e-12
@@ -212,7 +233,7 @@ def _median(values: Array, valid: Array) -> Array:
     return np.where(np.isfinite(found), found, 0.0)
 
 
-def _cut(image: Array, edge: int) -> Array:
+def cut(image: Array, edge: int) -> Array:
     """Windows of an image (..., y, x), shape (window, ..., pixel)."""
     *lead, height, width = image.shape
     cut = image.reshape(*lead, height // edge, edge, width // edge, edge)

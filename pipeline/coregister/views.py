@@ -1,6 +1,6 @@
 """Both images side by side on the HSI's own pixels, block by block: what every measurement of a displacement looks at.
 
-    HSI bands -> combined with each MSI band's response -------------------------> targets  (band, y, x)
+    HSI bands -> channels of a few bands -> combined as each MSI band sees them -> targets  (band, y, x)
     MSI bands -> blurred with the HSI's PSF, thinned, spline -> sampled anywhere -> samples  (band, y, x)
 
 The HSI is never resampled, and the MSI is blurred before it is sampled: correlating sharp edges with soft ones biases
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,12 @@ Array = NDArray[np.floating]
 Move = tuple[float, float]
 """Coarse pixels east and north."""
 
-MIN_COVERAGE = 0.3
-"""An MSI band takes part if the good HSI bands cover this share of its response."""
+_MIN_COVERAGE = 0.3
+"""Where the good HSI bands cover less of an MSI band's response, the nearest of them stands in."""
+_CHANNELS = 8
+"""Parts of the HSI's spectrum, equal in relative width, from which a band's true response may be learned ..."""
+_PER_CHANNEL = 4
+"""... and bands that are read for each."""
 _WORTH_READING = 1e-3
 """Weight of an HSI band in a response."""
 _WINDOW_PX = (10, 32)
@@ -63,7 +68,10 @@ class Survey:
     hsi_bands: tuple[int, ...]
     """HSI bands that make them up, positions in the scene."""
     response: NDArray[np.float32]
-    """Weights of the HSI bands for each MSI band, shape (MSI band, HSI band)."""
+    """Weights of the HSI bands in each channel, shape (channel, HSI band): first one channel for each MSI band as its table
+    tells, then parts of the spectrum."""
+    mixing: Array
+    """Weights of the channels in each target, shape (MSI band, channel)."""
     psf_sigma_px: float
     """Standard deviation of the HSI's PSF, in MSI pixels."""
     unit: tuple[float, float]
@@ -80,8 +88,12 @@ class Survey:
         """The survey of a pair; `psf_sigma_px` is in fine pixels of `grids`."""
         good = np.array(pair.hsi.good_bands)
         weights, coverage = pair.hsi.bands[good].srf(pair.msi.bands)
-        bands = tuple(k for k in pair.msi.good_bands if coverage[k] > MIN_COVERAGE)
-        response = weights[list(bands)].astype(np.float32)
+        bands = tuple(pair.msi.good_bands)
+        center_nm = pair.hsi.bands.center_nm[good]
+        nearest = np.abs(center_nm - pair.msi.bands.center_nm[:, None])
+        stand_in = nearest == nearest.min(axis=1, keepdims=True)
+        told = np.where(coverage[:, None] > _MIN_COVERAGE, weights, stand_in / stand_in.sum(axis=1, keepdims=True))
+        response = np.concatenate([told[list(bands)], _parts(center_nm)]).astype(np.float32)
         # The far tails of a Gaussian response are not worth reading a band for.
         heavy = (response > _WORTH_READING).any(axis=0)
         frame = grids.fine
@@ -95,6 +107,7 @@ class Survey:
             bands=bands,
             hsi_bands=tuple(int(k) for k in good[heavy]),
             response=response[:, heavy],
+            mixing=np.eye(len(bands), len(response)),
             psf_sigma_px=psf_sigma_px * math.sqrt(fine_m[0] * fine_m[1]) / pair.msi.gsd_m,
             unit=(
                 pair.hsi.gsd_m / fine_m[0] * abs(frame.affine.a),
@@ -108,7 +121,13 @@ class Survey:
     def with_bands(self, chosen: Sequence[int]) -> Survey:
         """The same with some of its bands, by their place in `bands`."""
         picked = list(chosen)
-        return replace(self, bands=tuple(self.bands[i] for i in picked), response=self.response[picked])
+        channels = [*picked, *range(len(self.bands), len(self.response))]
+        return replace(
+            self,
+            bands=tuple(self.bands[i] for i in picked),
+            response=self.response[channels],
+            mixing=np.eye(len(picked), len(channels)),
+        )
 
     @property
     def bounds(self) -> tuple[Array, Array]:
@@ -143,8 +162,8 @@ class View:
     survey: Survey
     window: Window
     """Rows and columns of the HSI."""
-    targets: NDArray[np.float32]
-    """HSI as each MSI band sees it, shape (band, y, x); NaN where invalid."""
+    channels: NDArray[np.float32]
+    """HSI in channels, shape (channel, y, x); NaN where invalid."""
     x: Array
     """Positions of the pixel centers in the frame's CRS, shape (y, x)."""
     y: Array
@@ -166,7 +185,11 @@ class View:
     @property
     def nbytes(self) -> int:
         """Memory that the view holds."""
-        return int(self.spline.nbytes + self.shown.nbytes + self.targets.nbytes + 4 * self.x.nbytes)
+        return int(self.spline.nbytes + self.shown.nbytes + self.channels.nbytes + 4 * self.x.nbytes)
+
+    def targets(self, mixing: Array) -> Array:
+        """HSI as each MSI band sees it, shape (band, y, x); NaN where invalid."""
+        return np.asarray(np.tensordot(mixing, self.channels, axes=1))
 
     def lattice(self, move: Move, margin: int) -> Array:
         """MSI on the lattice of the HSI, continued by `margin` pixels on each side; NaN where invalid."""
@@ -244,7 +267,7 @@ def open_view(survey: Survey, window: Window, reach: Sequence[Move]) -> View:
     return View(
         survey=survey,
         window=window,
-        targets=np.tensordot(survey.response, hsi, axes=1),
+        channels=np.tensordot(survey.response, hsi, axes=1),
         x=x,
         y=y,
         at=np.stack([(row - first[0]) / step, (col - first[1]) / step]),
@@ -302,6 +325,18 @@ def _jacobian(position: Array, index: Array) -> Array:
     a, b = position[thin].reshape(2, -1), index[thin].reshape(2, -1)
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     return np.asarray(np.linalg.lstsq(a.T, b.T, rcond=None)[0].T)
+
+
+def _parts(center_nm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Channels of the spectrum, each the mean of a few bands; shape (channel, band)."""
+    edges = np.geomspace(center_nm[0], center_nm[-1] * (1 + 1e-9) + 1e-6, _CHANNELS + 1)
+    rows = []
+    for low, high in pairwise(edges):
+        inside = np.flatnonzero((center_nm >= low) & (center_nm < high))
+        if inside.size:
+            read = inside[np.linspace(0, inside.size - 1, min(inside.size, _PER_CHANNEL)).round().astype(int)]
+            rows.append(np.bincount(read, minlength=len(center_nm)) / len(read))
+    return np.array(rows)
 
 
 def _meeting(hsi: GeoBox, product: GeoBox) -> Window:

@@ -69,7 +69,11 @@ def rejected(capsys, tmp_path: Path, code: int, sentence: str, *arguments: objec
 
 def test_fuse_verify_and_again(pair, tmp_path, capsys):
     hsi, msi = pair
-    code, out, _ = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", "--json")
+    code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p")
+    assert code == 7  # both are noise
+    assert "could not be registered" in err
+    anyway = ("--set", "align.on_refuse=keep")
+    code, out, _ = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", "--json", *anyway)
     assert code == 0
     record = json.loads(out)
     assert record["bands"] == 12
@@ -77,7 +81,7 @@ def test_fuse_verify_and_again(pair, tmp_path, capsys):
     code, out, _ = call(capsys, "verify", tmp_path / "p")
     assert code == 0
     assert "verified" in out
-    code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p")
+    code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", *anyway)
     assert code == 4
     assert "already published" in err
     code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", "--network", "bicubic")

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputRejected, OutOfResources
-from pipeline import engine, fuse
+from pipeline import cluster, fuse
 from pipeline.job import locked
 from pipeline.publish import verify
 from pipeline.workflow import fuse_tiles, open_run, plan_report, run, stage_pair
@@ -275,6 +275,6 @@ def test_failed_tiles_are_named_and_the_others_kept(tmp_path, monkeypatch):
 
 
 def test_no_scheduler_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_CONNECT_SECONDS", 1)
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
     with pytest.raises(OutOfResources, match="no Dask scheduler answers"):
         run(config(tmp_path / "out", **QUICK, dask="tcp://127.0.0.1:9"))
