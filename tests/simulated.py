@@ -21,6 +21,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
 from catalogs.bands import Bands
 from catalogs.pairs import ScenePair
 from catalogs.scene import Scene
+from catalogs.sensors import Source, open_scene
 from tests.synthetic import DATA
 
 MSI_NM = (490.0, 560.0, 665.0, 842.0)
@@ -70,6 +71,13 @@ def sentinel2_ground(top: int = 0, left: int = 0, size: int = 600) -> NDArray[np
     return cube[[2, 1, 0, 3]].transpose(0, 2, 1)[:, top : top + size, left : left + size] / 1e4
 
 
+def synthetic_ground(size: int, seed: int = 5) -> NDArray[np.float64]:
+    """The same of synthetic land, shape (4, size, size)."""
+    truth = open_scene(Source(uri=f"synthetic:truth?size={size}&bands=60&seed={seed}&snr_hsi=0&snr_msi=0"))
+    bands = [truth.bands.nearest(nm, within_nm=30.0) for nm in MSI_NM]
+    return truth.read((slice(0, size), slice(0, size)), bands).astype(np.float64)
+
+
 def constant(east: float, north: float) -> Move:
     """The same move everywhere."""
     return lambda x, y: (np.full_like(x, east), np.full_like(y, north))
@@ -92,7 +100,9 @@ def simulate(
     ----------
     ground : ndarray, shape (4, y, x)
     ratio : int
+        1 to 20.
     move : callable
+        Brings the MSI onto the HSI.
     snr_db : float or None
         Of the HSI, and 5 dB better of the MSI.
     later : ndarray, optional

@@ -30,7 +30,7 @@ MODELS: tuple[ModelName, ...] = ("none", "shift", "affine", "field")
 
 FEWEST: dict[ModelName, int] = {"none": 0, "shift": 1, "affine": 8, "field": 20}
 """Tie points that a model needs."""
-_CLEARLY = {"none": 1.0, "shift": 0.97, "affine": 0.95, "field": 0.90}
+_CLEARLY = {"none": 1.0, "shift": 0.97, "affine": 0.95, "field": 0.85}
 """A model's prediction error must fall to this share of that of every simpler one."""
 _TUKEY = 4.685
 _ROUNDS = 12
@@ -98,32 +98,20 @@ def fit_best(
     center = (float(bounds[0][0] + bounds[1][0]) / 2, float(bounds[0][1] + bounds[1][1]) / 2)
     low, high = (tuple(float((b[k] - center[k]) / unit[k]) for k in (0, 1)) for b in bounds)
     frame = _Frame(center=center, unit=unit, low=low, high=high, spacing=spacing)  # type: ignore[arg-type]
-    best: Fit | None = None
+    u, v = (points.x - center[0]) / unit[0], (points.y - center[1]) / unit[1]
+    best: tuple[ModelName, _Solved, Displacement] | None = None
     for name in models:
         if FEWEST[name] > len(points):
             continue
-        fit = _fit(points, name, frame)
-        if best is None or math.hypot(fit.error_px, _FLOOR_PX) < _CLEARLY[name] * math.hypot(best.error_px, _FLOOR_PX):
-            best = fit
+        solved, displacement = (
+            _field(points, u, v, frame) if name == "field" else _polynomial(points, name, u, v, frame)
+        )
+        if best is None or solved.loss_px(solved.spread) < _CLEARLY[name] * best[1].loss_px(solved.spread):
+            best = name, solved, displacement
     if best is None:
         raise ValueError(f"none of the models {models} can be fitted to {len(points)} tie points")
-    return best
-
-
-def _fit(points: TiePoints, name: ModelName, frame: _Frame) -> Fit:
-    u, v = (points.x - frame.center[0]) / frame.unit[0], (points.y - frame.center[1]) / frame.unit[1]
-    if name == "field":
-        knots = tuple(
-            min(max(3, math.ceil((high - low) / (_KNOT_SPACING * frame.spacing))), _KNOTS)
-            for low, high in zip(frame.low, frame.high, strict=True)
-        )
-        basis, rough = _splines(u, v, frame, knots), roughness(knots)
-        best = min((_robust(points, basis, weight * rough) for weight in PENALTIES), key=lambda solved: solved.error_px)
-        return Fit(name=name, displacement=_field(best.coefficients, frame, knots), error_px=best.error_px)
-    terms = {"none": [], "shift": [np.ones_like(u)], "affine": [np.ones_like(u), u, v]}[name]
-    basis = np.stack(terms, axis=-1) if terms else np.zeros((len(u), 0))
-    solved = _robust(points, basis, np.zeros((len(terms), len(terms))))
-    return Fit(name=name, displacement=_affine(solved.coefficients, frame), error_px=solved.error_px)
+    name, solved, displacement = best
+    return Fit(name=name, displacement=displacement, error_px=solved.loss_px(solved.spread))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +120,20 @@ class _Solved:
 
     coefficients: Array
     """Shape (term, 2 components)."""
-    error_px: float
-    """See `Fit`."""
+    unseen: Array
+    """Length (coarse px) by which the fit of the others misses each point, shape (point,)."""
+    prior: Array
+    """Weight of each point by its own standard error, shape (point,)."""
+    spread: float
+    """Standard deviation (coarse px) of one component of what `unseen` is the length of, robust."""
+
+    def loss_px(self, spread: float) -> float:
+        """Root mean square of `unseen` along one axis, in which no point counts more than an outlier at `spread` does."""
+        # Models must be compared at one spread: each at its own, the one that drops more points would seem the better.
+        reach = _TUKEY * spread
+        share = 1.0 - np.clip(1.0 - (self.unseen / reach) ** 2, 0.0, None) ** 3
+        squared = reach**2 / 3.0 * float((self.prior * share).sum() / self.prior.sum()) / 2.0
+        return math.hypot(math.sqrt(squared), _FLOOR_PX)
 
 
 def _robust(points: TiePoints, basis: Array, penalty: Array) -> _Solved:
@@ -142,44 +142,67 @@ def _robust(points: TiePoints, basis: Array, penalty: Array) -> _Solved:
     prior = 1.0 / (points.sigma**2 + _FLOOR_PX**2)
     prior = prior / prior.max()
     # The first guess is one that half of the points cannot spoil: the median move.
-    unseen = points.move - (np.median(points.move, axis=1, keepdims=True) if n_terms else 0.0)
-    weight = prior * _tukey(unseen, slack=3.0)
-    coefficients = np.zeros((n_terms, 2))
+    residual = points.move - (np.median(points.move, axis=1, keepdims=True) if n_terms else 0.0)
+    coefficients, free = np.zeros((n_terms, 2)), np.ones(len(points))
+    spread = _spread(residual)
     for step in range(_ROUNDS if n_terms else 0):
+        # Studentized: a flexible model passes near an outlier, and all the nearer at the rim.
+        distance = np.hypot(*residual) / np.sqrt(free)
+        reach = (3.0 if step < 3 else 1.0) * _TUKEY * spread
+        weight = prior * np.square(np.clip(1.0 - (distance / reach) ** 2, 0.0, None))
         weighted = (basis * weight[:, None]).T
         normal = weighted @ basis
         ridge = 1e-9 * np.trace(normal) / n_terms * np.eye(n_terms)
         solve = np.linalg.solve(normal + weight.sum() * penalty + ridge, weighted)
         coefficients = solve @ points.move.T
-        leverage = np.einsum("pt,tp->p", basis, solve)
-        free = np.maximum(1.0 - leverage, 1e-3)
+        free = np.maximum(1.0 - np.einsum("pt,tp->p", basis, solve), 1e-3)
         residual = points.move - (basis @ coefficients).T
-        # Studentized: a flexible model passes near an outlier, and all the nearer at the rim.
-        weight = prior * _tukey(residual / np.sqrt(free), slack=3.0 if step < 2 else 1.0)
-        unseen = residual / free
-    error = math.sqrt(float((weight * (unseen**2).sum(axis=0)).sum() / max(2.0 * weight.sum(), 1e-30)))
-    # A model that throws points away until the rest agrees predicts nothing of them.
-    return _Solved(coefficients=coefficients, error_px=error / max(float(weight.sum() / prior.sum()), 1e-3))
+        spread = _spread(residual / np.sqrt(free))
+    return _Solved(
+        coefficients=coefficients, unseen=np.hypot(*residual) / free, prior=prior, spread=_spread(residual / free)
+    )
 
 
-def _tukey(residual: Array, *, slack: float) -> Array:
-    distance = np.hypot(*residual)
-    # The Rayleigh median: 1.1774 standard deviations of one component.
-    spread = max(float(np.median(distance)) / 1.1774, _OUTLIER_PX / _TUKEY)
-    return np.asarray(np.square(np.clip(1.0 - (distance / (slack * _TUKEY * spread)) ** 2, 0.0, None)))
+def _spread(residual: Array) -> float:
+    """Standard deviation of one component of vectors (2, n), from the median of their lengths (Rayleigh)."""
+    return max(float(np.median(np.hypot(*residual))) / 1.1774, _OUTLIER_PX / _TUKEY)
 
 
-def _affine(coefficients: Array, frame: _Frame) -> Displacement:
-    """Fitted coefficients, shape (0, 1 or 3 terms; 2 components), in CRS units."""
-    if not len(coefficients):
-        return Displacement()
+def _polynomial(points: TiePoints, name: ModelName, u: Array, v: Array, frame: _Frame) -> tuple[_Solved, Displacement]:
+    """None, a shift or an affine move."""
+    terms = {"none": [], "shift": [np.ones_like(u)], "affine": [np.ones_like(u), u, v]}[name]
+    basis = np.stack(terms, axis=-1) if terms else np.zeros((len(u), 0))
+    solved = _robust(points, basis, np.zeros((len(terms), len(terms))))
+    if not terms:
+        return solved, Displacement()
     unit = np.asarray(frame.unit)
-    shift = coefficients[0] * unit
-    moved = {"east": float(shift[0]), "north": float(shift[1]), "center": frame.center}
-    if len(coefficients) == 1:
-        return Displacement(**moved)
-    slope = coefficients[1:].T * unit[:, None] / unit[None, :]  # [component, axis]
-    return Displacement(**moved, slope=tuple(float(value) for value in slope.ravel()))
+    east, north = (float(value) for value in solved.coefficients[0] * unit)
+    if len(terms) == 1:
+        return solved, Displacement(east=east, north=north, center=frame.center)
+    slope = solved.coefficients[1:].T * unit[:, None] / unit[None, :]  # (component, axis)
+    return solved, Displacement(east=east, north=north, center=frame.center, slope=tuple(slope.ravel().tolist()))
+
+
+def _field(points: TiePoints, u: Array, v: Array, frame: _Frame) -> tuple[_Solved, Displacement]:
+    """A smooth field, of the roughness that predicts best."""
+    knots = tuple(
+        min(max(3, math.ceil((high - low) / (_KNOT_SPACING * frame.spacing))), _KNOTS)
+        for low, high in zip(frame.low, frame.high, strict=True)
+    )
+    basis, rough = _splines(u, v, frame, knots), roughness(knots)
+    tried = [_robust(points, basis, weight * rough) for weight in PENALTIES]
+    smallest = min(solved.spread for solved in tried)
+    best = min(tried, key=lambda solved: solved.loss_px(smallest))
+    step = tuple(
+        (high - low) / n * unit for low, high, n, unit in zip(frame.low, frame.high, knots, frame.unit, strict=True)
+    )
+    origin = tuple(
+        center + low * unit - one
+        for center, low, unit, one in zip(frame.center, frame.low, frame.unit, step, strict=True)
+    )
+    tables = best.coefficients.T.reshape(2, knots[1] + 3, knots[0] + 3) * np.asarray(frame.unit)[:, None, None]
+    east, north = (tuple(tuple(float(value) for value in line) for line in table) for table in tables)
+    return best, Displacement(field=SmoothField(origin=origin, step=step, east=east, north=north))
 
 
 def _splines(u: Array, v: Array, frame: _Frame, knots: tuple[int, ...]) -> Array:
@@ -204,16 +227,3 @@ def roughness(knots: tuple[int, ...]) -> Array:
     eye = [np.eye(n + 3) for n in knots]
     parts = [np.kron(eye[1], second[0]), np.kron(second[1], eye[0]), math.sqrt(2.0) * np.kron(first[1], first[0])]
     return np.asarray(sum(part.T @ part for part in parts) / ((knots[0] + 3) * (knots[1] + 3)))
-
-
-def _field(coefficients: Array, frame: _Frame, knots: tuple[int, ...]) -> Displacement:
-    step = tuple(
-        (high - low) / n * unit for low, high, n, unit in zip(frame.low, frame.high, knots, frame.unit, strict=True)
-    )
-    origin = tuple(
-        center + low * unit - one
-        for center, low, unit, one in zip(frame.center, frame.low, frame.unit, step, strict=True)
-    )
-    tables = coefficients.T.reshape(2, knots[1] + 3, knots[0] + 3) * np.asarray(frame.unit)[:, None, None]
-    east, north = (tuple(tuple(float(value) for value in line) for line in table) for table in tables)
-    return Displacement(field=SmoothField(origin=origin, step=step, east=east, north=north))

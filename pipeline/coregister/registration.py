@@ -210,13 +210,12 @@ def _refined(blocks: _Blocks, align: AlignConfig) -> _Refined:
     found = blocks.matched()
     shift = Displacement(east=blocks.around[0] * survey.unit[0], north=blocks.around[1] * survey.unit[1])
     displacement = best(found).displacement if len(found) else shift
-    points, *decoys = blocks.along(displacement, *_decoys(survey, displacement))
-    chance = _chance(decoys)
-    clear = is_clear(points, chance)
+    (points,) = blocks.along(displacement)
+    clear = is_clear(points, np.zeros(len(points)))
     if clear.any():
         blocks.mixing = learned(blocks.moments(displacement)[clear], len(blocks.mixing))
-        points, *decoys = blocks.along(displacement, *_decoys(survey, displacement))
-        chance = _chance(decoys)
+    points, *decoys = blocks.along(displacement, *_decoys(survey, displacement))
+    chance = _chance(decoys)
     fit = None
     for step in range(_MAX_STEPS):
         clear = is_clear(points, chance)

@@ -143,9 +143,12 @@ def masked_correlation(target: Array, fine: Array) -> tuple[Array, Array]:
     n = np.maximum(count, 1.0)
     sum_a, sum_b = against(a, ones_b), against(ones_a, b)
     cross = against(a, b) - sum_a * sum_b / n
-    spread = (against(aa, ones_b) - sum_a**2 / n) * (against(ones_a, bb) - sum_b**2 / n)
-    usable = (count >= _MIN_PIXELS) & (spread > 1e-12 * max(float(spread.max()), 1e-300))
-    return np.divide(cross, np.sqrt(np.abs(spread)), out=np.full(n_lags, -1.0), where=usable), count
+    square_a, square_b = against(aa, ones_b), against(ones_a, bb)
+    spread_a, spread_b = square_a - sum_a**2 / n, square_b - sum_b**2 / n
+    # Sums of a transform are good to about 1e-12 of the largest: what is less is a flat image.
+    seen = [spread > 1e-9 * square.max() for spread, square in ((spread_a, square_a), (spread_b, square_b))]
+    usable = (count >= _MIN_PIXELS) & seen[0] & seen[1]
+    return np.divide(cross, np.sqrt(np.abs(spread_a * spread_b)), out=np.full(n_lags, -1.0), where=usable), count
 
 
 def window_moves(view: View, around: Move, limit: int) -> tuple[Array, Array]:

@@ -25,7 +25,7 @@ from pipeline.coregister import estimate
 from pipeline.coregister.views import Survey, open_view
 from pipeline.displacement import Displacement
 from pipeline.grids import nest
-from tests.simulated import MTF_SIGMA, Move, constant, held_scene, sentinel2_ground, simulate
+from tests.simulated import MTF_SIGMA, Move, constant, held_scene, sentinel2_ground, simulate, synthetic_ground
 from tests.synthetic import DATA
 
 BERLIN = DATA / "berlin_urban_gradient" / "pairA" / "HighResolution_BerlinUrbanGradient.bsq"
@@ -58,9 +58,7 @@ def grounds() -> Iterator[np.ndarray]:
         yield sentinel2_ground()
         berlin = open_scene(Source(uri=str(BERLIN)))
         yield berlin.read((slice(0, 640), slice(0, 480))).astype(np.float64)
-    truth = open_scene(Source(uri="synthetic:truth?size=768&bands=60&snr_hsi=0&snr_msi=0&seed=5"))
-    bands = [truth.bands.nearest(nm) for nm in (490, 560, 665, 842)]
-    yield truth.read((slice(0, 768), slice(0, 768)), bands).astype(np.float64)
+    yield synthetic_ground(768)
 
 
 def affine(seed: int, size: int) -> Move:
@@ -176,16 +174,16 @@ def ours(case: Case) -> Outcome:
     began = time.perf_counter()
     grids = nest(case.pair, align, None)
     found = estimate(case.pair, grids, align, MTF_SIGMA * case.pair.gsd_ratio).registration
-    return Outcome(wrong_by(case, found.displacement), found.decision == "accept", time.perf_counter() - began)
+    return Outcome(wrong_by(case, found.displacement.at), found.decision == "accept", time.perf_counter() - began)
 
 
-def wrong_by(case: Case, displacement: Displacement) -> float:
+def wrong_by(case: Case, found: Move) -> float:
     """Root mean square error (coarse px) over the HSI's pixels; infinite where nothing is right."""
     if case.move is None:
         return np.inf
     height, width = case.pair.hsi.geobox.shape
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    east, north = displacement.at(*(case.pair.hsi.geobox.affine @ (x, y)))
+    east, north = found(*(case.pair.hsi.geobox.affine @ (x, y)))
     right_east, right_north = case.move(x, y)
     gsd = case.pair.hsi.geobox.resolution.x
     return float(np.sqrt(((east / gsd - right_east) ** 2 + (north / gsd - right_north) ** 2).mean()))
@@ -212,43 +210,52 @@ def phase_correlation(case: Case) -> Outcome:
 
 
 def arosics(case: Case, *, local: bool) -> Outcome:
-    """AROSICS on the same two bands, which share a grid, as its users would call it."""
+    """AROSICS on the same two bands, which share a grid, as its users would call it.
+
+    Its local tie points are interpolated by a thin-plate spline; where fewer than three are left, it found nothing.
+    """
     from arosics import COREG, COREG_LOCAL
     from geoarray import GeoArray
     from rasterio.crs import CRS
+    from scipy.interpolate import RBFInterpolator
 
     began = time.perf_counter()
     hsi, msi = brought_together(case)
     box = case.pair.hsi.geobox
     transform = (box.affine.c, box.affine.a, 0.0, box.affine.f, 0.0, box.affine.e)
     wkt = CRS.from_user_input(str(box.crs)).to_wkt()
-    reference, target = (GeoArray(np.nan_to_num(v, nan=-1.0), transform, wkt, nodata=-1.0) for v in (hsi, msi))
-    gsd = box.resolution.x
+    nothing = Outcome(np.inf, accepted=False, seconds=0.0)
     try:
-        if local:
-            found = COREG_LOCAL(
-                reference, target, grid_res=8, window_size=(32, 32), max_shift=10, q=True, progress=False
-            )
-            table = found.CoRegPoints_table
-            table = table[(table.OUTLIER == False) & (table.ABS_SHIFT != -9999)]  # noqa: E712 (a column of pandas)
-            if len(table) < 3:
-                return Outcome(np.inf, accepted=False, seconds=time.perf_counter() - began)
-            east, north = float(table.X_SHIFT_M.mean()), float(table.Y_SHIFT_M.mean())
-        else:
-            single = COREG(reference, target, ws=(64, 64), max_shift=10, q=True)
+        reference, target = (GeoArray(np.nan_to_num(v, nan=-1.0), transform, wkt, nodata=-1.0) for v in (hsi, msi))
+        if not local:
+            single = COREG(reference, target, ws=(64, 64), max_shift=12, q=True)
             single.calculate_spatial_shifts()
             shift = single.coreg_info["corrected_shifts_map"]
-            east, north = float(shift["x"]), float(shift["y"])
-    except (RuntimeError, ValueError, AssertionError, TypeError):
-        return Outcome(np.inf, accepted=False, seconds=time.perf_counter() - began)
-    return scalar(case, east / gsd, north / gsd, began)
+            found = scalar(case, float(shift["x"]) / box.resolution.x, float(shift["y"]) / box.resolution.x, began)
+            return replace(found, accepted=bool(single.coreg_info["success"]))
+        table = COREG_LOCAL(
+            reference, target, grid_res=8, window_size=(32, 32), max_shift=12, q=True, progress=False, CPUs=1
+        ).CoRegPoints_table
+        table = table[(table.ABS_SHIFT != -9999) & ~table.OUTLIER.astype(bool)]
+        if len(table) < 3:
+            return replace(nothing, seconds=time.perf_counter() - began)
+        at, moves = (table[names].to_numpy(float) for names in (["X_MAP", "Y_MAP"], ["X_SHIFT_M", "Y_SHIFT_M"]))
+        plate = RBFInterpolator(at, moves, smoothing=0.0)
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError, np.linalg.LinAlgError):
+        return replace(nothing, seconds=time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return Outcome(
+        wrong_by(case, lambda x, y: plate(np.stack([x, y], axis=-1).reshape(-1, 2)).T.reshape(2, *x.shape)),
+        True,
+        seconds,
+    )
 
 
 def scalar(case: Case, east_px: float, north_px: float, began: float) -> Outcome:
     """The outcome of a method that gives one shift and believes it."""
     gsd = case.pair.hsi.geobox.resolution.x
     moved = Displacement(east=east_px * gsd, north=north_px * gsd)
-    return Outcome(wrong_by(case, moved), accepted=True, seconds=time.perf_counter() - began)
+    return Outcome(wrong_by(case, moved.at), accepted=True, seconds=time.perf_counter() - began)
 
 
 def methods() -> dict[str, Callable[[Case], Outcome]]:
