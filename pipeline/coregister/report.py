@@ -79,9 +79,7 @@ def write_figure(estimate: Estimate, path: Path) -> None:
     survey, registration = estimate.survey, estimate.registration
     image, grid = _backdrop(survey.pair.hsi, survey.frame)
     left, bottom, right, top = grid.boundingbox
-    figure = Figure(
-        figsize=(8.0, min(max(8.0 * image.shape[0] / image.shape[1], 3.0), 14.0) + 1.2), layout="constrained"
-    )
+    figure = Figure(figsize=(8.0, min(max(8.0 * image.shape[0] / image.shape[1], 3.0), 14.0)))
     axes = figure.add_subplot()
     axes.imshow(image, extent=(left, right, bottom, top), interpolation="nearest")
     points = _known(estimate)
@@ -93,12 +91,12 @@ def write_figure(estimate: Estimate, path: Path) -> None:
         for agrees in (False, True):
             shown = kept.only(used == agrees)
             arrows = axes.quiver(
-                shown.x, shown.y, shown.move[0] * drawn, shown.move[1] * drawn, color=_COLORS[agrees], width=0.003,
+                shown.x, shown.y, shown.move[0] * drawn, shown.move[1] * drawn, color=_COLORS[agrees], width=0.003, pivot="mid",
                 angles="xy", scale_units="xy", scale=1.0, label=f"{len(shown)} {'agree' if agrees else 'do not'}",
             )  # fmt: skip
         key = float(f"{longest:.1g}")
         axes.quiverkey(
-            arrows, 0.86, 1.02, key * drawn, f"{key:g} coarse px", labelpos="E", coordinates="axes", color="black"
+            arrows, 0.8, 1.025, key * drawn, f"{key:g} coarse px", labelpos="E", coordinates="axes", color="black"
         )
         axes.legend(loc="lower right", framealpha=0.8)
     axes.set_title("\n".join(textwrap.wrap(f"{registration.decision}: {registration.reason}", 95)), fontsize=8, pad=22)
@@ -108,7 +106,7 @@ def write_figure(estimate: Estimate, path: Path) -> None:
     axes.ticklabel_format(useOffset=False, style="plain")
     FigureCanvasAgg(figure)
     # Without the software's version the same registration gives the same file.
-    figure.savefig(path, format="png", dpi=120, metadata={"Software": None})
+    figure.savefig(path, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
 
 
 def _known(estimate: Estimate) -> tuple[TiePoints, NDArray[np.bool_]] | None:
