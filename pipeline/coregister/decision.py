@@ -9,9 +9,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.config import AlignConfig
+from pipeline.coregister.tiepoints import TiePoints
+from pipeline.coregister.views import Array
 
 Decision = Literal["accept", "warn", "refuse"]
+
+_CLEAR_EXPLAINED = 0.2
+"""Of what chance leaves unexplained, from which a window's tie point can be believed ..."""
+_CLEAR_SIGMA_PX = 0.25
+"""... with at most this standard error ..."""
+_CLEAR_SPLIT_PX = 0.75
+"""... if the even and the odd pixels differ by no more."""
+_NEAR_PX = 1.5
+"""A step this long has left the range in which a linear step means anything."""
+_AGREE_PX = 0.15
+"""A tie point that keeps no more agrees with the displacement, however small the others' distances are."""
+_MIN_CLEAR = 0.1
+"""Share of the windows that must show the same: chance gives a few in any two images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,5 +87,31 @@ def decide(evidence: Evidence, align: AlignConfig) -> tuple[Decision, str]:
     return "accept", ""
 
 
-_MIN_CLEAR = 0.1
-"""Share of the windows that must show the same: chance gives a few in any two images."""
+def is_clear(points: TiePoints, chance: Array) -> NDArray[np.bool_]:
+    """Which tie points can be believed by themselves, shape (point,); `chance` is that of `chance_level`."""
+    return np.asarray(
+        (explained(points, chance) >= _CLEAR_EXPLAINED)
+        & (points.sigma <= _CLEAR_SIGMA_PX)
+        & (points.split <= _CLEAR_SPLIT_PX)
+        & (np.hypot(*points.remainder) <= _NEAR_PX)
+    )
+
+
+def explained(points: TiePoints, chance: Array) -> Array:
+    """Share that the right place explains of the variance that a wrong one leaves, at most 1, shape (point,)."""
+    return np.asarray(1.0 - (1.0 - points.correlation**2) / (1.0 - np.minimum(chance, 0.999)))
+
+
+def agrees(points: TiePoints, clear: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the clear points keep no more than the others do, shape (point,)."""
+    distance = np.hypot(*points.remainder)
+    near = max(_AGREE_PX, 3.0 * float(np.median(distance[clear]))) if clear.any() else 0.0
+    return np.asarray(clear & (distance <= near))
+
+
+def chance_level(decoys: list[TiePoints]) -> Array:
+    """Share of its target's variance that the regression explains in each window where the MSI is out of place."""
+    variance = np.array([points.correlation**2 for points in decoys])
+    known = np.isfinite(variance)
+    # A window that no decoy reaches is compared with nothing: that chance explains nothing is the least that is true.
+    return np.asarray(np.where(known, variance, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))

@@ -26,6 +26,10 @@ class Normal:
     pull: Array
     """Shape (parity, 2, control point)."""
 
+    def plus(self, other: Normal) -> Normal:
+        """Equations of the windows of both."""
+        return Normal(matrix=self.matrix + other.matrix, pull=self.pull + other.pull)
+
 
 def normal_equations(view: View, mixing: Array, displacement: Displacement, clear: NDArray[np.bool_]) -> Normal:
     """What the windows of a view that are `clear`, shape (window,), say of a field."""
@@ -65,14 +69,13 @@ def _basis(first: list[NDArray[np.int_]], taps: list[Array], cols: int) -> tuple
     return basis.reshape(n_pixels, -1), reached
 
 
-def improved(displacement: Displacement, parts: list[Normal], unit: tuple[float, float]) -> Displacement:
+def improved(displacement: Displacement, normal: Normal, unit: tuple[float, float]) -> Displacement:
     """The field after one step; `unit` is a coarse pixel along x and y in CRS units."""
     field = displacement.field
     assert field is not None  # noqa: S101 (only fields are refined)
     rows, cols = np.shape(field.east)
     size = rows * cols
-    matrix = np.sum([part.matrix for part in parts], axis=0).reshape(2, 2 * size, 2 * size)
-    pull = np.sum([part.pull for part in parts], axis=0).reshape(2, 2 * size)
+    matrix, pull = normal.matrix.reshape(2, 2 * size, 2 * size), normal.pull.reshape(2, 2 * size)
     now = np.concatenate([np.ravel(field.east) / unit[0], np.ravel(field.north) / unit[1]])
     scale = np.trace(matrix.sum(axis=0)) / (2 * size)
     rough = np.kron(np.eye(2), roughness((cols - 3, rows - 3))) * size

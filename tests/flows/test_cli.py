@@ -89,6 +89,35 @@ def test_fuse_verify_and_again(pair, tmp_path, capsys):
     assert "exists and is not this product" in err
 
 
+def test_register_says_how_the_images_lie(tmp_path, capsys):
+    recipe = "size=240&ratio=4&bands=20&seed=1&east_m=17&north_m=-9"
+    pair = f"synthetic:hsi?{recipe}", f"synthetic:msi?{recipe}"
+    files = tmp_path / "figure.png", tmp_path / "points.geojson", tmp_path / "moved.tif"
+    code, out, _ = call(
+        capsys, "register", *pair, "--json", "--figure", files[0], "--tie-points", files[1], "--apply", files[2]
+    )
+    assert code == 0
+    record = json.loads(out)
+    assert (record["east_m"], record["north_m"]) == pytest.approx((17, -9), abs=1.2)
+    keys = {"decision", "reason", "model", "residual_before_px", "residual_after_px", "tie_points"}
+    assert keys <= record.keys()
+    assert all(path.stat().st_size > 1000 for path in files)
+    code, out, _ = call(capsys, "register", *pair)
+    assert code == 0
+    assert "17.0" in out
+    assert "agree" in out
+
+
+def test_register_refuses_what_it_cannot_believe(pair, capsys):
+    """The record is printed all the same; the exit code is that of a quality gate."""
+    code, out, _ = call(capsys, "register", *pair, "--json")
+    assert code == 7  # both are noise
+    assert json.loads(out)["decision"] == "refuse"
+    code, out, _ = call(capsys, "register", *reversed(pair), "--json")
+    assert code == 7
+    assert "swapped" in json.loads(out)["reason"]
+
+
 def test_demo_prints_both_scores(tmp_path, capsys, monkeypatch):
     from pipeline import demo
 

@@ -10,8 +10,8 @@ from scipy.ndimage import gaussian_filter
 
 from catalogs.pairs import ScenePair
 from pipeline.config import AlignConfig
+from pipeline.coregister import blocks, register, registration, views
 from pipeline.coregister import estimate as estimate_pair
-from pipeline.coregister import register, registration, views
 from pipeline.grids import nest
 from pipeline.warp import warp
 from tests.simulated import MTF_SIGMA, constant, held_scene, simulate, synthetic_ground
@@ -160,7 +160,7 @@ def test_blocks_and_workers_are_invisible(ground, monkeypatch):
     """Cut into nine blocks, none of them kept and each sent through a serializer, the result is that of one block."""
     pair, whole = simulated(ground, MOVES["field"])
     monkeypatch.setattr(views, "_BLOCK_PX", 40)
-    monkeypatch.setattr(registration, "_CACHE_BYTES", 0)
+    monkeypatch.setattr(blocks, "_CACHE_BYTES", 0)
     monkeypatch.setattr(registration, "_WORTH_A_CLUSTER", 2)
 
     @contextmanager
