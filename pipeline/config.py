@@ -63,8 +63,8 @@ class AlignConfig(_Frozen):
     most: Literal["shift", "affine", "field"] = "field"
     """Model of the displacement with most freedom that may be chosen; simpler ones are, where they predict as well."""
     min_explained: float = Field(default=0.3, ge=0, lt=1)
-    """Share of the variance that a wrong place leaves unexplained which the right one must explain: less, and the images
-    are taken to show different things."""
+    """Share of the variance that a wrong place leaves unexplained which the right one must explain in the better quarter of the
+    scene: less, and the images are taken to show different things; up to half as much more, and the match is doubted."""
     min_tie_points: int = Field(default=3, ge=1)
     """Fewer that agree, and the displacement is refused; with fewer than twice as many it is doubted."""
     min_agreement: float = Field(default=0.5, gt=0, le=1)

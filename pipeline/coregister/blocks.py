@@ -16,8 +16,8 @@ from pipeline.coregister.tiepoints import TiePoints, measure
 from pipeline.coregister.views import Array, Move, Survey, View, open_view
 from pipeline.displacement import Displacement
 
-DECOY_PX = 4.0
-"""Coarse pixels east or west and north or south: nothing matches there but by chance."""
+_DECOY_PX = 5.0
+"""Coarse pixels east, west, north or south of the truth."""
 _LOCAL_PX = 5
 """HSI pixels by which a window may differ from the move of the scene."""
 _MATCHED_SIGMA_PX = 0.15
@@ -30,9 +30,13 @@ _CACHE_BYTES = 256 << 20
 class Blocks:
     """The blocks of a survey; in this process views are kept between passes as far as memory allows."""
 
-    def __init__(self, survey: Survey, around: Move, spread: Spread) -> None:
+    def __init__(self, survey: Survey, around: Move, rival: Move, spread: Spread) -> None:
         self.survey, self.around, self._spread = survey, around, spread
-        self._reach = [*square(around, _LOCAL_PX + DECOY_PX), (0.0, 0.0)]
+        self.decoys = [(x * _DECOY_PX, y * _DECOY_PX) for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1))]
+        """Moves off the truth, in opposite pairs, at which nothing matches but by chance."""
+        self.rival = (rival[0] - around[0], rival[1] - around[1])
+        """Move off the truth at which the whole scene matches best."""
+        self._reach = [*square(around, _LOCAL_PX + _DECOY_PX), *square(rival, _LOCAL_PX), (0.0, 0.0)]
         self._kept: dict[int, View] = {}
         self.mixing = survey.mixing
         """Weights of the HSI's channels in each target; to be replaced when they have been learned."""

@@ -24,6 +24,8 @@ _CLEAR_SIGMA_PX = 0.25
 """... with at most this standard error ..."""
 _CLEAR_SPLIT_PX = 0.75
 """... if the even and the odd pixels differ by no more."""
+_NEXT_TO_NOTHING = 0.01
+"""Share of a target's variance that no comparison of two images resolves."""
 _NEAR_PX = 1.5
 """A step this long has left the range in which a linear step means anything."""
 _AGREE_PX = 0.15
@@ -43,7 +45,7 @@ class Evidence:
     agreeing: int
     """Those that agree with the displacement."""
     explained: float
-    """Mean share of what a wrong place leaves unexplained that the displacement explains, over all that were tried."""
+    """Share of what a wrong place leaves unexplained that the displacement explains, in the better windows."""
     residual_px: float
     """Root mean square distance (coarse px) that the agreeing ones keep."""
     error_px: float
@@ -63,7 +65,10 @@ def decide(evidence: Evidence, align: AlignConfig) -> tuple[Decision, str]:
         ),
         (
             evidence.explained < align.min_explained,
-            f"the images do not show the same: their match explains {share:.0%} of the detail, not {align.min_explained:.0%}",
+            (
+                f"the images do not show the same: their best match explains {share:.0%} of what a wrong place leaves, "
+                f"at least {align.min_explained:.0%} expected"
+            ),
         ),
         (
             evidence.clear < max(align.min_tie_points, _MIN_CLEAR * evidence.tried),
@@ -79,7 +84,10 @@ def decide(evidence: Evidence, align: AlignConfig) -> tuple[Decision, str]:
         (evidence.agreeing < 2 * align.min_tie_points, f"only {evidence.agreeing} tie points"),
         (agreement < (1.0 + align.min_agreement) / 2, f"only {told}"),
         (worst_px > align.max_residual_px / 2, f"tie points agree to {worst_px:.2f} coarse px only"),
-        (evidence.explained < 1.5 * align.min_explained, f"the match explains {share:.0%} of the detail only"),
+        (
+            evidence.explained < 1.5 * align.min_explained,
+            f"the match explains {share:.0%} of what a wrong place leaves only",
+        ),
     )
     for holds, reason in doubts:
         if holds:
@@ -99,7 +107,8 @@ def is_clear(points: TiePoints, chance: Array) -> NDArray[np.bool_]:
 
 def explained(points: TiePoints, chance: Array) -> Array:
     """Share that the right place explains of the variance that a wrong one leaves, at most 1, shape (point,)."""
-    return np.asarray(1.0 - (1.0 - points.correlation**2) / (1.0 - np.minimum(chance, 0.999)))
+    # Among fits that leave next to nothing, which leaves less is chance: land that repeats itself is no match.
+    return np.asarray((points.correlation**2 - chance) / (1.0 - chance + _NEXT_TO_NOTHING))
 
 
 def agrees(points: TiePoints, clear: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -110,8 +119,16 @@ def agrees(points: TiePoints, clear: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def chance_level(decoys: list[TiePoints]) -> Array:
-    """Share of its target's variance that the regression explains in each window where the MSI is out of place."""
-    variance = np.array([points.correlation**2 for points in decoys])
+    """Share of its target's variance that the regression explains in each window where the MSI is out of place.
+
+    Parameters
+    ----------
+    decoys : list of TiePoints
+        Measured out of place, in opposite pairs: that of the two which explain more on average counts, so that land which
+        looks the same along one direction, or repeats itself, is not taken for a match.
+    """
+    variance = np.array([points.correlation**2 for points in decoys]).reshape(-1, 2, len(decoys[0]))
     known = np.isfinite(variance)
+    pairs = np.where(known, variance, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     # A window that no decoy reaches is compared with nothing: that chance explains nothing is the least that is true.
-    return np.asarray(np.where(known, variance, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
+    return np.asarray(pairs.max(axis=0))

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from catalogs.pairs import ScenePair
 from pipeline.cluster import spread_over
 from pipeline.config import AlignConfig
-from pipeline.coregister.blocks import DECOY_PX, Blocks, square
+from pipeline.coregister.blocks import Blocks, square
 from pipeline.coregister.decision import Decision, Evidence, agrees, chance_level, decide, explained, is_clear
 from pipeline.coregister.dense import improved
 from pipeline.coregister.fitting import MODELS, Fit, ModelName, fit_best
 from pipeline.coregister.response import learned
 from pipeline.coregister.search import find_peak, search_windows
 from pipeline.coregister.tiepoints import TiePoints
-from pipeline.coregister.views import Array, Survey, open_view
+from pipeline.coregister.views import Array, Move, Survey, open_view
 from pipeline.displacement import NO_DISPLACEMENT, Displacement
 from pipeline.grids import NestedGrids
 from pipeline.job import Registration
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 _BANDS = 4
 """MSI bands that take part at most: those that match best."""
+_BETTER = 0.75
+"""Quantile of the windows that tells whether the images show the same: clouds and change may spoil most of them."""
 _MAX_STEPS = 6
 _DENSE_STEPS = 3
 """Of the refinement of a field by every pixel."""
@@ -112,7 +114,7 @@ def estimate(
         reason = f"the best match lies at the rim of the search, {limit} coarse px; raise align.max_shift_px or check the grids"
         return _told(survey, "refuse", reason)
     with spread_over(dask if len(survey.blocks) >= _WORTH_A_CLUSTER else None) as spread:
-        refined = _refined(Blocks(survey, peak.move, spread), align)
+        refined = _refined(Blocks(survey, peak.move, peak.rival, spread), align)
     return _judged(survey, align, refined)
 
 
@@ -127,6 +129,8 @@ class _Refined:
     """Correlation of each window without any move."""
     chance: Array
     """See `decision.chance_level`."""
+    rival: Array
+    """The same at the place where the whole scene matches next best."""
 
 
 def _refined(blocks: Blocks, align: AlignConfig) -> _Refined:
@@ -144,7 +148,7 @@ def _refined(blocks: Blocks, align: AlignConfig) -> _Refined:
     clear = is_clear(points, np.zeros(len(points)))
     if clear.any():
         blocks.mixing = learned(blocks.moments(displacement)[clear], len(blocks.mixing))
-    points, *decoys = blocks.along(displacement, *_decoys(survey, displacement))
+    points, *decoys = blocks.along(displacement, *(_aside(survey, displacement, off) for off in blocks.decoys))
     chance = chance_level(decoys)
     fit = None
     for step in range(_MAX_STEPS):
@@ -165,21 +169,17 @@ def _refined(blocks: Blocks, align: AlignConfig) -> _Refined:
             displacement = improved(displacement, normal, survey.unit)
             (points,) = blocks.along(displacement)
         fit = replace(fit, displacement=displacement)
-    (at_rest,) = blocks.along(NO_DISPLACEMENT)
-    return _Refined(fit=fit, points=points, at_rest=at_rest.correlation, chance=chance)
+    # The rival is looked at only now: land that repeats itself fits there as well, but no better than the model fits here.
+    rival, at_rest = blocks.along(_aside(survey, displacement, blocks.rival), NO_DISPLACEMENT)
+    return _Refined(
+        fit=fit, points=points, at_rest=at_rest.correlation, chance=chance, rival=np.nan_to_num(rival.correlation**2)
+    )
 
 
-def _decoys(survey: Survey, displacement: Displacement) -> list[Displacement]:
-    """Displacements that are surely wrong."""
-    return [
-        displacement.model_copy(
-            update={
-                "east": displacement.east + x * DECOY_PX * survey.unit[0],
-                "north": displacement.north + y * DECOY_PX * survey.unit[1],
-            }
-        )
-        for x, y in ((1, 1), (-1, 1), (1, -1), (-1, -1))
-    ]
+def _aside(survey: Survey, displacement: Displacement, off: Move) -> Displacement:
+    """A displacement, moved as a whole."""
+    east, north = (part * unit for part, unit in zip(off, survey.unit, strict=True))
+    return displacement.model_copy(update={"east": displacement.east + east, "north": displacement.north + north})
 
 
 def _judged(survey: Survey, align: AlignConfig, found: _Refined) -> Estimate:
@@ -194,7 +194,9 @@ def _judged(survey: Survey, align: AlignConfig, found: _Refined) -> Estimate:
         tried=int(tried.sum()),
         clear=int(clear.sum()),
         agreeing=len(agreeing),
-        explained=_mean(explained(points, found.chance)),
+        explained=float(np.quantile(explained(points, np.maximum(found.chance, found.rival))[tried], _BETTER))
+        if tried.any()
+        else 0.0,
         residual_px=residual,
         error_px=0.0 if fit is None else fit.error_px,
     )

@@ -58,7 +58,7 @@ def write_table(estimate: Estimate, path: Path) -> None:
                 "north_m": round(north * gsd, 4),
                 "left_east_px": round(float(kept.remainder[0, i]), 4),
                 "left_north_px": round(float(kept.remainder[1, i]), 4),
-                "sigma_px": round(float(kept.sigma[i]), 4),
+                "sigma_px": round(float(kept.sigma[i]), 4) if np.isfinite(kept.sigma[i]) else None,
                 "correlation": round(float(kept.correlation[i]), 4),
                 "used": bool(used[i]),
             }

@@ -20,6 +20,8 @@ DETAIL_PX = 3.0
 """Coarse pixels: what is smoother is not detail."""
 _WHOLE_PX = 256
 """Overlaps of up to this edge (HSI px; less where the ratio passes 8) are searched whole."""
+_APART_PX = 3.0
+"""HSI pixels: nearer, the flank of a peak is no rival to it."""
 _MIN_SHARE = 0.25
 """A corner of the search that sees only a sliver of the scene can correlate by chance."""
 _MIN_PIXELS = 48
@@ -36,8 +38,8 @@ class Peak:
     """Coarse pixels."""
     correlation: float
     """Of the detail of the best bands there, in their mean."""
-    at_rest: float
-    """The same without any move."""
+    rival: Move
+    """The best move at some distance from it (coarse pixels)."""
     at_rim: bool
     """Whether it lies at the rim of the search, so that the truth may lie beyond."""
     bands: tuple[int, ...]
@@ -94,14 +96,20 @@ def find_peak(views: Sequence[View], limit: int, n_bands: int) -> Peak | None:
         return None
     shared = mean[list(bands)].mean(axis=0)
     row, col = np.unravel_index(int(np.argmax(shared)), shared.shape)
-    lag = np.array([row - limit, col - limit], float)
-    # The HSI at q resembles the MSI a lag further on: the move that brings it back has the opposite sign.
-    move = np.linalg.solve(views[0].to_hsi, -lag)
+    y, x = np.ogrid[:n_lags, :n_lags]
+    apart = np.where(np.hypot(y - row, x - col) >= _APART_PX, shared, -np.inf)
+    other = np.unravel_index(int(np.argmax(apart)), shared.shape)
+
+    def move(at_row: int, at_col: int) -> Move:
+        # The HSI at q resembles the MSI a lag further on: the move that brings it back has the opposite sign.
+        east, north = np.linalg.solve(views[0].to_hsi, [limit - at_row, limit - at_col])
+        return float(east), float(north)
+
     return Peak(
-        move=(float(move[0]), float(move[1])),
+        move=move(int(row), int(col)),
         correlation=float(shared[row, col]),
-        at_rest=float(shared[limit, limit]),
-        at_rim=bool(np.abs(lag).max() >= limit),
+        rival=move(int(other[0]), int(other[1])),
+        at_rim=bool(max(abs(row - limit), abs(col - limit)) >= limit),
         bands=bands,
     )
 

@@ -29,6 +29,8 @@ _TUKEY = 4.685
 _REWEIGHTED = 3
 _MIN_SHARE = 0.3
 """A window needs valid values in this share of its pixels."""
+_LEAST_ACROSS = 0.01
+"""Information along a window's worst direction, in that along its best, below which the worst is taken for unknown."""
 _RIDGE = 1e-7
 """Relative; keeps windows that show nothing solvable, whose result is then not believed."""
 
@@ -45,7 +47,7 @@ class TiePoints:
     remainder: Array
     """Its part that the model before the measurement did not have, shape (2, point)."""
     sigma: Array
-    """Standard error (coarse px) of the move along its worst direction."""
+    """Standard error (coarse px) of the move along its worst direction; infinite where that shows nothing."""
     split: Array
     """Distance (coarse px) between what the even and the odd pixels of the window say."""
     correlation: Array
@@ -123,6 +125,10 @@ def measure(view: View, mixing: Array, displacement: Displacement) -> TiePoints:
     share = np.divide(worth, total, out=np.full_like(worth, 1.0 / edge**2), where=total > 0)
     x, y = ((cut(axis, edge) * share).sum(axis=-1) for axis in (view.x, view.y))
     here = view.survey.moves(displacement, x, y)
+    eigenvalues = np.linalg.eigvalsh(whole)
+    sigma = np.sqrt(1.0 / np.maximum(eigenvalues[:, 0], 1e-30))
+    # Along straight lines only noise has a gradient, and it would pass for knowledge.
+    sigma[eigenvalues[:, 0] < _LEAST_ACROSS * eigenvalues[:, 1]] = np.inf
     blind = np.isnan(found.correlation) | (total[:, 0] <= 0)
     step[blind] = np.nan
     return TiePoints(
@@ -130,7 +136,7 @@ def measure(view: View, mixing: Array, displacement: Displacement) -> TiePoints:
         y=y,
         move=here + step.T,
         remainder=step.T,
-        sigma=np.where(blind, np.nan, np.sqrt(1.0 / np.maximum(np.linalg.eigvalsh(whole)[:, 0], 1e-30))),
+        sigma=np.where(blind, np.nan, sigma),
         split=np.linalg.norm(halves[0] - halves[1], axis=-1),
         correlation=np.where(blind, np.nan, found.correlation),
     )

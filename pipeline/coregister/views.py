@@ -39,7 +39,9 @@ _PER_CHANNEL = 4
 _WORTH_READING = 1e-3
 """Weight of an HSI band in a response."""
 _WINDOW_PX = (10, 32)
-"""Smallest and largest edge of a tie-point window, HSI pixels: smaller ones are noise, larger ones hide the field."""
+"""Smallest and largest edge of a tie-point window, HSI pixels: smaller ones are noise, larger ones hide the field ..."""
+_SMALLEST_PX = 8
+"""... but an overlap too small for three windows along its shorter side has windows down to this edge."""
 _WINDOWS_ACROSS = 8
 """Windows along the shorter side of the overlap, if that keeps their size within the limits."""
 _BLOCK_PX = 128
@@ -100,7 +102,10 @@ class Survey:
         fine_m = pixel_size_m(frame)
         around = _meeting(pair.hsi.geobox, grids.product)
         shortest = min(part.stop - part.start for part in around)
-        edge = min(max(shortest // _WINDOWS_ACROSS, _WINDOW_PX[0]), _WINDOW_PX[1], max(shortest, 1))
+        edge = min(
+            max(shortest // _WINDOWS_ACROSS, min(_WINDOW_PX[0], max(shortest // 3, _SMALLEST_PX))), _WINDOW_PX[1]
+        )
+        edge = min(edge, shortest)
         return cls(
             pair=pair,
             frame=frame,

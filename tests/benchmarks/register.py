@@ -129,6 +129,14 @@ def two_years_later(ground: np.ndarray, seed: int) -> np.ndarray:
     return later * np.array([1.1, 1.0, 1.25, 0.75])[:, None, None]
 
 
+def repeated(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Straight lines, and a chessboard: what fits in many places."""
+    y, x = np.mgrid[: shape[0], : shape[1]] / 6.0
+    patterns = np.sin(2 * np.pi * (x + 0.4 * y) / 8.3), np.sign(np.sin(np.pi * x / 2)) * np.sign(np.sin(np.pi * y / 2))
+    gains = np.array([1.0, 0.9, 0.8, 1.2])[:, None, None]
+    return (0.2 + 0.1 * patterns[0]) * gains, (0.2 + 0.1 * patterns[1]) * gains
+
+
 def panchromatic(pair: ScenePair) -> ScenePair:
     """The MSI as one broad band, which is no combination that the HSI's neighbors of its center are."""
     data = pair.msi.cube.data.mean(axis=0, keepdims=True)
@@ -151,6 +159,7 @@ def cases(n: int) -> Iterator[Case]:
             yield Case("shift, 20 dB", simulate(ground, ratio=3, move=shift, snr_db=20, seed=seed), shift)
             yield Case("shift, 60 % cloud masked", masked(plain, 0.6, seed), shift)
             yield Case("shift, 30 % cloud unmasked", clouded(plain, 0.3, seed), shift)
+            yield Case("shift, 60 % cloud unmasked", clouded(plain, 0.6, seed), shift)
             yield Case("shift, stripes", striped(plain, seed), shift)
             later = two_years_later(ground, seed)
             yield Case("shift, 2 years", simulate(ground, ratio=3, move=shift, seed=seed, later=later), shift)
@@ -165,6 +174,8 @@ def cases(n: int) -> Iterator[Case]:
             yield Case("refuse: all cloud", clouded(plain, 1.0, seed), None)
             other = ground[:, ::-1, ::-1] if i % 2 else ground[:, :, ::-1]
             yield Case("refuse: unrelated", simulate(ground, ratio=3, move=shift, seed=seed, later=other.copy()), None)
+            lines = repeated(ground.shape[1:])
+            yield Case("refuse: lines, patterns", simulate(lines[i % 2], ratio=3, move=shift, seed=seed), None)
             yield Case("refuse: beyond the search", simulate(ground, ratio=3, move=constant(14, -9), seed=seed), None)
 
 

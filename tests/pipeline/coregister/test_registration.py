@@ -121,6 +121,27 @@ def test_unrelated_images_are_refused(ground):
     assert not found.displacement
 
 
+Y, X = np.mgrid[:480, :480] / 6.0  # coarse pixels
+PATTERNS = {
+    "straight lines": np.sin(2 * np.pi * (X + 0.4 * Y) / 8.3),
+    "rows and columns that repeat": np.sign(np.sin(np.pi * X / 2)) * np.sign(np.sin(np.pi * Y / 2)),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_land_that_fits_in_many_places_is_refused(name):
+    """Along lines only noise tells the move; a pattern fits as well a period on. Both match almost perfectly."""
+    pattern = (0.2 + 0.1 * PATTERNS[name])[None] * np.array([1.0, 0.9, 0.8, 1.2])[:, None, None]
+    _, found = simulated(pattern, constant(2.3, 1.2))
+    assert (found.decision, found.model) == ("refuse", "none")
+
+
+def test_two_halves_that_move_apart_are_not_accepted_as_one_shift(ground):
+    """No smooth model is right; taking the larger half for all would be wrong by 2 px in the other."""
+    _, found = simulated(ground, lambda x, y: (np.where(y > 40, 2.0, 0.0) + 0.0 * x, 1.0 + 0.0 * y))
+    assert found.decision != "accept" or found.model == "field"
+
+
 def test_images_without_a_common_pixel_are_refused(ground):
     pair = simulate(ground, ratio=3, move=MOVES["shift"])
     data = np.full_like(pair.hsi.cube.data, np.nan)
