@@ -52,6 +52,8 @@ _MAX_BLOCKS = 64
 """Of a scene; a larger one is looked at in as many blocks spread over it."""
 _THINNED_SIGMA = 1.4
 """Steps: a Gaussian of this width loses nothing by sampling (5e-5 of its peak is left at the Nyquist frequency)."""
+_ENOUGH = 0.5
+"""Weight that a channel's valid bands must carry."""
 _SHOWN = 0.99
 """Share of the PSF that valid pixels must carry."""
 _SATURATED = 16
@@ -272,7 +274,7 @@ def open_view(survey: Survey, window: Window, reach: Sequence[Move]) -> View:
     return View(
         survey=survey,
         window=window,
-        channels=np.tensordot(survey.response, hsi, axes=1),
+        channels=_combined(survey.response, hsi),
         x=x,
         y=y,
         at=np.stack([(row - first[0]) / step, (col - first[1]) / step]),
@@ -295,11 +297,29 @@ def smoothed(image: Array, sigma: float) -> tuple[Array, Array]:
     return np.divide(total, share, out=np.full_like(image, np.nan), where=share > 1e-3), share
 
 
+def _combined(weights: NDArray[np.float32], hsi: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Channels (channel, y, x) of HSI bands (band, y, x); a band that is missing is left out where it is."""
+    valid = np.isfinite(hsi)
+    if valid.all():
+        return np.asarray(np.tensordot(weights, hsi, axes=1), np.float32)
+    total = np.tensordot(weights, np.where(valid, hsi, 0.0), axes=1)
+    weight = np.tensordot(weights, valid.astype(np.float32), axes=1)
+    channels = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > _ENOUGH)
+    absent = ~np.isfinite(channels).any(axis=(1, 2))
+    # Dead detectors that no header tells of: a flat channel says nothing, one of NaN would silence all others.
+    channels[absent & ~absent.all()] = 0.0
+    return np.asarray(channels, np.float32)
+
+
 def _blurred(fine: Array, sigma: float, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    spline, shown = [], np.ones(fine[0, ::step, ::step].shape, bool)
-    for band in fine:
+    """Spline coefficients (band, Y, X) of what is blurred and thinned, and 1 where it is valid in all bands that are alive."""
+    alive = np.atleast_1d(np.isfinite(fine).any(axis=(1, 2)))
+    spline, shown = [], np.full(fine[0, ::step, ::step].shape, alive.any())
+    for band, lives in zip(fine, alive, strict=True):
         mean, share = smoothed(band, sigma)
-        mean, shown = mean[::step, ::step], shown & (share[::step, ::step] > _SHOWN)
+        mean = mean[::step, ::step]
+        if lives:
+            shown &= share[::step, ::step] > _SHOWN
         filled = np.where(np.isfinite(mean), mean, np.nanmean(mean) if np.isfinite(mean).any() else 0.0)
         spline.append(spline_filter(filled, order=3, output=np.float32, mode="mirror"))
     return np.asarray(spline), shown.astype(np.float32)

@@ -197,6 +197,20 @@ def test_blocks_and_workers_are_invisible(ground, monkeypatch):
     assert cut.east_m == pytest.approx(whole.east_m, abs=0.3)
 
 
+def test_dead_bands_that_no_header_tells_of_cost_nothing(ground):
+    pair = simulate(ground, ratio=3, move=MOVES["shift"])
+    hsi, msi = pair.hsi.cube.data.copy(), pair.msi.cube.data.copy()
+    hsi[[0, 5]], msi[1] = np.nan, np.nan
+    dead = replace(
+        pair,
+        hsi=held_scene("hsi", hsi, gsd=30.0, nm=pair.hsi.bands.center_nm, fwhm=pair.hsi.bands.fwhm_nm),
+        msi=held_scene("msi", msi, gsd=10.0, nm=pair.msi.bands.center_nm, fwhm=pair.msi.bands.fwhm_nm),
+    )
+    found = register(dead, nest(dead, AlignConfig(), None), AlignConfig(), MTF_SIGMA * 3)
+    assert found.decision == "accept"
+    assert error_px(dead, found, MOVES["shift"]) < 0.02
+
+
 def test_less_freedom_on_demand(ground):
     pair = simulate(ground, ratio=3, move=MOVES["affine"])
     config = AlignConfig(most="shift")
