@@ -104,8 +104,8 @@ def estimate(
         return _told(survey, "accept", "the estimate is switched off")
     # One pixel further than asked for: a match there says that the truth may lie beyond.
     limit = math.ceil(align.max_shift_px) + 1
-    seen = [open_view(survey, window, square((0, 0), limit + 1)) for window in search_windows(survey)]
-    peak = find_peak(seen, limit, _BANDS)
+    seen = (open_view(survey, window, square((0, 0), limit + 1)) for window in search_windows(survey))
+    peak = find_peak(survey, seen, limit, _BANDS)
     if peak is None:
         return _told(survey, "refuse", "the images have too few valid pixels in common")
     log.debug("search: %s", peak)
@@ -190,13 +190,12 @@ def _judged(survey: Survey, align: AlignConfig, found: _Refined) -> Estimate:
     agreeing = points.only(used)
     before, after = _mean(found.at_rest), _mean(points.correlation)
     residual = _rms(agreeing.remainder)
+    shares = explained(points, np.maximum(found.chance, found.rival))[tried]
     evidence = Evidence(
         tried=int(tried.sum()),
         clear=int(clear.sum()),
         agreeing=len(agreeing),
-        explained=float(np.quantile(explained(points, np.maximum(found.chance, found.rival))[tried], _BETTER))
-        if tried.any()
-        else 0.0,
+        explained=float(np.quantile(shares, _BETTER)) if shares.size else 0.0,
         residual_px=residual,
         error_px=0.0 if fit is None else fit.error_px,
     )

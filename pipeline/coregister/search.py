@@ -6,7 +6,7 @@ first. Invalid pixels take no part, at any lag.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,24 +66,24 @@ def search_windows(survey: Survey) -> list[Window]:
     return windows
 
 
-def find_peak(views: Sequence[View], limit: int, n_bands: int) -> Peak | None:
+def find_peak(survey: Survey, views: Iterable[View], limit: int, n_bands: int) -> Peak | None:
     """The move that all views agree on best, None if they show too little.
 
     Parameters
     ----------
-    views : sequence of View
-        Opened so that moves of `limit` are in reach.
+    survey : Survey
+    views : iterable of View
+        At least one of that survey, opened so that moves of `limit` are in reach; looked at one by one.
     limit : int
         Largest move, HSI pixels along rows and columns.
     n_bands : int
         Bands to keep.
     """
     n_lags = 2 * limit + 1
-    mixing = views[0].survey.mixing
-    total, weight = np.zeros((2, len(mixing), n_lags, n_lags))
+    total, weight = np.zeros((2, len(survey.bands), n_lags, n_lags))
     for view in views:
-        fine = view.lattice((0.0, 0.0), limit)
-        for k, (target, band) in enumerate(zip(view.targets(mixing), fine, strict=True)):
+        to_hsi, fine = view.to_hsi, view.lattice((0.0, 0.0), limit)
+        for k, (target, band) in enumerate(zip(view.targets(survey.mixing), fine, strict=True)):
             correlation, count = masked_correlation(detail(target), detail(band))
             total[k] += np.where(count > 0, correlation, 0.0) * count
             weight[k] += count
@@ -102,7 +102,7 @@ def find_peak(views: Sequence[View], limit: int, n_bands: int) -> Peak | None:
 
     def move(at_row: int, at_col: int) -> Move:
         # The HSI at q resembles the MSI a lag further on: the move that brings it back has the opposite sign.
-        east, north = np.linalg.solve(views[0].to_hsi, [limit - at_row, limit - at_col])
+        east, north = np.linalg.solve(to_hsi, [limit - at_row, limit - at_col])
         return float(east), float(north)
 
     return Peak(

@@ -14,7 +14,7 @@ from pipeline.coregister import blocks, register, registration, views
 from pipeline.coregister import estimate as estimate_pair
 from pipeline.grids import nest
 from pipeline.warp import warp
-from tests.simulated import MTF_SIGMA, constant, held_scene, simulate, synthetic_ground
+from tests.simulated import MTF_SIGMA, HeldCube, constant, held_scene, simulate, synthetic_ground
 from tests.synthetic import scene
 
 
@@ -209,6 +209,23 @@ def test_dead_bands_that_no_header_tells_of_cost_nothing(ground):
     found = register(dead, nest(dead, AlignConfig(), None), AlignConfig(), MTF_SIGMA * 3)
     assert found.decision == "accept"
     assert error_px(dead, found, MOVES["shift"]) < 0.02
+
+
+@pytest.mark.parametrize("reference", ["msi", "hsi"])
+def test_degrees_beside_meters(ground, reference):
+    """The MSI in longitude and latitude: moves are still in meters on the ground, whoever gives the grid."""
+    pair = simulate(ground, ratio=3, move=constant(2.4, -1.7))
+    box = pair.msi.geobox.to_crs("EPSG:4326")
+    window = slice(0, box.shape[0]), slice(0, box.shape[1])
+    data = warp(pair.msi, box, window, bands=range(4))
+    degrees = replace(pair.msi, geobox=box, cube=HeldCube(data))
+    pair = replace(pair, msi=degrees)
+    config = AlignConfig(reference=reference)
+    found = register(pair, nest(pair, config, None), config, MTF_SIGMA * 3)
+    assert found.decision == "accept"
+    # UTM's grid north is 1.2 degrees off at this place: 2.4 px east of it are 0.05 px north of true east.
+    tolerance = 3.0 if reference == "msi" else 0.9
+    assert (found.east_m, found.north_m) == pytest.approx((72.0, -51.0), abs=tolerance)
 
 
 def test_less_freedom_on_demand(ground):

@@ -43,7 +43,7 @@ def test_flat_images_correlate_nowhere():
 @pytest.mark.parametrize(("east", "north"), [(0, 0), (3, -2), (-6, 7)])
 def test_whole_pixels_are_found(ground, east, north):
     view = view_of(simulate(ground, ratio=3, move=constant(east, north)), 9)
-    peak = find_peak([view], 8, 4)
+    peak = find_peak(view.survey, [view], 8, 4)
     assert peak is not None
     assert peak.move == pytest.approx((east, north), abs=1e-6)
     assert peak.correlation > 0.9
@@ -51,7 +51,8 @@ def test_whole_pixels_are_found(ground, east, north):
 
 
 def test_the_rim_of_the_search_is_told(ground):
-    peak = find_peak([view_of(simulate(ground, ratio=3, move=constant(5, 0)), 4)], 3, 4)
+    view = view_of(simulate(ground, ratio=3, move=constant(5, 0)), 4)
+    peak = find_peak(view.survey, [view], 3, 4)
     assert peak is not None
     assert peak.at_rim
 
