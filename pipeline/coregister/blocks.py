@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ _CACHE_BYTES = 256 << 20
 
 
 class Blocks:
-    """The blocks of a survey; in this process views are kept between passes as far as memory allows."""
+    """The blocks of a survey; every process keeps the views that it has opened between passes, as far as memory allows."""
 
     def __init__(self, survey: Survey, around: Move, rival: Move, spread: Spread) -> None:
         self.survey, self.around, self._spread = survey, around, spread
@@ -64,8 +64,14 @@ class Blocks:
         return [TiePoints.joined(list(parts)) for parts in zip(*measured, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
-        # What goes to a worker: it reads its block itself.
+        # What goes to a worker: it reads its blocks itself.
         return self.__dict__ | {"_kept": {}, "_spread": map}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        survey = self.survey
+        parts = survey.bands, survey.blocks, self._reach, survey.psf_sigma_px
+        self._kept = _views_of_worker(f"{survey.pair.hsi.digest} {survey.pair.msi.digest} {parts}")
 
     def _matched(self, index: int) -> TiePoints:
         return _matched(self._view(index), self.around)
@@ -88,6 +94,12 @@ class Blocks:
         if sum(kept.nbytes for kept in self._kept.values()) + view.nbytes <= _CACHE_BYTES:
             self._kept[index] = view
         return view
+
+
+@lru_cache(maxsize=1)
+def _views_of_worker(_survey: str) -> dict[int, View]:
+    """What a worker has opened of one survey; another survey takes its place."""
+    return {}
 
 
 def _matched(view: View, around: Move) -> TiePoints:
