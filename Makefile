@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check slow server bench-memory bench-methods bench-models clean
+.PHONY: help demo test check slow server bench-memory bench-methods bench-models bench-register clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -42,6 +42,9 @@ bench-methods: $(VENV)/.installed-test  ## seconds and memory of the training-fr
 
 bench-models: $(VENV)/.installed-test  ## each network's fast forward against its plain one, 256 x 256 px, CPU
 	$(BIN)/python -m tests.benchmarks.models csakd-student csakd-teacher hyfusion-s
+
+bench-register: $(VENV)/.installed-test  ## known displacements, beside phase correlation and (install_arosics.sh) AROSICS
+	$(BIN)/python -m tests.benchmarks.register
 
 clean:           ## remove the virtual environment and what the demo made
 	rm -rf $(VENV) demo

@@ -14,14 +14,20 @@ RATIOS = (2, 20)
 """Integer ratios of the ground sampling distances that can be fused."""
 
 
+class UnlikelyPair(InputRejected):
+    """Two images that cannot be an HSI and an MSI of one place: swapped, or of resolutions that do not go together."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScenePair:
     """Two scenes that can be fused.
 
     Raises
     ------
+    UnlikelyPair
+        If the scenes look swapped, or their ratio is out of range.
     InputRejected
-        If the scenes look swapped, their ratio is out of range, or an image has no good band.
+        If an image has no good band.
     ExpectedSkip
         If the scenes do not overlap; the message gives both footprints.
     """
@@ -30,6 +36,8 @@ class ScenePair:
     """Low-resolution hyperspectral image."""
     msi: Scene
     """High-resolution multispectral image."""
+    ratios: tuple[int, int] = RATIOS
+    """Smallest and largest ratio of the ground sampling distances, rounded, that is of use."""
 
     def __post_init__(self) -> None:
         hsi, msi = self.hsi, self.msi
@@ -39,14 +47,14 @@ class ScenePair:
                     f"{scene.name}: none of its {len(scene.bands)} bands carries a signal; check its nodata value and its bbl"
                 )
         if self.gsd_ratio < 1 and len(hsi.bands) < len(msi.bands):
-            raise InputRejected(
+            raise UnlikelyPair(
                 f"the scenes look swapped: the first, {hsi.name}, has {len(hsi.bands)} bands at {hsi.gsd_m:.4g} m, the second, "
                 f"{msi.name}, {len(msi.bands)} at {msi.gsd_m:.4g} m; give the hyperspectral scene first"
             )
-        if not RATIOS[0] - 0.5 <= self.gsd_ratio <= RATIOS[1] + 0.5:
-            raise InputRejected(
+        if not self.ratios[0] - 0.5 <= self.gsd_ratio <= self.ratios[1] + 0.5:
+            raise UnlikelyPair(
                 f"{hsi.name} ({hsi.gsd_m:.4g} m) over {msi.name} ({msi.gsd_m:.4g} m) is a ratio of {self.gsd_ratio:.3g}; "
-                f"expected {RATIOS[0]} to {RATIOS[1]}, so give a sharper MSI or check the grids"
+                f"expected {self.ratios[0]} to {self.ratios[1]}, so give a sharper MSI or check the grids"
             )
         if self.overlap().is_empty:
             footprints = " and ".join(

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from catalogs.errors import HyperFuseError, UsageError
+from catalogs.errors import HyperFuseError, QualityRefused, UsageError
 from flows import evaluate
 from flows.display import Display
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(record, indent=2))  # noqa: T201
     else:
         options.show(display, record)
-    return 0
+    return int(record.get("exit_code", 0))
 
 
 def _demo(options: argparse.Namespace, display: Display) -> dict[str, Any]:
@@ -70,6 +70,19 @@ def _plan(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # n
     from pipeline.workflow import plan_report  # noqa: PLC0415
 
     return plan_report(_config(options))
+
+
+def _register(options: argparse.Namespace, display: Display) -> dict[str, Any]:
+    from pipeline.coregister.alone import register_alone  # noqa: PLC0415
+
+    record = register_alone(
+        _config(options),
+        table=options.tie_points,
+        figure=options.figure,
+        moved=options.apply,
+        progress=display.progress,
+    )
+    return record | {"exit_code": QualityRefused.exit_code if record["decision"] == "refuse" else 0}
 
 
 def _verify(options: argparse.Namespace, display: Display) -> dict[str, Any]:
@@ -204,6 +217,14 @@ def _parser() -> argparse.ArgumentParser:
     for made in (fuse, plan):
         _add_run_options(made)
 
+    register = command(
+        "register",
+        _register,
+        Display.show_registration,
+        "only the co-registration: the displacement, and whether to believe it",
+    )
+    _add_register_options(register)
+
     verify = command(
         "verify", _verify, Display.show_product, "check a product: manifest, checksums, grid, bands, STAC; offline"
     )
@@ -238,6 +259,36 @@ def _parser() -> argparse.ArgumentParser:
     networks.add_argument("--msi-bands", type=int, default=4, metavar="N", help="MSI bands to specify for (default: 4)")
     networks.add_argument("--ratio", type=int, default=4, metavar="N", help="ratio to specify for (default: 4)")
     return parser
+
+
+def _add_register_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "hsi", nargs="?", metavar="HSI", help="low-resolution hyperspectral scene: the image that stays"
+    )
+    parser.add_argument(
+        "msi", nargs="?", metavar="MSI", help="high-resolution multispectral scene: the image that is moved"
+    )
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE", help="write a PNG of the tie points' arrows over the HSI"
+    )
+    parser.add_argument("--tie-points", type=Path, metavar="FILE", help="write the tie points as GeoJSON")
+    parser.add_argument(
+        "--apply",
+        type=Path,
+        metavar="OUT",
+        help="write the MSI, moved onto the HSI, as a cloud-optimized GeoTIFF; must not exist",
+    )
+    parser.add_argument(
+        "--dask", metavar="ADDRESS", help="local, or the address of a Dask scheduler (default: this process)"
+    )
+    parser.add_argument(
+        "--set", action="append", metavar="KEY=VALUE", help="any setting, for example align.max_shift_px=20"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings as YAML, TOML or JSON; options overrule it"
+    )
+    # A run's other options mean nothing here; its configuration wants a place for a product that is not made.
+    parser.set_defaults(output=Path("registration"), network=None, weights=None, ratio=None, device=None)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

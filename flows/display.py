@@ -79,6 +79,20 @@ class Display:
         self._row("registration", f"{registration['decision']}: {registration['reason']}")
         self._row("tiles", f"{record['tiles']['finished']}, of which {record['tiles']['resumed']} resumed")
 
+    def show_registration(self, record: dict[str, Any]) -> None:
+        """A registration in a few lines."""
+        self._row("decision", f"{record['decision']}: {record['reason']}")
+        self._row("model", record["model"])
+        self._row(
+            "move", f"{record['east_m']:+.3f} m east, {record['north_m']:+.3f} m north bring the MSI onto the HSI"
+        )
+        if record["residual_after_px"] is not None:
+            self._row(
+                "tie points",
+                f"{record['tie_points']} of {record['tie_points_tried']} agree; {record['residual_before_px']:.3f} coarse px before, "
+                f"{record['residual_after_px']:.3f} after",
+            )
+
     def show_demo(self, record: dict[str, Any]) -> None:
         """The product and its scores."""
         self.show_product(record)

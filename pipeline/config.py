@@ -54,12 +54,26 @@ class AlignConfig(_Frozen):
     """Image whose lattice the product keeps; it is never resampled."""
     estimate: bool = True
     """Estimate the displacement of the MSI against the HSI, and fold it into the resampling of the other image."""
-    max_shift_px: float = Field(default=10.0, gt=0, le=64)
+    max_shift_px: float = Field(default=10.0, ge=1, le=64)
     """Largest displacement searched, in coarse pixels."""
     east_m: float | None = None
     """Known move, east (m), that brings the MSI onto the HSI; switches the estimate off."""
     north_m: float | None = None
     """Known move, north (m), that brings the MSI onto the HSI; switches the estimate off."""
+    most: Literal["shift", "affine", "field"] = "field"
+    """Model of the displacement with most freedom that may be chosen; simpler ones are, where they predict as well."""
+    min_explained: float = Field(default=0.3, ge=0, lt=1)
+    """Share of the variance that a wrong place leaves unexplained which the right one must explain in the better quarter of the
+    scene: less, and the images are taken to show different things; up to half as much more, and the match is doubted."""
+    min_tie_points: int = Field(default=3, ge=1)
+    """Fewer that agree, and the displacement is refused; with fewer than twice as many it is doubted."""
+    min_agreement: float = Field(default=0.5, gt=0, le=1)
+    """Share of the tie points that must agree with the displacement; with less than halfway to all it is doubted."""
+    max_residual_px: float = Field(default=0.5, gt=0)
+    """Root mean square distance (coarse px) that tie points may keep; from half of it the displacement is doubted."""
+    on_refuse: Literal["refuse", "keep"] = "refuse"
+    """When no displacement can be believed: `refuse` ends a fusion with exit code 7, because a fusion of images that do not
+    lie on each other is worse than none; `keep` fuses with the geometry as it is and says so in product and log."""
     bounds: tuple[float, float, float, float] | None = None
     """Product extent (left, bottom, right, top) in the reference's CRS; the overlap of the scenes unless given."""
 

@@ -7,12 +7,11 @@ ledger, so losing the scheduler loses no finished tile.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
-from catalogs.errors import HyperFuseError, OutOfResources
+from catalogs.errors import HyperFuseError
+from pipeline.cluster import connected
 from pipeline.fuse import fuse_batch, release
 from pipeline.tiles import Tile
 
@@ -20,7 +19,6 @@ log = logging.getLogger(__name__)
 
 Done = Callable[[int], None]
 """Called with the number of tiles that just finished."""
-_CONNECT_SECONDS = 30
 
 
 def run_batches(folder: Path, batches: Sequence[Sequence[Tile]], *, dask: str | None, done: Done) -> None:
@@ -57,18 +55,9 @@ def run_batches(folder: Path, batches: Sequence[Sequence[Tile]], *, dask: str | 
 
 
 def _on_cluster(folder: Path, work: list[list[tuple[int, int]]], address: str, done: Done) -> None:
-    from distributed import Client, LocalCluster, as_completed  # noqa: PLC0415 (a second that only clusters need)
+    from distributed import as_completed  # noqa: PLC0415 (a second that only clusters need)
 
-    with ExitStack() as stack:
-        if address == "local":
-            cores = os.cpu_count() or 1
-            cluster = stack.enter_context(
-                LocalCluster(n_workers=max(cores // 2, 1), threads_per_worker=1, dashboard_address=None)
-            )
-            client = stack.enter_context(Client(cluster))
-        else:
-            client = stack.enter_context(_connect(Client, address))
-        client.forward_logging("pipeline", level=logging.INFO)
+    with connected(address) as client:
         futures = client.map(fuse_batch, [str(folder)] * len(work), work, pure=False, retries=1)
         batch_of = {future.key: batch for future, batch in zip(futures, work, strict=True)}
         failed: list[tuple[list[tuple[int, int]], BaseException]] = []
@@ -86,13 +75,3 @@ def _on_cluster(folder: Path, work: list[list[tuple[int, int]]], address: str, d
             f"{sum(len(batch) for batch, _ in failed)} tiles failed, first {tiles[0]}: {error}; the others are finished, "
             "run again to resume"
         ) from error
-
-
-def _connect(client: type, address: str) -> ExitStack:
-    try:
-        connected: ExitStack = client(address, timeout=_CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise OutOfResources(
-            f"no Dask scheduler answers at {address!r} within {_CONNECT_SECONDS} s ({error}); start one, or use --dask local"
-        ) from error
-    return connected

@@ -39,6 +39,7 @@ from catalogs.errors import Busy
 from catalogs.scene import Quantity, Scene
 from models import ModelSpec, Observed, method
 from pipeline.config import RunConfig
+from pipeline.displacement import NO_DISPLACEMENT, Displacement
 from pipeline.grids import GridRecord, NestedGrids
 from pipeline.ledger import Ledger
 from pipeline.observe import Observation, known
@@ -109,13 +110,14 @@ class Registration(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    decision: str
-    """`accept`, or `warn` where the geometry was left as it was because the estimate is not trusted."""
+    decision: Literal["accept", "warn", "refuse"]
+    """`warn`: the displacement is taken, and worth a look. `refuse`: it is not believed, and the geometry stays."""
     reason: str
-    model: str
-    """`none` or `shift`."""
+    """One sentence with the figures that decided."""
+    model: Literal["none", "shift", "affine", "field"]
+    """Kind of displacement that the data supports."""
     east: float
-    """Move along the CRS's x axis that brings the MSI onto the HSI, CRS units."""
+    """Mean move along the CRS's x axis that brings the MSI onto the HSI, CRS units."""
     north: float
     """The same along y."""
     east_m: float
@@ -123,9 +125,21 @@ class Registration(BaseModel):
     north_m: float
     """The same in meters on the ground."""
     correlation_before: float | None
+    """Of the HSI with what the MSI predicts of it, mean over the tie points, without any move."""
     correlation_after: float | None
+    """The same along the displacement."""
     band_nm: float | None
-    """Center of the MSI band that was used."""
+    """Center of the MSI band that matches best."""
+    residual_before_px: float | None = None
+    """Root mean square distance (coarse px) of the tie points without any move."""
+    residual_after_px: float | None = None
+    """The same along the displacement: what it leaves, and the tie points' own noise."""
+    tie_points: int = 0
+    """Tie points that agree with the displacement ..."""
+    tie_points_tried: int = 0
+    """... of so many windows with enough valid pixels."""
+    displacement: Displacement = NO_DISPLACEMENT
+    """The move at every position, in units of the product's CRS."""
 
 
 class ImageSums(BaseModel):

@@ -28,6 +28,7 @@ import xarray as xr
 
 from catalogs.errors import ExpectedSkip, InputRejected
 from pipeline import store
+from pipeline.coregister.report import FIGURE, TABLE
 from pipeline.job import Job
 from pipeline.ledger import write_atomic
 from pipeline.progress import Progress, Steps, silent
@@ -138,6 +139,9 @@ def publish(draft: Draft, *, progress: Progress = silent) -> Product:
         writer(name).check(root, draft.provenance["product"])
         step()
     thumbnail(job, root / THUMBNAIL)
+    for name in (TABLE, FIGURE):
+        if (job.folder / name).is_file():
+            shutil.copyfile(job.folder / name, root / name)
     step()
     _seal(draft, root, assets)
     step()
@@ -264,7 +268,10 @@ def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
         for asset in (
             _plain("thumbnail", THUMBNAIL, "image/png", "True color, or the spectrum in three bands", "thumbnail"),
             _plain("provenance", PROVENANCE, "application/json", "Inputs, settings, software and steps", "metadata"),
+            _plain("tie-points", TABLE, "application/geo+json", "Tie points of the registration", "metadata"),
+            _plain("registration", FIGURE, "image/png", "Tie points of the registration over the HSI", "overview"),
         )
+        if asset.href in manifest["files"]
     ]
     sealed = _plain("manifest", MANIFEST, "application/json", "Size and SHA-256 of every file", "metadata")
     described.append(replace(sealed, extra={"file:size": len(text.encode())}))

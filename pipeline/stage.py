@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from safetensors.torch import load_file, save_file
 
-from catalogs.errors import InputRejected
+from catalogs.errors import InputRejected, QualityRefused
 from catalogs.networks import read_card
 from catalogs.pairs import ScenePair
 from catalogs.scene import Scene
@@ -26,14 +26,16 @@ from models._spec import merge_sums
 from models._weights import load_weights
 from pipeline import store
 from pipeline.blind import blind
-from pipeline.coregister import register
+from pipeline.coregister import estimate
+from pipeline.coregister.report import write_report
+from pipeline.displacement import NO_DISPLACEMENT, Displacement
 from pipeline.job import ImageSums, Job, StagedRecord
 from pipeline.ledger import write_atomic
 from pipeline.observe import NotEstimable, Observation, Sample, assess, sampled_blocks
 from pipeline.progress import Progress
 from pipeline.staged import StagedPair
 from pipeline.tiles import Box, aligned, stage_edge
-from pipeline.warp import NO_DISPLACEMENT, Displacement, warp
+from pipeline.warp import warp
 
 WEIGHTS = "weights.safetensors"
 """The job's copy of its network's weights."""
@@ -54,12 +56,22 @@ def stage(job: Job, pair: ScenePair, progress: Progress) -> None:
     ------
     InputRejected
         If a source cannot be read, or an image has no valid sample in the overlap.
+    QualityRefused
+        If no displacement can be believed and the settings do not say to go on without one.
     """
     if job.is_staged:
         return
-    registration = register(pair, job.grids, job.config.align, job.record.psf_sigma_px)
-    move = Displacement(east=registration.east, north=registration.north)
-    hsi_move, msi_move = (move, NO_DISPLACEMENT) if job.config.align.reference == "msi" else (NO_DISPLACEMENT, -move)
+    align = job.config.align
+    found = estimate(pair, job.grids, align, job.record.psf_sigma_px, dask=job.config.dask)
+    registration, move = found.registration, found.registration.displacement
+    if registration.decision == "refuse" and align.on_refuse == "refuse":
+        raise QualityRefused(
+            f"{pair.msi.name} could not be registered to {pair.hsi.name}: {registration.reason}; look at it with "
+            "`hyperfuse register`, give a known move as align.east_m and align.north_m, or trust the geometry as it is with "
+            "align.on_refuse=keep"
+        )
+    write_report(found, job.folder)
+    hsi_move, msi_move = (move, NO_DISPLACEMENT) if align.reference == "msi" else (NO_DISPLACEMENT, -move)
     (job.folder / "stage").mkdir(exist_ok=True)
     hsi = _stage_image(
         pair.hsi, job.grids.coarse, hsi_move, path=job.folder / "stage/hsi.zarr", chunk=HSI_CHUNK, progress=progress

@@ -47,7 +47,7 @@ def thumbnail(job: Job, path: Path) -> None:
     opaque = ~invalid.any(axis=0)
     image = np.zeros((*opaque.shape, 4), np.uint8)
     for layer, band in enumerate(samples):
-        image[opaque, layer] = _stretched(band[opaque].astype(np.float32))
+        image[opaque, layer] = stretched(band[opaque].astype(np.float32))
     image[..., 3] = np.where(opaque, 255, 0)
     Image.fromarray(image).save(path, format="PNG", optimize=True)
 
@@ -75,7 +75,8 @@ def _thinned(job: Job, picked: tuple[int, ...]) -> NDArray[np.generic]:
     return image[back]
 
 
-def _stretched(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+def stretched(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Values for the eye: the 2nd to 98th percentile over the range of a byte."""
     if not values.size:
         return values.astype(np.uint8)
     low, high = np.percentile(values, _STRETCH)

@@ -22,10 +22,11 @@ from catalogs.sensors import Source, open_scene, sensor_module
 from models import Observed
 from pipeline.config import AlignConfig
 from pipeline.coregister import register
+from pipeline.displacement import NO_DISPLACEMENT
 from pipeline.evaluate import Trial
 from pipeline.grids import nest
 from pipeline.simulate import Protocol, SimulatedPair, blurred, refuse_small
-from pipeline.warp import NO_DISPLACEMENT, Displacement, warp
+from pipeline.warp import warp
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def reduced(pair: ScenePair, protocol: Protocol, *, align: AlignConfig) -> Simul
         )
     registration = register(pair, grids, align, protocol.sigma_px)
     log.info("registration: %s", registration.reason)
-    move = Displacement(east=registration.east, north=registration.north)
+    move = registration.displacement
     to_hsi, to_msi = (move, NO_DISPLACEMENT) if align.reference == "msi" else (NO_DISPLACEMENT, -move)
     truth = warp(pair.hsi, grids.coarse, _whole(grids.coarse), bands=hsi_bands, displacement=to_hsi)
     fine = warp(pair.msi, grids.fine, _whole(grids.fine), bands=msi_bands, displacement=to_msi)

@@ -9,7 +9,6 @@ support, so no seam can occur between windows. GDAL's warp is the oracle in the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -20,29 +19,11 @@ from pyproj import Transformer
 
 from catalogs.scene import Scene, Window, pixel_size_m
 from models._layers import keys_kernel
+from pipeline.displacement import NO_DISPLACEMENT, Displacement
 from pipeline.grids import on_lattice
 
 MIN_WEIGHT = 0.5
 """A sample is valid if its own source pixel is, and if valid pixels carry this share of the kernel."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Displacement:
-    """The move that brings the MSI onto the HSI, in units of the target grid's CRS."""
-
-    east: float = 0.0
-    """Along the CRS's x axis."""
-    north: float = 0.0
-    """Along the CRS's y axis."""
-
-    def __bool__(self) -> bool:
-        return self.east != 0.0 or self.north != 0.0
-
-    def __neg__(self) -> Displacement:
-        return Displacement(east=-self.east, north=-self.north)
-
-
-NO_DISPLACEMENT = Displacement()
 
 
 def warp(
@@ -65,7 +46,7 @@ def warp(
     bands : sequence of int
         Bands to read.
     displacement : Displacement
-        Added to the target's coordinates before they are mapped into the scene.
+        Takes the target's coordinates to those under which the scene shows the same ground, in the target's CRS.
 
     Returns
     -------
@@ -121,8 +102,7 @@ def source_pixels(
     """
     rows, cols = window
     col, row = np.meshgrid(np.arange(cols.start, cols.stop) + 0.5, np.arange(rows.start, rows.stop) + 0.5)
-    x, y = target.affine @ (col, row)
-    x, y = x + displacement.east, y + displacement.north
+    x, y = displacement(*(np.asarray(axis) for axis in target.affine @ (col, row)))
     if source.crs != target.crs:
         x, y = _transformer(str(target.crs), str(source.crs)).transform(x, y)
     col, row = ~source.affine @ (x, y)

@@ -25,15 +25,15 @@ from typing import Any
 
 import torch
 
-from catalogs.errors import Busy, ExpectedSkip, InputRejected, OutOfResources
+from catalogs.errors import Busy, ExpectedSkip, InputRejected, OutOfResources, QualityRefused
 from catalogs.networks import WeightCard, read_card
-from catalogs.pairs import ScenePair
+from catalogs.pairs import RATIOS, ScenePair
 from catalogs.sensors import open_scene, sensor_module
 from models import Observed, method
 from pipeline.config import RunConfig
 from pipeline.engine import run_batches
 from pipeline.fuse import pick_device
-from pipeline.grids import GridRecord, nest, on_lattice
+from pipeline.grids import GridRecord, NestedGrids, nest, on_lattice
 from pipeline.job import InputRecord, Job, JobRecord, code_version, job_key, locked
 from pipeline.ledger import write_atomic
 from pipeline.mosaic import finished, mosaic
@@ -90,13 +90,21 @@ def run(config: RunConfig, *, progress: Progress = silent) -> Product:
         return publish_product(held)
 
 
-def open_pair(config: RunConfig) -> ScenePair:
+def open_pair(config: RunConfig, *, ratios: tuple[int, int] = RATIOS) -> ScenePair:
     """Open and check both scenes; reads headers, and the bytes once for their digests."""
     hsi, msi = open_scene(config.hsi.source()), open_scene(config.msi.source())
     for scene in (hsi, msi):
         for note in scene.notes:
             log.warning("%s: %s", scene.name, note)
-    return ScenePair(hsi=hsi, msi=msi)
+    return ScenePair(hsi=hsi, msi=msi, ratios=ratios)
+
+
+def psf_sigma_px(config: RunConfig, pair: ScenePair, grids: NestedGrids) -> float:
+    """Standard deviation of the HSI's Gaussian PSF in fine pixels, from its MTF."""
+    mtf = config.psf_mtf or sensor_module(pair.hsi.sensor).SENSOR.mtf_nyquist
+    # The HSI's own ground sampling distance blurs, not the rounded ratio of the grids.
+    fine_m = pair.msi.gsd_m if config.align.reference == "msi" else pair.hsi.gsd_m / grids.ratio
+    return sigma_from_mtf(mtf, pair.hsi.gsd_m / fine_m)
 
 
 def job_record(config: RunConfig, pair: ScenePair) -> JobRecord:
@@ -110,10 +118,6 @@ def job_record(config: RunConfig, pair: ScenePair) -> JobRecord:
     pick_device(config.device)
     grids = nest(pair, config.align, config.ratio)
     card = _checked_card(config, pair, grids.ratio)
-    mtf = config.psf_mtf or sensor_module(pair.hsi.sensor).SENSOR.mtf_nyquist
-    # The HSI's own ground sampling distance blurs, not the rounded ratio of the grids.
-    fine_m = pair.msi.gsd_m if config.align.reference == "msi" else pair.hsi.gsd_m / grids.ratio
-    sigma = sigma_from_mtf(mtf, pair.hsi.gsd_m / fine_m)
     grid = GridRecord.of(grids)
     inputs = {"hsi": InputRecord.of(pair.hsi), "msi": InputRecord.of(pair.msi)}
     key = job_key(
@@ -126,7 +130,9 @@ def job_record(config: RunConfig, pair: ScenePair) -> JobRecord:
         }
     )
     weights = None if card is None else asdict(card)
-    return JobRecord(key=key, config=config, grid=grid, psf_sigma_px=sigma, weights=weights, **inputs)
+    return JobRecord(
+        key=key, config=config, grid=grid, psf_sigma_px=psf_sigma_px(config, pair, grids), weights=weights, **inputs
+    )
 
 
 def _checked_card(config: RunConfig, pair: ScenePair, ratio: int) -> WeightCard | None:
@@ -226,7 +232,7 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Run]
             with _resources_named(config):
                 keep_weights(Job(folder, record))
                 yield Run(job=Job(folder, record), pair=pair, progress=progress, started=started)
-        except (InputRejected, ExpectedSkip):
+        except (InputRejected, ExpectedSkip, QualityRefused):
             # Trying again with the same input is pointless; but fused tiles are never thrown away, whatever went wrong later.
             if not Job(folder, record).ledger.records():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -238,7 +244,7 @@ def stage_pair(held: Run) -> None:
     job = held.job
     stage(job, held.pair, held.progress)
     told = job.staged.registration
-    (log.warning if told.decision == "warn" else log.info)("registration: %s", told.reason)
+    (log.info if told.decision == "accept" else log.warning)("registration: %s", told.reason)
     _tell_observation(job)
     first_pass(job, held.progress)
     coarse_pass(job, pick_device(job.config.device), held.progress)

@@ -69,7 +69,11 @@ def rejected(capsys, tmp_path: Path, code: int, sentence: str, *arguments: objec
 
 def test_fuse_verify_and_again(pair, tmp_path, capsys):
     hsi, msi = pair
-    code, out, _ = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", "--json")
+    code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p")
+    assert code == 7  # both are noise
+    assert "could not be registered" in err
+    anyway = ("--set", "align.on_refuse=keep")
+    code, out, _ = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", "--json", *anyway)
     assert code == 0
     record = json.loads(out)
     assert record["bands"] == 12
@@ -77,12 +81,41 @@ def test_fuse_verify_and_again(pair, tmp_path, capsys):
     code, out, _ = call(capsys, "verify", tmp_path / "p")
     assert code == 0
     assert "verified" in out
-    code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p")
+    code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", *anyway)
     assert code == 4
     assert "already published" in err
     code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", "--network", "bicubic")
     assert code == 3
     assert "exists and is not this product" in err
+
+
+def test_register_says_how_the_images_lie(tmp_path, capsys):
+    recipe = "size=240&ratio=4&bands=20&seed=1&east_m=17&north_m=-9"
+    pair = f"synthetic:hsi?{recipe}", f"synthetic:msi?{recipe}"
+    files = tmp_path / "figure.png", tmp_path / "points.geojson", tmp_path / "moved.tif"
+    code, out, _ = call(
+        capsys, "register", *pair, "--json", "--figure", files[0], "--tie-points", files[1], "--apply", files[2]
+    )
+    assert code == 0
+    record = json.loads(out)
+    assert (record["east_m"], record["north_m"]) == pytest.approx((17, -9), abs=1.2)
+    keys = {"decision", "reason", "model", "residual_before_px", "residual_after_px", "tie_points"}
+    assert keys <= record.keys()
+    assert all(path.stat().st_size > 1000 for path in files)
+    code, out, _ = call(capsys, "register", *pair)
+    assert code == 0
+    assert "17.0" in out
+    assert "agree" in out
+
+
+def test_register_refuses_what_it_cannot_believe(pair, capsys):
+    """The record is printed all the same; the exit code is that of a quality gate."""
+    code, out, _ = call(capsys, "register", *pair, "--json")
+    assert code == 7  # both are noise
+    assert json.loads(out)["decision"] == "refuse"
+    code, out, _ = call(capsys, "register", *reversed(pair), "--json")
+    assert code == 7
+    assert "swapped" in json.loads(out)["reason"]
 
 
 def test_demo_prints_both_scores(tmp_path, capsys, monkeypatch):
@@ -150,13 +183,16 @@ def test_all_nodata_and_never_written(pair, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("network", "rows", "columns"),
+    ("network", "lost"),
     [
-        ("gsa", slice(10, 12), slice(18 * 4, 23 * 4)),  # the two coarse pixels that the kernel reaches on each side
-        ("map_subspace", slice(9, 13), slice(20 * 4, 21 * 4)),  # works around holes; its noise filter reaches one pixel
+        ("gsa", (slice(10, 12), slice(18 * 4, 23 * 4))),  # the two coarse pixels that the kernel reaches on each side
+        (
+            "map_subspace",
+            (slice(9, 13), slice(20 * 4, 21 * 4)),
+        ),  # works around holes; its noise filter reaches one pixel
     ],
 )
-def test_nan_and_nodata_stripes_are_marked(pair, tmp_path, capsys, network, rows, columns):
+def test_nan_and_nodata_stripes_are_marked(pair, tmp_path, capsys, network, lost):
     """Stripes of NaN in the HSI and of nodata in the MSI end as nodata, and nothing else does."""
     rng = np.random.default_rng(0)
     hsi = (0.2 + 0.05 * rng.standard_normal((12, 30, 30))).astype(np.float32)
@@ -180,8 +216,8 @@ def test_nan_and_nodata_stripes_are_marked(pair, tmp_path, capsys, network, rows
     with rasterio.open(tmp_path / "p" / "p.tif") as file:
         valid = file.read(1) != file.nodata
     expected = np.ones((120, 120), bool)
-    expected[rows] = False
-    expected[:, columns] = False
+    expected[lost[0]] = False
+    expected[:, lost[1]] = False
     assert np.array_equal(valid, expected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ import pytest
 import rasterio
 import rioxarray  # noqa: F401 (registers the accessor)
 import xarray as xr
+from odc.geo.geobox import GeoBox
 
 from catalogs.sensors import Source, open_scene
 from pipeline.config import load_config
-from pipeline.grids import on_lattice
+from pipeline.coregister import register
+from pipeline.grids import nest, on_lattice
+from pipeline.job import Registration
 from pipeline.publish import Product, verify
-from pipeline.workflow import run
+from pipeline.workflow import open_pair, psf_sigma_px, run
 from tests.synthetic import DATA
 
 BERLIN = DATA / "berlin_urban_gradient" / "pairA"
@@ -142,6 +146,54 @@ def test_neon_pair_with_its_crs_given(tmp_path):
         assert data["reflectance"].shape[1:] == (400, 400)
     assert product.provenance["observation"]["ratio"] == 10
     assert verify(product.path).name == "neon"
+
+
+def planted(settings: dict[str, str], **known: float) -> Registration:
+    """The registration of a pair whose MSI has been put elsewhere, `known` meters from where its file says."""
+    config = load_config(None, settings | {"output": "unused"})
+    pair = open_pair(config)
+    box = pair.msi.geobox
+    moved = GeoBox(box.shape, box.affine.translation(known["east"], known["north"]) @ box.affine, box.crs)
+    pair = replace(pair, msi=replace(pair.msi, geobox=moved))
+    grids = nest(pair, config.align, None)
+    return register(pair, grids, config.align, psf_sigma_px(config, pair, grids))
+
+
+@needs(BERLIN)
+@pytest.mark.parametrize(("east", "north"), [(0.0, 0.0), (47.3, -81.1), (-133.7, 12.4), (205.0, 190.0)])
+def test_berlin_planted_moves_are_found(east, north):
+    """Its own +3.6 m E, -3.6 m N less what was planted, within a tenth of a coarse pixel (3 m)."""
+    found = planted(
+        {
+            "hsi.uri": str(BERLIN / "EnMAP_BerlinUrbanGradient_raw244.bsq"),
+            "msi.uri": str(BERLIN / "HighResolution_BerlinUrbanGradient.bsq"),
+        },
+        east=east,
+        north=north,
+    )
+    assert found.decision == "accept"
+    assert found.east_m == pytest.approx(3.6 - east, abs=3.0)
+    assert found.north_m == pytest.approx(-3.6 - north, abs=3.0)
+
+
+@needs(NEON)
+@pytest.mark.parametrize(("east", "north"), [(0.0, 0.0), (1.37, -2.2), (-5.05, 3.3)])
+def test_neon_planted_moves_are_found(east, north):
+    """Its own -0.4 m E, +0.6 m N less what was planted, within a tenth of a coarse pixel (0.1 m)."""
+    found = planted(
+        {
+            "hsi.uri": str(NEON / "NEON_D01_HARV_DP3_726000_4699000_reflectance_crop.tif"),
+            "hsi.crs": "EPSG:32618",
+            "hsi.wavelengths": str(DATA / "srf" / "derived" / "NEON_NIS_426_SJER2017.csv"),
+            "msi.uri": str(NEON / "2019_D01_HARV_DP3_726000_4699000_image_crop.tif"),
+            "msi.wavelengths": "650,550,470",
+        },
+        east=east,
+        north=north,
+    )
+    assert found.decision == "accept"
+    assert found.east_m == pytest.approx(-0.4 - east, abs=0.1)
+    assert found.north_m == pytest.approx(0.6 - north, abs=0.1)
 
 
 @needs(POTSDAM)

@@ -14,7 +14,8 @@ from rasterio.enums import Resampling
 
 from catalogs.bands import Bands
 from catalogs.scene import Scene
-from pipeline.warp import Displacement, warp
+from pipeline.displacement import Displacement
+from pipeline.warp import warp
 
 SOURCE = GeoBox((90, 110), Affine(30, 0, 400_000, 0, -30, 5_800_000), "EPSG:32633")
 

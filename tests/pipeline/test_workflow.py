@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 import xarray as xr
 
 import models
-from catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputRejected, OutOfResources
-from pipeline import engine, fuse
+from catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputRejected, OutOfResources, QualityRefused
+from pipeline import cluster, fuse
 from pipeline.job import locked
 from pipeline.publish import verify
 from pipeline.workflow import fuse_tiles, open_run, plan_report, run, stage_pair
+from pipeline.writers import BadProduct
 from tests.synthetic import SMALL, TILES, config, methods_without_weights, scene
 
 QUICK = {"publish__formats": "[zarr]"}
@@ -108,6 +110,40 @@ def test_a_product_is_complete_and_nothing_else_is_left(tmp_path):
         assert float(data["reflectance"].max()) < 1.5
     assert product.provenance["registration"]["decision"] == "accept"
     assert product.provenance["inputs"]["hsi"]["sha256"] == scene("hsi").digest
+
+
+def test_the_registration_goes_with_the_product(tmp_path):
+    """Table and figure are in the manifest and in the STAC item, and the record is in both and in the provenance."""
+    product = run(config(tmp_path / "out", SMALL + "&east_m=17&north_m=-23"))
+    registration = product.provenance["registration"]
+    assert (registration["east_m"], registration["north_m"]) == pytest.approx((17, -23), abs=1.2)
+    table = json.loads((product.path / "registration.geojson").read_text())
+    assert table["registration"] == registration
+    assert sum(point["properties"]["used"] for point in table["features"]) == registration["tie_points"]
+    item = json.loads(product.item.read_text())
+    assert item["properties"]["hrhsi:registration"] == registration
+    named = {asset["href"]: asset["type"] for asset in item["assets"].values()}
+    assert named["./registration.geojson"] == "application/geo+json"
+    assert named["./registration.png"] == "image/png"
+    (product.path / "registration.png").write_bytes(b"another")
+    with pytest.raises(BadProduct, match=r"registration\.png"):
+        verify(product.path)
+
+
+FLAT = "size=150&ratio=4&bands=12&texture=0&snr_hsi=30&snr_msi=30"
+
+
+def test_images_that_cannot_be_registered_are_not_fused(tmp_path):
+    with pytest.raises(QualityRefused, match="could not be registered"):
+        run(config(tmp_path / "out", FLAT, **QUICK))
+    assert leftovers(tmp_path) == []
+
+
+def test_a_refused_registration_can_be_overruled(tmp_path, caplog):
+    product = run(config(tmp_path / "out", FLAT, **QUICK, align__on_refuse="keep"))
+    registration = product.provenance["registration"]
+    assert (registration["decision"], registration["model"]) == ("refuse", "none")
+    assert "geometry was left as it was" in caplog.text
 
 
 def test_holes_are_marked_and_do_not_spread(tmp_path):
@@ -281,6 +317,6 @@ def test_failed_tiles_are_named_and_the_others_kept(tmp_path, monkeypatch):
 
 
 def test_no_scheduler_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_CONNECT_SECONDS", 1)
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
     with pytest.raises(OutOfResources, match="no Dask scheduler answers"):
         run(config(tmp_path / "out", **QUICK, dask="tcp://127.0.0.1:9"))
