@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import HyperFuseError, UsageError
-from flows import evaluate
+from flows import evaluate, info
 from flows.display import Display
 
 EXIT_CODES = """exit codes:
@@ -203,6 +203,8 @@ def _parser() -> argparse.ArgumentParser:
     plan = command("plan", _plan, Display.show_plan, "dry run: grids, checks, tiles, memory; writes nothing")
     for made in (fuse, plan):
         _add_run_options(made)
+
+    info.add_options(command("info", info.run, info.show, "print what a reader understands of a product or image"))
 
     verify = command(
         "verify", _verify, Display.show_product, "check a product: manifest, checksums, grid, bands, STAC; offline"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -78,6 +79,11 @@ class Display:
         )
         self._row("registration", f"{registration['decision']}: {registration['reason']}")
         self._row("tiles", f"{record['tiles']['finished']}, of which {record['tiles']['resumed']} resumed")
+
+    def show_rows(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Names and values, a line each."""
+        for name, value in rows:
+            self._row(name, value)
 
     def show_demo(self, record: dict[str, Any]) -> None:
         """The product and its scores."""

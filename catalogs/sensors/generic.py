@@ -1,4 +1,4 @@
-"""Any georeferenced image cube: GeoTIFF and COG, ENVI, NetCDF, Zarr, or a glob of tiles on one lattice.
+"""Any georeferenced image cube: GeoTIFF and COG, JPEG 2000, ENVI, NetCDF, Zarr, or a glob of tiles on one lattice.
 
 Files are told apart by their first bytes, never by their names. What a file does not declare is assumed where that is
 safe, and every assumption is a note of the scene; the rest is asked of the user.
@@ -19,6 +19,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from catalogs._arrays import array_kind, open_array
+from catalogs._packages import open_package
 from catalogs._rasters import envi_header, open_raster, raster_driver
 from catalogs._signal import without_signal
 from catalogs._stored import Image, MosaicCube, StoredCube, digest, refuse_absurd, sample
@@ -118,11 +119,17 @@ def _raster(path: Path) -> Image:
         )
     if (driver := raster_driver(path)) is not None:
         return open_raster(path, driver)
+    if (package := open_package(str(path))) is not None and package.kind != "folder":
+        held = ", ".join(m.name for m in package.members[:5]) + " ..." * (len(package.members) > 5)
+        raise InputRejected(
+            f"{path}: an archive with no product that a reader knows (it holds {held or 'nothing'}); unpack it and name "
+            "its image, or unpack an archive inside it first"
+        )
     with path.open("rb") as file:
         start = file.read(12)
     found = f"begins with {start!r}" if start else "is empty (0 bytes)"
     raise InputRejected(
-        f"{path}: {found}, expected GeoTIFF, ENVI with its .hdr beside it, NetCDF or Zarr; convert or fetch it again"
+        f"{path}: {found}, expected GeoTIFF, JPEG 2000, ENVI with its .hdr beside it, NetCDF or Zarr; convert or fetch it again"
     )
 
 
