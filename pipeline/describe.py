@@ -61,7 +61,7 @@ def describe(source: Source, *, quicklook: Path | None = None) -> dict[str, Any]
     }
     if quicklook is not None:
         samples = _thinned(scene)
-        opaque = np.isfinite(samples).all(axis=0)
+        opaque = np.asarray(np.isfinite(samples).all(axis=0))
         save_picture(samples, opaque, quicklook)
         record |= {"quicklook": str(quicklook), "valid_fraction": float(opaque.mean())}
     return record
