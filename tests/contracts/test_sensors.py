@@ -11,13 +11,15 @@ import pytest
 
 from catalogs.scene import Cube, Scene
 from catalogs.sensors import Source, available, open_scene, sensor_module
-from tests.products import emit, enmap, landsat, prisma, sentinel2
+from tests.products import desis, emit, enmap, landsat, neon, prisma, sentinel2
 from tests.synthetic import whole
 
 BUILDERS = {
+    "desis": desis.desis,
     "emit": emit.emit,
     "enmap": enmap.enmap,
     "landsat": landsat.landsat,
+    "neon": lambda folder: neon.neon(_made(folder) / "a.h5"),
     "prisma": lambda folder: prisma.prisma(_made(folder) / "a.he5"),
     "sentinel2": sentinel2.sentinel2,
 }
