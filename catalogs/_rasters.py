@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import os
+import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +32,10 @@ Driver = Literal["GTiff", "ENVI", "JP2OpenJPEG"]
 
 GZIP_IN_MEMORY = 256 << 20
 """Compressed ENVI files up to this many bytes, uncompressed, are held in memory; larger ones go through GDAL."""
+
+_MOST_OPEN = 24
+"""Files that a thread keeps open: the bands of one product and its masks."""
+_OPENED = threading.local()
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JP2_MAGIC = (b"\0\0\0\x0c", b"\xff\x4f\xff\x51")
@@ -104,7 +110,12 @@ def open_raster(path: Path, driver: Driver, *, inside: tuple[int, int] | None = 
 
 @dataclass(frozen=True, kw_only=True)
 class RasterSamples:
-    """Samples through GDAL; every read opens the file anew, because a GDAL dataset must not be shared by threads."""
+    """Samples through GDAL, whose datasets must not be shared by threads.
+
+    So every read opens the file anew, except that each thread keeps the last JPEG 2000 files open: their blocks are
+    large and slow to decode (1024 x 1024 pixels of Sentinel-2 take 0.1 s), and an open dataset remembers them. Windows
+    of 560 pixels over nine such blocks took 9.9 s without, and 1.7 s with it.
+    """
 
     path: Path
     """Data file."""
@@ -125,7 +136,7 @@ class RasterSamples:
         """Stored values, and where the mask is set."""
         indexes = [band + 1 for band in bands]
         try:
-            with _dataset(self.path, self.driver, self.inside) as dataset:
+            with _kept(self.path, self.driver, self.inside) as dataset:
                 part = RasterWindow.from_slices(*window)
                 raw = dataset.read(indexes, window=part)
                 return raw, dataset.read_masks(indexes, window=part) > 0 if self.masked else None
@@ -180,17 +191,40 @@ def _unpacked(samples: GzipSamples, _modified_ns: int) -> NDArray[Any]:
 
 @contextmanager
 def _dataset(path: Path, driver: Driver, inside: tuple[int, int] | None) -> Iterator[Any]:
-    options = {
+    with rasterio.Env(**_options(driver)), rasterio.open(_address(path, inside), driver=driver) as dataset:
+        yield dataset
+
+
+@contextmanager
+def _kept(path: Path, driver: Driver, inside: tuple[int, int] | None) -> Iterator[Any]:
+    """The same dataset, left open for this thread's next read where that pays."""
+    if driver != "JP2OpenJPEG":
+        with _dataset(path, driver, inside) as dataset:
+            yield dataset
+        return
+    opened: OrderedDict[Any, Any] = _OPENED.__dict__.setdefault("datasets", OrderedDict())
+    key = (os.getpid(), path, inside, path.stat().st_mtime_ns)
+    if key not in opened:
+        with rasterio.Env(**_options(driver)):
+            opened[key] = rasterio.open(_address(path, inside), driver=driver)
+        while len(opened) > _MOST_OPEN:
+            opened.popitem(last=False)[1].close()
+    opened.move_to_end(key)
+    yield opened[key]
+
+
+def _options(driver: Driver) -> dict[str, str]:
+    return {
         "GDAL_DISABLE_READDIR_ON_OPEN": _READDIR[driver],
         "GDAL_PAM_ENABLED": "NO",
         "GDAL_VRT_ENABLE_PYTHON": "NO",
     }
-    # An absolute path is never taken for one of GDAL's or rasterio's address schemes.
-    address = os.path.abspath(path)  # noqa: PTH100
-    if inside is not None:
-        address = f"/vsisubfile/{inside[0]}_{inside[1]},{address}"
-    with rasterio.Env(**options), rasterio.open(address, driver=driver) as dataset:
-        yield dataset
+
+
+def _address(path: Path, inside: tuple[int, int] | None) -> str:
+    """What GDAL opens; an absolute path is never taken for one of GDAL's or rasterio's address schemes."""
+    absolute = os.path.abspath(path)  # noqa: PTH100
+    return absolute if inside is None else f"/vsisubfile/{inside[0]}_{inside[1]},{absolute}"
 
 
 def _describe(dataset: Any, path: Path, header: Path | None, inside: tuple[int, int] | None) -> Image:
