@@ -259,6 +259,8 @@ def _zip_members(path: Path) -> list[Member]:
             if info.file_size > max(LARGE, MAX_RATIO * info.compress_size):
                 raise _bomb(path, info.filename)
             packed = info.compress_type != zipfile.ZIP_STORED
+            if not packed and info.file_size != info.compress_size:
+                raise InputRejected(f"{path}: {info.filename} has two sizes, expected one; fetch it again")
             offset = 0 if packed else _zip_data_offset(archive, info)
             if not packed and offset + info.file_size > size:
                 raise InputRejected(f"{path}: {info.filename} lies beyond its end; the archive is truncated")

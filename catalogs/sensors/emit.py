@@ -9,6 +9,8 @@ Validity: the MASK file of the same scene, looked for beside the RFL file, gives
 spacecraft (here: defective) by the names in `mask_bands`; cloud, cirrus and spacecraft invalidate a pixel unless the
 setting `mask` chooses otherwise. Bands without signal are those that `good_wavelengths` calls so.
 
+The MTF is not in the product: the value typical of the field is used, and the setting `psf_mtf` overrules it.
+
 References
 ----------
 NASA LP DAAC, EMIT L2A Algorithm and User Guide (layout); nasa/EMIT-Data-Resources issue 28 (mirrored tables).

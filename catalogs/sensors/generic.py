@@ -24,7 +24,7 @@ from catalogs._rasters import envi_header, open_raster, raster_driver
 from catalogs._signal import without_signal
 from catalogs._stored import Image, MosaicCube, StoredCube, digest, refuse_absurd, sample
 from catalogs.bands import Bands, read_table
-from catalogs.errors import InputRejected
+from catalogs.errors import InputRejected, UsageError
 from catalogs.scene import Quantity, Scene
 from catalogs.sensors import Sensor, Source
 
@@ -66,7 +66,12 @@ def open_scene(source: Source) -> Scene:
     InputRejected
         If the file is not one of the formats or is damaged, has no CRS, georeference or wavelengths and the user gives
         none, or the tiles do not fit together.
+    UsageError
+        If masks or bands are chosen, which only products have.
     """
+    for setting in ("mask", "bands"):
+        if getattr(source, setting) is not None:
+            raise UsageError(f"{source.uri}: an image without a product has no {setting} to choose; drop the setting")
     images = _images(source)
     name = _name(source.uri, images)
     bands = _bands(images, source, name)

@@ -4,6 +4,8 @@ Scale, no-data value, wavelengths, widths, EPSG code and corner are read from th
 of the pixel it names, counted from 1, as in ENVI headers. Bands inside the file's band windows (water vapor) are not
 good. A mosaicked tile has no single time, and no cloud mask is read.
 
+The MTF is not in the product: the value typical of the field is used, and the setting `psf_mtf` overrules it.
+
 References
 ----------
 NEON.DOC.001288, NEON Imaging Spectrometer Radiance to Reflectance ATBD (layout).

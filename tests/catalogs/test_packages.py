@@ -116,6 +116,15 @@ def test_a_member_that_is_longer_than_it_says(content, tmp_path):
         package.in_place([member])
 
 
+def test_a_stored_member_with_two_sizes(content, tmp_path):
+    path = zipped(content, tmp_path / "a.zip", compression=zipfile.ZIP_STORED)
+    raw = bytearray(path.read_bytes())
+    at = raw.rfind(b"PK\1\2")
+    raw[at + 24 : at + 28] = (100).to_bytes(4, "little")
+    path.write_bytes(raw)
+    refused(path, "has two sizes")
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
 def test_torn_archives(content, tmp_path, kind):
     path = (zipped if kind == "zip" else tarred)(content, tmp_path / f"a.{kind}")

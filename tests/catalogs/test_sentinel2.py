@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import rasterio
 
+from catalogs._packages import open_package
+from catalogs._rasters import open_member
 from catalogs.errors import InputRejected, UsageError
 from catalogs.sensors import Source, open_scene, sentinel2
 from tests.products import sentinel2 as built
@@ -19,6 +21,7 @@ from tests.products.packing import raster, zipped
 from tests.synthetic import DATA, whole
 
 COGS = DATA / "s2_l2a_cog_fixture"
+JP2 = DATA / "s2_l1c_jp2_fixture"
 DEFAULT = ("B02", "B03", "B04", "B05", "B08", "B8A", "B11")
 needs_cogs = pytest.mark.skipif(not COGS.is_dir(), reason="real imagery is absent: s2_l2a_cog_fixture (see the README)")
 
@@ -168,6 +171,19 @@ def test_real_scene_classification():
     assert (
         np.isnan(whole(open_scene(Source(uri=str(COGS), bands="B02", mask="none")))[0][~bad]).sum() == holes[~bad].sum()
     )
+
+
+@pytest.mark.skipif(not JP2.is_dir(), reason="real imagery is absent: s2_l1c_jp2_fixture (see the README)")
+def test_images_are_told_by_content_not_by_name():
+    """The files of this fixture are named jp2 and are TIFF; without metadata they are no product."""
+    package = open_package(str(JP2))
+    assert not sentinel2.accepts(str(JP2))
+    members = package.find("B*.jp2")
+    assert len(members) == 13
+    for member in members:
+        image = open_member(member)
+        assert tuple(image.affine)[:6] == (900, 0, 399960, 0, -900, 5400000)
+        assert image.samples.shape == (1, 122, 122)
 
 
 def cogs(folder: Path, **properties: object) -> Path:

@@ -11,7 +11,7 @@ import pytest
 
 from catalogs.scene import Cube, Scene
 from catalogs.sensors import Source, available, open_scene, sensor_module
-from tests.products import desis, emit, enmap, landsat, neon, prisma, sentinel2
+from tests.products import desis, emit, enmap, landsat, neon, planetscope, prisma, sentinel2
 from tests.synthetic import whole
 
 BUILDERS = {
@@ -20,6 +20,7 @@ BUILDERS = {
     "enmap": enmap.enmap,
     "landsat": landsat.landsat,
     "neon": lambda folder: neon.neon(_made(folder) / "a.h5"),
+    "planetscope": planetscope.planetscope,
     "prisma": lambda folder: prisma.prisma(_made(folder) / "a.he5"),
     "sentinel2": sentinel2.sentinel2,
 }
