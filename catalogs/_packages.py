@@ -23,11 +23,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, cast
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
-
+from catalogs._markup import parse_xml
 from catalogs.errors import InputRejected, OutOfResources
 
 MAX_MEMBERS = 20_000
@@ -114,6 +112,8 @@ class Package:
     def head(self, member: Member, size: int) -> bytes:
         """The first bytes of a member."""
         try:
+            if self.kind == "tar.gz" and member.size <= MAX_TEXT:
+                return _tar_text(self.path, member.name, self.path.stat().st_mtime_ns)[:size]
             with self.open(member) as file:
                 return file.read(min(size, member.size))
         except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, ValueError) as error:
@@ -175,38 +175,6 @@ def open_package(uri: str) -> Package | None:
         return _archive(path, "tar", path.stat().st_mtime_ns)
     is_text = start[:1] in (b"<", b"{") or start[:3] == b"\xef\xbb\xbf" or start.startswith(b"GROUP")
     return _folder(path.parent) if is_text else None
-
-
-def parse_xml(content: bytes, label: Path) -> Element:
-    """Root element of an XML text.
-
-    Raises
-    ------
-    InputRejected
-        If it is not well formed, or declares entities or a document type.
-    """
-    try:
-        root: Element = fromstring(content, forbid_dtd=True)
-    except DefusedXmlException as error:
-        raise InputRejected(
-            f"{label}: declares entities or a document type, which no product does; fetch the product again"
-        ) from error
-    except (ParseError, ValueError) as error:
-        raise InputRejected(f"{label}: not well-formed XML ({error}); fetch the product again") from error
-    return root
-
-
-def text_of(root: Element, path: str, label: Path) -> str:
-    """Text of the element at a path.
-
-    Raises
-    ------
-    InputRejected
-        If there is none.
-    """
-    if not (found := (root.findtext(path) or "").strip()):
-        raise InputRejected(f"{label}: no {path} in it; fetch the product again")
-    return found
 
 
 def _folder(path: Path) -> Package | None:
@@ -300,6 +268,13 @@ def _tar_members(path: Path, kind: Kind) -> list[Member]:
     return members
 
 
+@lru_cache(maxsize=8)
+def _tar_text(path: Path, name: str, _modified_ns: int) -> bytes:
+    """A metadata file of a compressed tar, kept: each look into such an archive unpacks all that lies before it."""
+    with closing(_bounded_tar(path)) as tar:
+        return cast("IO[bytes]", tar.extractfile(name)).read()
+
+
 class _BoundedGzip(gzip.GzipFile):
     """A gzip stream that stops where no product would still go on."""
 
@@ -339,18 +314,32 @@ def _unpack(package: Package, members: list[Member]) -> dict[str, Member]:
             f"{package.path}: its compressed images need {needed >> 20} MiB in {folder.parent}, {free >> 20} MiB are "
             "free; make room, set TMPDIR to a larger disk, or unpack the archive yourself"
         )
-    for member in missing:
-        place = places[member.name]
-        part = place.with_suffix(".part")
-        try:
-            with package.open(member) as source, part.open("wb") as target:
+    try:
+        for member, source in _streams(package, missing):
+            place = places[member.name]
+            part = place.with_suffix(".part")
+            with part.open("wb") as target:
                 _copy(source, target, member)
-        except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
-            raise InputRejected(f"{member.label}: cannot be unpacked ({error}); fetch the product again") from error
-        part.rename(place)
+            part.rename(place)
+    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, ValueError) as error:
+        raise InputRejected(f"{package.path}: cannot be unpacked ({error}); fetch the product again") from error
     return {
         m.name: Member(name=m.name, holder=places[m.name], offset=0, size=m.size, packed=False) for m in members
     }  # fmt: skip
+
+
+def _streams(package: Package, members: list[Member]) -> Iterator[tuple[Member, IO[bytes]]]:
+    """Members and their content; a compressed tar is gone through once, for all of them."""
+    if package.kind == "tar.gz" and members:
+        wanted = {m.name: m for m in members}
+        with closing(_bounded_tar(package.path)) as tar:
+            for info in tar:
+                if info.name in wanted:
+                    yield wanted[info.name], cast("IO[bytes]", tar.extractfile(info))
+        return
+    for member in members:
+        with package.open(member) as source:
+            yield member, source
 
 
 def _copy(source: IO[bytes], target: IO[bytes], member: Member) -> None:
@@ -360,7 +349,7 @@ def _copy(source: IO[bytes], target: IO[bytes], member: Member) -> None:
         target.write(piece)
         left -= len(piece)
     if left or (member.packed and source.read(1)):
-        raise EOFError(f"it does not unpack to the {member.size} bytes that the archive declares")
+        raise EOFError(f"{member.name} has not the {member.size} bytes that the archive declares")
 
 
 @lru_cache(maxsize=64)

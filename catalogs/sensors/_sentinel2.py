@@ -15,7 +15,8 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from catalogs._packages import Member, Package, text_of
+from catalogs._markup import text_of
+from catalogs._packages import Member, Package
 from catalogs._rasters import open_member
 from catalogs._stored import parse_time
 from catalogs.errors import InputRejected

@@ -28,7 +28,8 @@ from pyproj import CRS
 
 from catalogs._assembly import Product, refuse_outside, refuse_overrides, scene_of
 from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
-from catalogs._packages import Member, Package, open_package, text_of
+from catalogs._markup import text_of
+from catalogs._packages import Member, Package, open_package
 from catalogs._rasters import open_member
 from catalogs._stored import Image, parse_time
 from catalogs.errors import InputRejected

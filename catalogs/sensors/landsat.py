@@ -19,7 +19,8 @@ from typing import Any
 
 from catalogs._assembly import Product, check_corners, refuse_overrides, scene_of
 from catalogs._layers import Flag, Layer, LayeredSamples, MaskedSamples, Rule, chosen_flags, refuse_short
-from catalogs._packages import Member, Package, open_package, parse_xml
+from catalogs._markup import parse_xml
+from catalogs._packages import Member, Package, open_package
 from catalogs._rasters import open_member
 from catalogs._stored import parse_time
 from catalogs.errors import InputRejected

@@ -22,7 +22,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product as product_of
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -33,7 +32,7 @@ from pyproj import Transformer
 from catalogs._assembly import Product, refuse_overrides, scene_of
 from catalogs._hdf import HdfSamples, has_objects, is_hdf, numbers, product, text
 from catalogs._layers import JoinedSamples, Layer, MaskedSamples, Rule
-from catalogs._packages import Package, open_package
+from catalogs._packages import Member, Package, open_package
 from catalogs._stored import parse_time
 from catalogs.errors import InputRejected
 from catalogs.scene import Scene
@@ -136,7 +135,7 @@ class _Cube:
     offset: float
 
 
-def _inside(package: Package) -> list[Any]:
+def _inside(package: Package) -> list[Member]:
     return package.find("PRS_L*.he5") if package.kind != "folder" else []
 
 

@@ -93,3 +93,15 @@ def test_a_real_product():
     np.testing.assert_allclose(whole(scene)[3], want, rtol=1e-5)
     cloudy = np.isnan(whole(open_scene(Source(uri=str(REAL))))[3])
     np.testing.assert_array_equal(cloudy, bad | (qa & 0b11100 > 0))
+
+
+@needs_real
+def test_the_three_forms_of_real_metadata_agree():
+    package = landsat.open_package(str(REAL))
+    forms = {m.base.rpartition(".")[2]: landsat._parsed(package.read(m), m) for m in landsat._metadata(package)}
+    assert list(forms) == ["json", "xml", "txt"]
+    for group in ("PRODUCT_CONTENTS", "IMAGE_ATTRIBUTES", "LEVEL2_SURFACE_REFLECTANCE_PARAMETERS"):
+        for form in ("xml", "txt"):
+            for key, value in forms["json"][group].items():
+                other = forms[form][group].get(key)
+                assert other == value or float(other) == float(value), (form, key)
