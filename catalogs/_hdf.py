@@ -26,7 +26,7 @@ Axis = Literal["band", "y", "x"]
 F64 = NDArray[np.float64]
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
-_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
+_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, SystemError)
 """What h5py raises over a file that is not what it says."""
 
 

@@ -17,6 +17,7 @@ import struct
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ MAX_RATIO = 200
 LARGE = 256 << 20
 """Members up to this many bytes may pack as well as they like."""
 
+_DAMAGE = (OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError)
+"""What the libraries raise over an archive that is not what it says."""
 Kind = Literal["folder", "zip", "tar", "tar.gz"]
 
 
@@ -116,7 +119,7 @@ class Package:
                 return _tar_text(self.path, member.name, self.path.stat().st_mtime_ns)[:size]
             with self.open(member) as file:
                 return file.read(min(size, member.size))
-        except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, ValueError) as error:
+        except _DAMAGE as error:
             raise InputRejected(f"{member.label}: cannot be read ({error}); fetch the product again") from error
 
     def xml(self, member: Member) -> Element:
@@ -200,7 +203,7 @@ def _folder(path: Path) -> Package | None:
 def _archive(path: Path, kind: Kind, _modified_ns: int) -> Package:
     try:
         members = _zip_members(path) if kind == "zip" else _tar_members(path, kind)
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, struct.error) as error:
+    except _DAMAGE as error:
         raise InputRejected(f"{path}: not a whole {kind} archive ({error}); fetch it again") from error
     names = [m.name for m in members]
     for member in members:
@@ -227,6 +230,8 @@ def _zip_members(path: Path) -> list[Member]:
             if info.file_size > max(LARGE, MAX_RATIO * info.compress_size):
                 raise _bomb(path, info.filename)
             packed = info.compress_type != zipfile.ZIP_STORED
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise InputRejected(f"{path}: {info.filename} is not compressed by deflate; unpack it yourself")
             if not packed and info.file_size != info.compress_size:
                 raise InputRejected(f"{path}: {info.filename} has two sizes, expected one; fetch it again")
             offset = 0 if packed else _zip_data_offset(archive, info)
@@ -321,7 +326,7 @@ def _unpack(package: Package, members: list[Member]) -> dict[str, Member]:
             with part.open("wb") as target:
                 _copy(source, target, member)
             part.rename(place)
-    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, ValueError) as error:
+    except _DAMAGE as error:
         raise InputRejected(f"{package.path}: cannot be unpacked ({error}); fetch the product again") from error
     return {
         m.name: Member(name=m.name, holder=places[m.name], offset=0, size=m.size, packed=False) for m in members

@@ -67,6 +67,8 @@ def _blocks(path: Path, begin: int, size: int) -> tuple[NDArray[np.uint64], NDAr
             if length > len(inline) and start + length > size:
                 return None
             if int(entry["id"]) in (*_OFFSETS, *_SIZES):
+                if width not in (2, 4, 8):
+                    return None
                 if length > len(inline):
                     file.seek(begin + start)
                 values = file.read(length) if length > len(inline) else inline[:length]

@@ -15,7 +15,7 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from catalogs._markup import text_of
+from catalogs._markup import number_of, text_of
 from catalogs._packages import Member, Package
 from catalogs._rasters import open_member
 from catalogs._stored import parse_time
@@ -123,7 +123,7 @@ def describe_safe(package: Package, metadata: Member) -> Description:
     own = [m for m in package.members if m.name.startswith(inside)]
     level = text_of(root, ".//PROCESSING_LEVEL", label)
     nodata = [
-        float(text_of(value, "SPECIAL_VALUE_INDEX", label))
+        number_of(value, "SPECIAL_VALUE_INDEX", label)
         for value in root.iterfind(".//Special_Values")
         if text_of(value, "SPECIAL_VALUE_TEXT", label) in ("NODATA", "SATURATED")
     ]
@@ -149,37 +149,39 @@ def _grid(tile: Element, label: Path) -> tuple[Affine, tuple[int, int], str]:
     """The 10 m grid; upper left coordinates are outer corners."""
     place = f"*/Tile_Geocoding/Geoposition[@resolution='{FINEST_M}']"
     size = f"*/Tile_Geocoding/Size[@resolution='{FINEST_M}']"
-    try:
-        left, top, dx, dy = (float(text_of(tile, f"{place}/{key}", label)) for key in ("ULX", "ULY", "XDIM", "YDIM"))
-        rows, cols = (int(text_of(tile, f"{size}/{key}", label)) for key in ("NROWS", "NCOLS"))
-    except ValueError as error:
-        raise InputRejected(f"{label}: {error} in the tile's geocoding; fetch the product again") from error
+    left, top, dx, dy = (number_of(tile, f"{place}/{key}", label) for key in ("ULX", "ULY", "XDIM", "YDIM"))
+    rows, cols = (round(number_of(tile, f"{size}/{key}", label)) for key in ("NROWS", "NCOLS"))
+    if dx <= 0 or dy >= 0:
+        raise InputRejected(f"{label}: pixels of {dx:g} x {dy:g} m, expected rows that run south; fetch it again")
     crs = text_of(tile, "*/Tile_Geocoding/HORIZONTAL_CS_CODE", label)
     return Affine(dx, 0.0, left, 0.0, dy, top), (rows, cols), crs
 
 
 def _bands(root: Element, own: list[Member], label: Path) -> tuple[tuple[Band, ...], list[float]]:
     """Bands with an image, and the offsets (counts) of the product."""
-    quantity = root.findtext(".//BOA_QUANTIFICATION_VALUE") or text_of(root, ".//QUANTIFICATION_VALUE", label)
+    is_l2a = root.find(".//BOA_QUANTIFICATION_VALUE") is not None
+    quantity = number_of(root, f".//{'BOA_' if is_l2a else ''}QUANTIFICATION_VALUE", label)
     offsets = {
-        e.get("band_id"): float(e.text or "nan")
-        for tag in ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET")
-        for e in root.iter(tag)
+        e.get("band_id"): number_of(e, ".", label) for e in root.iter(f"{'BOA' if is_l2a else 'RADIO'}_ADD_OFFSET")
     }
+    if quantity <= 0:
+        raise InputRejected(
+            f"{label}: the quantification value is {quantity:g}, expected 10000; fetch the product again"
+        )
     bands = []
     for entry in root.iter("Spectral_Information"):
         name = two_digits(entry.get("physicalBand") or "")
-        gsd_m = int(text_of(entry, "RESOLUTION", label))
+        gsd_m = round(number_of(entry, "RESOLUTION", label))
         if (image := _image(own, name, gsd_m)) is None:
             continue
         number = entry.get("bandId")
         if offsets and number not in offsets:
             raise InputRejected(f"{label}: gives offsets, but none for band {name}; fetch the product again")
-        scale = 1.0 / float(quantity)
+        scale = 1.0 / quantity
         bands.append(
             Band(
                 name=name,
-                center_nm=float(text_of(entry, "Wavelength/CENTRAL", label)),
+                center_nm=number_of(entry, "Wavelength/CENTRAL", label),
                 fwhm_nm=_fwhm(entry, label),
                 gsd_m=gsd_m,
                 scale=scale,
@@ -198,11 +200,14 @@ def _image(own: list[Member], name: str, gsd_m: int) -> Member | None:
 
 def _fwhm(entry: Element, label: Path) -> float:
     """Full width at half maximum (nm) of the sampled response; without one, the distance of its limits."""
-    low, high = (float(text_of(entry, f"Wavelength/{key}", label)) for key in ("MIN", "MAX"))
-    values = np.array((entry.findtext("Spectral_Response/VALUES") or "").split(), dtype=np.float64)
-    if values.size < 3:
+    low, high = (number_of(entry, f"Wavelength/{key}", label) for key in ("MIN", "MAX"))
+    try:
+        values = np.array((entry.findtext("Spectral_Response/VALUES") or "").split(), dtype=np.float64)
+    except ValueError as error:
+        raise InputRejected(f"{label}: {error} in a spectral response; fetch the product again") from error
+    if values.size < 3 or not values.max() > 0:
         return high - low
-    step = float(text_of(entry, "Spectral_Response/STEP", label))
+    step = number_of(entry, "Spectral_Response/STEP", label)
     nm: NDArray[np.float64] = low + step * np.arange(values.size, dtype=np.float64)
     above = np.flatnonzero(values >= values.max() / 2)
     first, last = int(above[0]), int(above[-1])

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from catalogs._assembly import Product, refuse_outside, refuse_overrides, scene_of
 from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
-from catalogs._markup import text_of
+from catalogs._markup import lonlat, number_of, text_of
 from catalogs._packages import Member, Package, open_package
 from catalogs._rasters import open_member
 from catalogs._stored import parse_time
@@ -83,7 +83,7 @@ def open_scene(source: Source) -> Scene:
         )
     if image.affine is None or image.crs is None:
         raise InputRejected(f"{image.path}: has no georeference, expected a GeoTIFF on a map; fetch the product again")
-    corners = [_lonlat(point) for point in root.iterfind("base/spatialCoverage/boundingPolygon/point")]
+    corners = [lonlat(point, label) for point in root.iterfind("base/spatialCoverage/boundingPolygon/point")]
     refuse_outside(image.affine, (height, width), image.crs, corners, label)
     flags = chosen_flags(source.mask)
     rules: tuple[Rule, ...] = ()
@@ -127,11 +127,4 @@ def _bands(root: Element, label: Path) -> NDArray[np.float64]:
     """Center, width (nm), gain and offset, shape (band, 4)."""
     names = ("wavelengthCenterOfBand", "wavelengthWidthOfBand", "gainOfBand", "offsetOfBand")
     rows = root.findall(".//bandCharacterisation/band")
-    try:
-        return np.array([[float(text_of(row, name, label)) for name in names] for row in rows]).reshape(-1, 4)
-    except ValueError as error:
-        raise InputRejected(f"{label}: {error} among the bands; fetch the product again") from error
-
-
-def _lonlat(point: Element) -> tuple[float, float]:
-    return float(point.findtext("longitude") or "nan"), float(point.findtext("latitude") or "nan")
+    return np.array([[number_of(row, name, label) for name in names] for row in rows]).reshape(-1, 4)

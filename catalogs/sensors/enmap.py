@@ -28,7 +28,7 @@ from pyproj import CRS
 
 from catalogs._assembly import Product, refuse_outside, refuse_overrides, scene_of
 from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
-from catalogs._markup import text_of
+from catalogs._markup import lonlat, number_of, text_of
 from catalogs._packages import Member, Package, open_package
 from catalogs._rasters import open_member
 from catalogs._stored import Image, parse_time
@@ -83,9 +83,10 @@ def open_scene(source: Source) -> Scene:
     height, width = size
     affine, crs = _grid(image, root)
     corners = root.iterfind("base/spatialCoverage/boundingPolygon/point")
-    refuse_outside(affine, (height, width), crs, [_lonlat(point) for point in corners], label)
+    refuse_outside(affine, (height, width), crs, [lonlat(point, label) for point in corners], label)
     rules, missing = _rules(found, chosen_flags(source.mask), (height, width))
-    background = float(root.findtext("specific/backgroundValue") or 0)
+    has_background = root.find("specific/backgroundValue") is not None
+    background = number_of(root, "specific/backgroundValue", label) if has_background else 0.0
     return scene_of(
         Product(
             sensor="enmap",
@@ -186,14 +187,11 @@ def _level(root: Element, label: Path) -> tuple[str, Quantity, str]:
 def _bands(root: Element, label: Path) -> _Table:
     rows = root.findall("specific/bandCharacterisation/bandID")
     names = ("wavelengthCenterOfBand", "FWHMOfBand", "GainOfBand", "OffsetOfBand")
-    try:
-        table = np.array([[float(text_of(row, name, label)) for name in names] for row in rows]).reshape(-1, 4)
-        statistics = [
-            (float(text_of(row, "mean", label)), float(text_of(row, "stdDeviation", label)))
-            for row in root.findall(".//bandStatistics/bandID")
-        ]
-    except ValueError as error:
-        raise InputRejected(f"{label}: {error} among the bands; fetch the product again") from error
+    table = np.array([[number_of(row, name, label) for name in names] for row in rows]).reshape(-1, 4)
+    statistics = [
+        (number_of(row, "mean", label), number_of(row, "stdDeviation", label))
+        for row in root.findall(".//bandStatistics/bandID")
+    ]
     good = np.ones(len(table), bool)
     if len(statistics) == len(table):
         good = np.array([mean > _NO_STATISTICS and deviation > 0 for mean, deviation in statistics])
@@ -213,10 +211,6 @@ def _grid(image: Image, root: Element) -> tuple[Affine, str]:
         name = CRS.from_user_input(crs).name
         raise InputRejected(f"{image.path}: lies in {name}, METADATA.XML says {utm}; fetch the product again")
     return image.affine, crs
-
-
-def _lonlat(point: Element) -> tuple[float, float]:
-    return float(point.findtext("longitude") or "nan"), float(point.findtext("latitude") or "nan")
 
 
 def _rules(found: _Parts, flags: tuple[Flag, ...], size: tuple[int, int]) -> tuple[tuple[Rule, ...], tuple[str, ...]]:

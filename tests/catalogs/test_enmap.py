@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pyproj import Transformer
 
+from catalogs._markup import lonlat
 from catalogs.errors import InputRejected, UsageError
 from catalogs.scene import Cube
 from catalogs.sensors import Source, enmap, open_scene
@@ -109,7 +110,10 @@ def test_contradictions_are_refused(tmp_path):
             '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>' + built.metadata().partition("?>")[2],
             "declares entities or a document type",
         ),
-        "gain": (built.metadata().replace("<GainOfBand>0.0001", "<GainOfBand>much", 1), "could not convert"),
+        "gain": (
+            built.metadata().replace("<GainOfBand>0.0001", "<GainOfBand>much", 1),
+            "GainOfBand is 'much', expected a number",
+        ),
     }
     for name, (xml, sentence) in cases.items():
         folder = built.enmap(tmp_path / name, xml=xml)
@@ -170,7 +174,7 @@ def test_real_class_layer_lies_on_the_corners_of_its_metadata():
     member = package.one("*QL_QUALITY_CLASSES.TIF")
     image = enmap.open_member(package.in_place([member])[member.name])
     root = package.xml(package.one("*METADATA.XML"))
-    corners = [enmap._lonlat(p) for p in root.iterfind("base/spatialCoverage/boundingPolygon/point")]
+    corners = [lonlat(p, member.label) for p in root.iterfind("base/spatialCoverage/boundingPolygon/point")]
     enmap.refuse_outside(image.affine, image.samples.shape[1:], "EPSG:32632", corners, Path("real"))
     to_utm = Transformer.from_crs(4326, 32632, always_xy=True)
     at = np.array([~image.affine @ to_utm.transform(lon, lat) for lon, lat in corners])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from catalogs.errors import HyperFuseError
 from catalogs.scene import Cube, Scene
 from catalogs.sensors import Source, available, open_scene, sensor_module
 from tests.products import desis, emit, enmap, landsat, neon, planetscope, prisma, sentinel2
@@ -98,3 +100,33 @@ def test_a_window_outside_is_a_mistake_of_the_caller(scene):
 def test_the_digest_is_that_of_the_content(scene, products):
     assert open_scene(Source(uri=scene.uri)).digest == scene.digest
     assert len(scene.digest) == 64
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_damage_ends_in_a_sentence_or_does_no_harm(products, tmp_path, name):
+    """Bytes of the metadata, images and headers changed or missing: no error but the expected ones escapes."""
+    rng = np.random.default_rng(list(name.encode()))
+    source = products[name]
+    source = source.parent if source.is_file() else source
+    files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
+    # Metadata are where a reader has to understand most.
+    texts = [path for path in files if path.suffix.lower() in {".xml", ".json", ".txt"}] or files
+    refusals = 0
+    for number in range(16):
+        copy = tmp_path / str(number)
+        shutil.copytree(source, copy)
+        among = texts if number % 4 else files
+        victim = copy / among[rng.integers(len(among))]
+        raw = bytearray(victim.read_bytes())
+        first = int(rng.integers(len(raw)))
+        if number % 2:
+            del raw[first : first + int(rng.integers(1, 60))]
+        else:
+            raw[first] = int(rng.choice(list(b"0129<>-.x")))
+        victim.write_bytes(raw)
+        place = next(copy.iterdir()) if products[name].is_file() else copy
+        try:
+            whole(open_scene(Source(uri=str(place))))
+        except HyperFuseError:
+            refusals += 1
+    assert refusals
