@@ -177,9 +177,12 @@ def refuse_outside(
     Raises
     ------
     InputRejected
-        If one lies outside.
+        If one lies outside, or the CRS is unknown.
     """
-    to_crs = Transformer.from_crs(4326, crs, always_xy=True)
+    try:
+        to_crs = Transformer.from_crs(4326, crs, always_xy=True)
+    except CRSError as error:
+        raise InputRejected(f"{label}: {crs[:60]!r} is not a CRS that PROJ knows; fetch the product again") from error
     for lon, lat in lonlat:
         col, row = ~affine @ to_crs.transform(lon, lat)
         if not (-1 <= row <= shape[0] + 1 and -1 <= col <= shape[1] + 1):

@@ -85,18 +85,8 @@ def open_scene(source: Source) -> Scene:
         raise InputRejected(f"{image.path}: has no georeference, expected a GeoTIFF on a map; fetch the product again")
     corners = [lonlat(point, label) for point in root.iterfind("base/spatialCoverage/boundingPolygon/point")]
     refuse_outside(image.affine, (height, width), image.crs, corners, label)
-    flags = chosen_flags(source.mask)
-    rules: tuple[Rule, ...] = ()
-    notes: tuple[str, ...] = ()
-    if masks:
-        layers = open_member(there[masks[0].name]).samples
-        rules = tuple(
-            Rule(layer=refuse_short(Layer(samples=layers, band=band), (height, width), masks[0].name), bits=_ANY_VALUE)
-            for flag in flags
-            for band in _LAYERS.get(flag, ())
-        )
-    elif flags:
-        notes = ("no QL_QUALITY-2 in the product: clouds are not masked",)
+    mask = there[masks[0].name] if masks else None
+    rules, notes = _rules(mask, chosen_flags(source.mask), (height, width))
     return scene_of(
         Product(
             sensor="desis",
@@ -117,6 +107,18 @@ def open_scene(source: Source) -> Scene:
         ),
         source,
     )
+
+
+def _rules(
+    mask: Member | None, flags: tuple[Flag, ...], size: tuple[int, int]
+) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
+    """Rules of the layers that are wanted; without a mask, a note."""
+    wanted = [band for flag in flags for band in _LAYERS.get(flag, ())]
+    if mask is None:
+        return (), ("no QL_QUALITY-2 in the product: clouds are not masked",) if wanted else ()
+    samples = open_member(mask).samples
+    layers = [refuse_short(Layer(samples=samples, band=band), size, str(mask.label)) for band in wanted]
+    return tuple(Rule(layer=layer, bits=_ANY_VALUE) for layer in layers), ()
 
 
 def _metadata(package: Package) -> list[Member]:

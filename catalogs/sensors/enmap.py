@@ -207,9 +207,8 @@ def _grid(image: Image, root: Element) -> tuple[Affine, str]:
     crs = image.crs or utm
     if image.affine is None or crs is None:
         raise InputRejected(f"{image.path}: has no georeference, expected a GeoTIFF on a map; fetch the product again")
-    if utm and CRS.from_user_input(crs).to_epsg() not in (None, int(utm[5:])):
-        name = CRS.from_user_input(crs).name
-        raise InputRejected(f"{image.path}: lies in {name}, METADATA.XML says {utm}; fetch the product again")
+    if utm and image.crs and (own := CRS.from_user_input(image.crs)).to_epsg() not in (None, int(utm[5:])):
+        raise InputRejected(f"{image.path}: lies in {own.name}, METADATA.XML says {utm}; fetch the product again")
     return image.affine, crs
 
 

@@ -17,6 +17,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from affine import Affine
+
 from catalogs._assembly import Product, check_corners, refuse_overrides, scene_of
 from catalogs._layers import Flag, Layer, LayeredSamples, MaskedSamples, Rule, chosen_flags, refuse_short
 from catalogs._markup import parse_xml
@@ -75,47 +77,32 @@ def open_scene(source: Source) -> Scene:
 
 
 def _scene(mtl: Mapping[str, Any], package: Package, metadata: Member, source: Source) -> Scene:
-    contents, image, grid = (mtl[k] for k in ("PRODUCT_CONTENTS", "IMAGE_ATTRIBUTES", "PROJECTION_ATTRIBUTES"))
-    level, collection = contents["PROCESSING_LEVEL"], contents["COLLECTION_NUMBER"]
-    if image["SPACECRAFT_ID"] not in _SPACECRAFT or int(collection) != 2 or not level.startswith("L2S"):
-        raise InputRejected(
-            f"{metadata.label}: is {image['SPACECRAFT_ID']} Collection {collection} {level}, expected Landsat 8 or 9, "
-            "Collection 2, L2SP or L2SR; order the surface reflectance"
-        )
+    _refuse_other(mtl, metadata)
+    contents, image = mtl["PRODUCT_CONTENTS"], mtl["IMAGE_ATTRIBUTES"]
     factors = mtl["LEVEL2_SURFACE_REFLECTANCE_PARAMETERS"]
     numbers = range(1, len(_NAMES) + 1)
     members = [package.one(contents[f"FILE_NAME_BAND_{n}"]) for n in numbers]
-    qa = {key: package.one(contents[f"FILE_NAME_QUALITY_L1_{key}"]) for key in ("PIXEL", "RADIOMETRIC_SATURATION")}
-    there = package.in_place([*members, *qa.values()])
-    images = [open_member(there[m.name]) for m in members]
-    affine, size, crs = images[0].affine, images[0].samples.shape[1:], images[0].crs
+    qa = [package.one(contents[f"FILE_NAME_QUALITY_L1_{key}"]) for key in ("PIXEL", "RADIOMETRIC_SATURATION")]
+    there = package.in_place([*members, *qa])
+    first = open_member(there[members[0].name])
+    affine, size, crs = first.affine, first.samples.shape[1:], first.crs
     if affine is None or crs is None:
         raise InputRejected(f"{members[0].label}: has no georeference; fetch the product again")
-    half = float(grid["GRID_CELL_SIZE_REFLECTIVE"]) / 2  # the corners are centers of pixels
-    corners = [
-        (
-            row,
-            col,
-            float(grid[f"CORNER_{k}_PROJECTION_X_PRODUCT"]) + dx,
-            float(grid[f"CORNER_{k}_PROJECTION_Y_PRODUCT"]) + dy,
-        )
-        for k, row, col, dx, dy in (("UL", 0, 0, -half, half), ("LR", *size, half, -half))
-    ]
-    check_corners(affine, size, corners, metadata.label)
-    declared = (int(grid["REFLECTIVE_LINES"]), int(grid["REFLECTIVE_SAMPLES"]))
-    resampled = () if size == declared else (f"{size[0]} x {size[1]} px: resampled from {declared[0]} x {declared[1]}",)
-    layers = [refuse_short(Layer(samples=i.samples), size, str(m.label)) for i, m in zip(images, members, strict=True)]
+    resampled = _check_grid(mtl["PROJECTION_ATTRIBUTES"], affine, size, metadata)
+
+    def layer(member: Member) -> Layer:
+        return refuse_short(Layer(samples=open_member(there[member.name]).samples), size, str(member.label))
+
     bits = sum(1 << _BITS[flag] for flag in chosen_flags(source.mask) if flag in _BITS) | 1 << _FILL_BIT
-    rules = [
-        Rule(layer=refuse_short(Layer(samples=open_member(there[m.name]).samples), size, str(m.label)), bits=own)
-        for m, own in ((qa["PIXEL"], bits), (qa["RADIOMETRIC_SATURATION"], _SATURATED))
-    ]
+    rules = tuple(Rule(layer=layer(m), bits=own) for m, own in zip(qa, (bits, _SATURATED), strict=True))
     table = [LANDSAT_8[name] for name in _NAMES]
     return scene_of(
         Product(
             sensor="landsat",
             name=contents["LANDSAT_PRODUCT_ID"],
-            samples=MaskedSamples(samples=LayeredSamples(layers=tuple(layers), size=size), rules=tuple(rules)),
+            samples=MaskedSamples(
+                samples=LayeredSamples(layers=tuple(layer(m) for m in members), size=size), rules=rules
+            ),
             affine=affine,
             crs=crs,
             wavelength_nm=[band.center_nm for band in table],
@@ -127,12 +114,40 @@ def _scene(mtl: Mapping[str, Any], package: Package, metadata: Member, source: S
             quantity="reflectance",
             unit="1",
             time=parse_time(f"{image['DATE_ACQUIRED']}T{image['SCENE_CENTER_TIME'].rstrip('Z')[:15]}"),
-            files=tuple(package.files([metadata, *members, *qa.values()])),
+            files=tuple(package.files([metadata, *members, *qa])),
             look_for_dead=False,
             notes=(*resampled, "centers and widths of the OLI are not in the product: those of Barsi et al. (2014)"),
         ),
         source,
     )
+
+
+def _refuse_other(mtl: Mapping[str, Any], metadata: Member) -> None:
+    """Refuse what is not surface reflectance of Landsat 8 or 9 in Collection 2."""
+    contents, craft = mtl["PRODUCT_CONTENTS"], mtl["IMAGE_ATTRIBUTES"]["SPACECRAFT_ID"]
+    level, collection = contents["PROCESSING_LEVEL"], contents["COLLECTION_NUMBER"]
+    if craft not in _SPACECRAFT or int(collection) != 2 or not level.startswith("L2S"):
+        raise InputRejected(
+            f"{metadata.label}: is {craft} Collection {collection} {level}, expected Landsat 8 or 9, Collection 2, L2SP or "
+            "L2SR; order the surface reflectance"
+        )
+
+
+def _check_grid(grid: Mapping[str, Any], affine: Affine, size: tuple[int, int], metadata: Member) -> tuple[str, ...]:
+    """Compare the images' grid with the corners in the metadata, which are centers of pixels; a note if resampled."""
+    half = float(grid["GRID_CELL_SIZE_REFLECTIVE"]) / 2
+    corners = [
+        (
+            row,
+            col,
+            float(grid[f"CORNER_{corner}_PROJECTION_X_PRODUCT"]) + side * half,
+            float(grid[f"CORNER_{corner}_PROJECTION_Y_PRODUCT"]) - side * half,
+        )
+        for corner, row, col, side in (("UL", 0, 0, -1), ("LR", *size, 1))
+    ]
+    check_corners(affine, size, corners, metadata.label)
+    declared = (int(grid["REFLECTIVE_LINES"]), int(grid["REFLECTIVE_SAMPLES"]))
+    return () if size == declared else (f"{size[0]} x {size[1]} px: resampled from {declared[0]} x {declared[1]}",)
 
 
 def _metadata(package: Package) -> list[Member]:

@@ -31,7 +31,7 @@ from pyproj import Transformer
 
 from catalogs._assembly import Product, refuse_overrides, scene_of
 from catalogs._hdf import HdfSamples, has_objects, is_hdf, numbers, product, text
-from catalogs._layers import JoinedSamples, Layer, MaskedSamples, Rule
+from catalogs._layers import JoinedSamples, Layer, MaskedSamples, Rule, refuse_short
 from catalogs._packages import Member, Package, open_package
 from catalogs._stored import parse_time
 from catalogs.errors import InputRejected
@@ -69,55 +69,64 @@ def open_scene(source: Source) -> Scene:
         If a setting would replace what the product tells.
     """
     refuse_overrides(source)
-    path = Path(source.uri)
-    files: tuple[Path, ...] = (path,)
-    if not is_hdf(path):
-        package = open_package(source.uri)
-        if package is None or package.kind == "folder":
-            raise InputRejected(f"{source.uri}: is no he5 file and no archive of one; name the he5 file")
-        member = package.one("*.he5")
-        path = package.in_place([member], whole_files=True)[member.name].holder
+    path = _file(source)
     with product(path) as file:
         if "PRS_L2D_HCO" not in file.get(_SWATHS, {}):
             found = ", ".join(sorted(file.get(_SWATHS, {}))) or "nothing"
             raise InputRejected(
                 f"{source.uri}: holds {found}, expected PRS_L2D_HCO: only L2D lies on a map grid; order the scene as L2D"
             )
-        cubes = [_cube(file, path, kind) for kind in ("Vnir", "Swir")]
-        samples = JoinedSamples(parts=tuple((cube.samples, cube.bands) for cube in cubes))
-        _, height, width = samples.shape
-        if any(part.samples.shape[1:] != (height, width) for part in cubes):
-            raise InputRejected(f"{source.uri}: its VNIR and SWIR cubes differ in size; fetch it again")
-        zenith = HdfSamples.of(path, file[_ZENITH], ("y", "x"))
-        crs = f"EPSG:{int(numbers(file.attrs['Epsg_Code'])[0])}"
-        affine, told = _grid(file, (height, width), path)
-        _check_geolocation(file, affine, crs, path)
-        return scene_of(
-            Product(
-                sensor="prisma",
-                name=Path(source.uri).stem,
-                samples=MaskedSamples(
-                    samples=samples,
-                    rules=(Rule(layer=Layer(samples=zenith), values=(0,)),),
-                    band_masks=JoinedSamples(parts=tuple((cube.errors, cube.bands) for cube in cubes)),
-                    good_codes=_GOOD_CODES,
-                    fill=0,
-                ),
-                affine=affine,
-                crs=crs,
-                wavelength_nm=np.concatenate([cube.center_nm for cube in cubes]),
-                fwhm_nm=np.concatenate([cube.fwhm_nm for cube in cubes]),
-                scale=np.concatenate([np.full(len(cube.bands), cube.scale) for cube in cubes]),
-                offset=np.concatenate([np.full(len(cube.bands), cube.offset) for cube in cubes]),
-                names=tuple(name for cube in cubes for name in cube.names),
-                quantity="reflectance",
-                unit="1",
-                time=parse_time(text(file.attrs.get("Product_StartTime", [""]))),
-                files=files,
-                notes=(told, "L2D has no cloud mask: clouds are not masked"),
+        return _scene(file, path, source)
+
+
+def _file(source: Source) -> Path:
+    """The he5 file; one in an archive is unpacked, because the HDF5 library reads nothing else."""
+    path = Path(source.uri)
+    if is_hdf(path):
+        return path
+    package = open_package(source.uri)
+    if package is None or package.kind == "folder":
+        raise InputRejected(f"{source.uri}: is no he5 file and no archive of one; name the he5 file")
+    member = package.one("*.he5")
+    return package.in_place([member], whole_files=True)[member.name].holder
+
+
+def _scene(file: h5py.File, path: Path, source: Source) -> Scene:
+    cubes = [_cube(file, path, kind) for kind in ("Vnir", "Swir")]
+    samples = JoinedSamples(parts=tuple((cube.samples, cube.bands) for cube in cubes))
+    _, height, width = samples.shape
+    if any(part.samples.shape[1:] != (height, width) for part in cubes):
+        raise InputRejected(f"{source.uri}: its VNIR and SWIR cubes differ in size; fetch it again")
+    zenith = Layer(samples=HdfSamples.of(path, file[_ZENITH], ("y", "x")))
+    crs = f"EPSG:{int(numbers(file.attrs['Epsg_Code'])[0])}"
+    affine, told = _grid(file, (height, width), path)
+    _check_geolocation(file, affine, crs, path)
+    return scene_of(
+        Product(
+            sensor="prisma",
+            name=Path(source.uri).stem,
+            samples=MaskedSamples(
+                samples=samples,
+                rules=(Rule(layer=refuse_short(zenith, (height, width), f"{path}, solar zenith angle"), values=(0,)),),
+                band_masks=JoinedSamples(parts=tuple((cube.errors, cube.bands) for cube in cubes)),
+                good_codes=_GOOD_CODES,
+                fill=0,
             ),
-            source,
-        )
+            affine=affine,
+            crs=crs,
+            wavelength_nm=np.concatenate([cube.center_nm for cube in cubes]),
+            fwhm_nm=np.concatenate([cube.fwhm_nm for cube in cubes]),
+            scale=np.concatenate([np.full(len(cube.bands), cube.scale) for cube in cubes]),
+            offset=np.concatenate([np.full(len(cube.bands), cube.offset) for cube in cubes]),
+            names=tuple(name for cube in cubes for name in cube.names),
+            quantity="reflectance",
+            unit="1",
+            time=parse_time(text(file.attrs.get("Product_StartTime", [""]))),
+            files=(Path(source.uri),),
+            notes=(told, "L2D has no cloud mask: clouds are not masked"),
+        ),
+        source,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

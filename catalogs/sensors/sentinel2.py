@@ -21,6 +21,9 @@ requirement of 0.15 to 0.30 at the Nyquist frequency of the 10 m and 20 m bands.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from affine import Affine
 
 from catalogs._assembly import Product, check_corners, refuse_overrides, scene_of
@@ -44,6 +47,7 @@ from catalogs.sensors._sentinel2 import (
 SENSOR = Sensor(title="Sentinel-2 L2A and L1C", gsd_m=10.0, mtf_nyquist=0.2)
 
 _COARSE_M = 60
+_SCL_M = 20
 _SCL: dict[Flag, tuple[int, ...]] = {
     "defective": (1,), "shadow": (3,), "water": (6,), "cloud": (8, 9), "cirrus": (10,), "snow": (11,)
 }  # fmt: skip
@@ -84,49 +88,50 @@ def open_scene(source: Source) -> Scene:
     return _scene(describe_cogs(package, items[0], offset=source.offset), package, source)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Grid:
+    """The grid on which all bands of a scene lie."""
+
+    affine: Affine
+    size: tuple[int, int]
+    gsd_m: int
+    """Nominal sampling distance."""
+    there: Mapping[str, Member]
+    """Images by name, as they can be read."""
+
+    def layer(self, member: Member, gsd_m: int, band: int = 0) -> Layer:
+        """An image of that nominal sampling distance, if its own georeference agrees with the metadata."""
+        image = open_member(self.there[member.name])
+        step = gsd_m // self.gsd_m
+        made = refuse_short(Layer(samples=image.samples, band=band, step=step), self.size, str(member.label))
+        if image.affine is not None:
+            rows, cols = (n / step for n in self.size)
+            corners = [(row, col, *(image.affine @ (col, row))) for row, col in ((0, 0), (rows, cols))]
+            check_corners(self.affine @ Affine.scale(step), image.samples.shape[1:], corners, member.label)
+        return made
+
+
 def _scene(description: Description, package: Package, source: Source) -> Scene:
     bands = _chosen(description, source)
     mask = description.scl or description.classi
     used = [*(band.image for band in bands), *([mask] if mask else [])]
-    there = package.in_place(used)
     finest = min(band.gsd_m for band in bands)
     # Without a 10 m band the product's grid is that of the finest band asked for.
     zoom = finest // FINEST_M
-    size = (description.size[0] // zoom, description.size[1] // zoom)
-    affine = description.affine @ Affine.scale(zoom)
-
-    def layer(member: Member, gsd_m: int, band: int = 0) -> Layer:
-        image = open_member(there[member.name])
-        made = refuse_short(Layer(samples=image.samples, band=band, step=gsd_m // finest), size, str(member.label))
-        if image.affine is not None:
-            corners = ((0, 0), (size[0] / made.step, size[1] / made.step))
-            own = affine @ Affine.scale(made.step)
-            check_corners(
-                own, image.samples.shape[1:], ((r, c, *(image.affine @ (c, r))) for r, c in corners), member.label
-            )
-        return made
-
-    layers = LayeredSamples(layers=tuple(layer(band.image, band.gsd_m) for band in bands), size=size)
-    flags = chosen_flags(source.mask)
-    rules: tuple[Rule, ...] = ()
-    notes = list(description.notes)
-    if description.scl is not None and finest <= 20:
-        values = tuple(value for flag in flags for value in _SCL.get(flag, ()))
-        rules = (Rule(layer=layer(description.scl, 20), values=values),) if values else ()
-    elif description.classi is not None:
-        rules = tuple(
-            Rule(layer=layer(description.classi, _COARSE_M, _CLASSI[flag]), values=(1,))
-            for flag in flags
-            if flag in _CLASSI
-        )
-    elif flags:
-        notes.append("no scene classification or cloud layers in the product: clouds are not masked")
+    grid = _Grid(
+        affine=description.affine @ Affine.scale(zoom),
+        size=(description.size[0] // zoom, description.size[1] // zoom),
+        gsd_m=finest,
+        there=package.in_place(used),
+    )
+    layers = tuple(grid.layer(band.image, band.gsd_m) for band in bands)
+    rules, notes = _rules(description, grid, chosen_flags(source.mask))
     return scene_of(
         Product(
             sensor="sentinel2",
             name=description.name,
-            samples=MaskedSamples(samples=layers, rules=rules),
-            affine=affine,
+            samples=MaskedSamples(samples=LayeredSamples(layers=layers, size=grid.size), rules=rules),
+            affine=grid.affine,
             crs=description.crs,
             wavelength_nm=[band.center_nm for band in bands],
             fwhm_nm=[band.fwhm_nm for band in bands],
@@ -136,14 +141,26 @@ def _scene(description: Description, package: Package, source: Source) -> Scene:
             unit="1",
             nodata=description.nodata,
             names=tuple(band.name for band in bands),
-            gsd_m=[abs(affine.a) * band.gsd_m / finest for band in bands],
+            # Of the grid as it is: a decimated set of COGs has larger pixels than the bands' names say.
+            gsd_m=[abs(grid.affine.a) * band.gsd_m / finest for band in bands],
             time=description.time,
             files=tuple(package.files([*description.files, *used])),
             look_for_dead=False,
-            notes=tuple(notes),
+            notes=(*description.notes, *notes),
         ),
         source,
     )
+
+
+def _rules(description: Description, grid: _Grid, flags: tuple[Flag, ...]) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
+    """Masks that are used, and a note where a product has none that fit the grid."""
+    if description.scl is not None and grid.gsd_m <= _SCL_M:
+        values = tuple(value for flag in flags for value in _SCL.get(flag, ()))
+        return (Rule(layer=grid.layer(description.scl, _SCL_M), values=values),) if values else (), ()
+    if description.classi is not None:
+        bands = [_CLASSI[flag] for flag in flags if flag in _CLASSI]
+        return tuple(Rule(layer=grid.layer(description.classi, _COARSE_M, band), values=(1,)) for band in bands), ()
+    return (), ("no scene classification or cloud layers on this grid: clouds are not masked",) if flags else ()
 
 
 def _chosen(description: Description, source: Source) -> tuple[Band, ...]:

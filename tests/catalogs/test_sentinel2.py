@@ -123,7 +123,7 @@ def test_l1c_and_its_cloud_layers(tmp_path):
 
 def test_products_without_masks_say_so(tmp_path):
     scene = open_scene(Source(uri=str(built.sentinel2(tmp_path, masks=False))))
-    assert "no scene classification or cloud layers in the product: clouds are not masked" in scene.notes
+    assert "no scene classification or cloud layers on this grid: clouds are not masked" in scene.notes
 
 
 def test_contradictions_are_refused(tmp_path):
