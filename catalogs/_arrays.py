@@ -36,7 +36,9 @@ _CENTERS = ("wavelength", "wavelengths", "wavelength_nm", "wavelength_um", "cent
 _WIDTHS = ("fwhm", "fwhm_nm", "fwhm_um", "bandwidth", "bandwidths")
 _FLAGS = ("good_wavelengths", "good_wavelength", "good_bands", "good_band", "good", "bbl")
 # What xarray, netCDF4, HDF5, zarr and its codecs raise over a file that is not what it says.
-_DAMAGE = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError, OverflowError, MemoryError)
+_DAMAGE = (
+    OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError, OverflowError, MemoryError, SystemError
+)  # fmt: skip
 
 
 def array_kind(path: Path) -> Kind | None:

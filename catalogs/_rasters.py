@@ -1,10 +1,12 @@
-"""GeoTIFF and ENVI files through GDAL, one explicit driver each."""
+"""GeoTIFF, ENVI and JPEG 2000 files through GDAL, one explicit driver each; whole files, or parts of an archive."""
 
 from __future__ import annotations
 
 import gzip
 import os
+import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,22 +21,28 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
+from catalogs._packages import Member
 from catalogs._stored import Image, parse_time, refuse_absurd, refuse_type, unreadable
 from catalogs._tiff import unwritten_blocks
 from catalogs.bands import BandTable, nm_per
 from catalogs.errors import InputRejected
 from catalogs.scene import Window
 
-Driver = Literal["GTiff", "ENVI"]
+Driver = Literal["GTiff", "ENVI", "JP2OpenJPEG"]
 
 GZIP_IN_MEMORY = 256 << 20
 """Compressed ENVI files up to this many bytes, uncompressed, are held in memory; larger ones go through GDAL."""
 
+_MOST_OPEN = 24
+"""Files that a thread keeps open: the bands of one product and its masks."""
+_OPENED = threading.local()
+
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_JP2_MAGIC = (b"\0\0\0\x0c", b"\xff\x4f\xff\x51")
 _ENVI_SUFFIXES = ("", ".bsq", ".bil", ".bip", ".img", ".dat", ".raw", ".bin", ".envi")
 # No listing of the folder: a TIFF needs no neighbors, and a neighbor must not change what it means. ENVI is found by
 # its .hdr neighbor, which GDAL 3.10 misses under EMPTY_DIR. Sidecars (.aux.xml) are not in our digest: ignored.
-_READDIR = {"GTiff": "EMPTY_DIR", "ENVI": "FALSE"}
+_READDIR = {"GTiff": "EMPTY_DIR", "ENVI": "FALSE", "JP2OpenJPEG": "EMPTY_DIR"}
 
 
 def raster_driver(path: Path) -> Driver | None:
@@ -42,6 +50,8 @@ def raster_driver(path: Path) -> Driver | None:
     start = _start(path)
     if start in _TIFF_MAGIC:
         return "GTiff"
+    if start in _JP2_MAGIC:
+        return "JP2OpenJPEG"
     return "ENVI" if start == b"ENVI" or (start and envi_header(path)) else None
 
 
@@ -51,8 +61,33 @@ def envi_header(path: Path) -> Path | None:
     return next((p for p in names if p != path and _start(p) == b"ENVI"), None)
 
 
-def open_raster(path: Path, driver: Driver) -> Image:
-    """A GeoTIFF or ENVI file; of the latter the data or the header may be named.
+def open_member(member: Member) -> Image:
+    """An image of a product, told by its first bytes.
+
+    Raises
+    ------
+    InputRejected
+        If it is neither GeoTIFF nor JPEG 2000, nor, in a folder, ENVI; or as `open_raster`.
+    """
+    with member.holder.open("rb") as file:
+        file.seek(member.offset)
+        start = file.read(min(4, member.size))
+    whole = member.offset == 0 and member.size == member.holder.stat().st_size
+    if start in _TIFF_MAGIC or start in _JP2_MAGIC:
+        driver: Driver = "GTiff" if start in _TIFF_MAGIC else "JP2OpenJPEG"
+        return open_raster(member.holder, driver, inside=None if whole else (member.offset, member.size))
+    if whole and envi_header(member.holder):
+        return open_raster(member.holder, "ENVI")
+    raise InputRejected(
+        f"{member.label}: begins with {start!r}, expected GeoTIFF or JPEG 2000, or ENVI in a folder; "
+        "fetch the product again, and unpack it if its images are ENVI files"
+    )
+
+
+def open_raster(path: Path, driver: Driver, *, inside: tuple[int, int] | None = None) -> Image:
+    """A raster file; of an ENVI file the data or the header may be named.
+
+    `inside` is the first byte and the size of a file that an archive stores as it is.
 
     Raises
     ------
@@ -62,20 +97,25 @@ def open_raster(path: Path, driver: Driver) -> Image:
     header, unwritten = None, 0.0
     if driver == "ENVI":
         path, header = _envi_pair(path)
-    else:
-        unwritten = unwritten_blocks(path)
+    elif driver == "GTiff":
+        unwritten = unwritten_blocks(path, inside)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # told as an error later, with the remedy
-            with _dataset(path, driver) as dataset:
-                return replace(_describe(dataset, path, header), unwritten=unwritten)
+            with _dataset(path, driver, inside) as dataset:
+                return replace(_describe(dataset, path, header, inside), unwritten=unwritten)
     except (RasterioError, OSError) as error:
         raise InputRejected(f"{path}: GDAL cannot open it as {driver} ({error}); fetch or convert it again") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class RasterSamples:
-    """Samples through GDAL; every read opens the file anew, because a GDAL dataset must not be shared by threads."""
+    """Samples through GDAL, whose datasets must not be shared by threads.
+
+    So every read opens the file anew, except that each thread keeps the last JPEG 2000 files open: their blocks are
+    large and slow to decode (1024 x 1024 pixels of Sentinel-2 take 0.1 s), and an open dataset remembers them. Windows
+    of 560 pixels over nine such blocks took 9.9 s without, and 1.7 s with it.
+    """
 
     path: Path
     """Data file."""
@@ -89,12 +129,14 @@ class RasterSamples:
     """Stored type."""
     masked: bool
     """The file has a mask or an alpha band."""
+    inside: tuple[int, int] | None = None
+    """First byte and size inside an archive; None for a file of its own."""
 
     def read(self, bands: Sequence[int], window: Window) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Stored values, and where the mask is set."""
         indexes = [band + 1 for band in bands]
         try:
-            with _dataset(self.path, self.driver) as dataset:
+            with _kept(self.path, self.driver, self.inside) as dataset:
                 part = RasterWindow.from_slices(*window)
                 raw = dataset.read(indexes, window=part)
                 return raw, dataset.read_masks(indexes, window=part) > 0 if self.masked else None
@@ -148,18 +190,44 @@ def _unpacked(samples: GzipSamples, _modified_ns: int) -> NDArray[Any]:
 
 
 @contextmanager
-def _dataset(path: Path, driver: Driver) -> Iterator[Any]:
-    options = {
+def _dataset(path: Path, driver: Driver, inside: tuple[int, int] | None) -> Iterator[Any]:
+    with rasterio.Env(**_options(driver)), rasterio.open(_address(path, inside), driver=driver) as dataset:
+        yield dataset
+
+
+@contextmanager
+def _kept(path: Path, driver: Driver, inside: tuple[int, int] | None) -> Iterator[Any]:
+    """The same dataset, left open for this thread's next read where that pays."""
+    if driver != "JP2OpenJPEG":
+        with _dataset(path, driver, inside) as dataset:
+            yield dataset
+        return
+    opened: OrderedDict[Any, Any] = _OPENED.__dict__.setdefault("datasets", OrderedDict())
+    key = (os.getpid(), path, inside, path.stat().st_mtime_ns)
+    if key not in opened:
+        with rasterio.Env(**_options(driver)):
+            opened[key] = rasterio.open(_address(path, inside), driver=driver)
+        while len(opened) > _MOST_OPEN:
+            opened.popitem(last=False)[1].close()
+    opened.move_to_end(key)
+    yield opened[key]
+
+
+def _options(driver: Driver) -> dict[str, str]:
+    return {
         "GDAL_DISABLE_READDIR_ON_OPEN": _READDIR[driver],
         "GDAL_PAM_ENABLED": "NO",
         "GDAL_VRT_ENABLE_PYTHON": "NO",
     }
-    # An absolute path is never taken for one of GDAL's or rasterio's address schemes.
-    with rasterio.Env(**options), rasterio.open(os.path.abspath(path), driver=driver) as dataset:  # noqa: PTH100
-        yield dataset
 
 
-def _describe(dataset: Any, path: Path, header: Path | None) -> Image:
+def _address(path: Path, inside: tuple[int, int] | None) -> str:
+    """What GDAL opens; an absolute path is never taken for one of GDAL's or rasterio's address schemes."""
+    absolute = os.path.abspath(path)  # noqa: PTH100
+    return absolute if inside is None else f"/vsisubfile/{inside[0]}_{inside[1]},{absolute}"
+
+
+def _describe(dataset: Any, path: Path, header: Path | None, inside: tuple[int, int] | None) -> Image:
     envi = dataset.tags(ns="ENVI")
     alpha = dataset.count > 1 and dataset.colorinterp[-1] == ColorInterp.alpha
     shape = (dataset.count - int(alpha), dataset.height, dataset.width)
@@ -169,7 +237,9 @@ def _describe(dataset: Any, path: Path, header: Path | None) -> Image:
     masked = alpha or MaskFlags.per_dataset in dataset.mask_flag_enums[0]
     block = (int(dataset.block_shapes[0][0]), int(dataset.block_shapes[0][1]))
     n_bands = shape[0]
-    plain = RasterSamples(path=path, driver=dataset.driver, shape=shape, block=block, dtype=dtype, masked=masked)
+    plain = RasterSamples(
+        path=path, driver=dataset.driver, shape=shape, block=block, dtype=dtype, masked=masked, inside=inside
+    )
     samples = plain if header is None else _envi_samples(plain, envi)
     scale = np.array(dataset.scales[:n_bands], dtype=np.float64)
     offset = np.array(dataset.offsets[:n_bands], dtype=np.float64)

@@ -19,16 +19,18 @@ _OFFSETS, _SIZES = (273, 324), (279, 325)  # tags of strips and of tiles
 _MAX_TAGS = 65536
 
 
-def unwritten_blocks(path: Path) -> float:
+def unwritten_blocks(path: Path, inside: tuple[int, int] | None = None) -> float:
     """Share of the blocks of the first image that were never written, 0 to 1.
+
+    `inside` is the first byte and the size of a TIFF that an archive stores as it is.
 
     Raises
     ------
     InputRejected
         If the directory, a tag or a block lies beyond the end of the file.
     """
-    size = path.stat().st_size
-    blocks = _blocks(path, size)
+    begin, size = inside or (0, path.stat().st_size)
+    blocks = _blocks(path, begin, size)
     if blocks is not None:
         offsets, sizes = blocks
         # Each alone first: the sum of two numbers near 2^64 would wrap around.
@@ -39,9 +41,10 @@ def unwritten_blocks(path: Path) -> float:
     )
 
 
-def _blocks(path: Path, size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]] | None:
+def _blocks(path: Path, begin: int, size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]] | None:
     """Offsets and sizes of the blocks; None if the directory or a tag is not all there."""
     with path.open("rb") as file:
+        file.seek(begin)
         head = file.read(16)
         order = "<" if head[:2] == b"II" else ">"
         big = 43 in head[2:4]
@@ -49,7 +52,7 @@ def _blocks(path: Path, size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint6
         first = head[8:16] if big else head[4:8]
         if len(first) < word.itemsize or (start := int(np.frombuffer(first, word)[0])) >= size:
             return None
-        file.seek(start)
+        file.seek(begin + start)
         n_tags = int.from_bytes(file.read(8 if big else 2), "little" if order == "<" else "big")
         tag = np.dtype([("id", f"{order}u2"), ("type", f"{order}u2"), ("count", word), ("value", f"V{word.itemsize}")])
         content = file.read(min(n_tags, _MAX_TAGS) * tag.itemsize)
@@ -64,8 +67,10 @@ def _blocks(path: Path, size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint6
             if length > len(inline) and start + length > size:
                 return None
             if int(entry["id"]) in (*_OFFSETS, *_SIZES):
+                if width not in (2, 4, 8):
+                    return None
                 if length > len(inline):
-                    file.seek(start)
+                    file.seek(begin + start)
                 values = file.read(length) if length > len(inline) else inline[:length]
                 found[int(entry["id"])] = np.frombuffer(values, f"{order}u{width}").astype(np.uint64)
     return _either(found, _OFFSETS), _either(found, _SIZES)

@@ -45,10 +45,13 @@ class Bands:
     """0-based position of the band in the file, shape (band,); not monotonic where detectors overlap."""
     names: tuple[str, ...]
     """Band names as the product gives them, or the wavelength."""
+    gsd_m: NDArray[np.float64] | None = None
+    """Native sampling distance (m), shape (band,); a band coarser than the scene's grid comes as blocks of equal pixels
+    that begin at the scene's corner. None: all bands are of the scene's grid."""
 
     def __post_init__(self) -> None:
         n_bands = self.center_nm.shape[0]
-        for field in ("fwhm_nm", "good", "source_band"):
+        for field in ("fwhm_nm", "good", "source_band", *(() if self.gsd_m is None else ("gsd_m",))):
             if getattr(self, field).shape != (n_bands,):
                 raise ValueError(f"{field} has shape {getattr(self, field).shape}, center_nm has {n_bands} bands")
         if len(self.names) != n_bands:
@@ -70,6 +73,7 @@ class Bands:
             good=self.good[picked],
             source_band=self.source_band[picked],
             names=tuple(self.names[i] for i in picked),
+            gsd_m=None if self.gsd_m is None else self.gsd_m[picked],
         )
 
     @classmethod
@@ -82,6 +86,7 @@ class Bands:
         fwhm: ArrayLike | None = None,
         good: ArrayLike | None = None,
         names: Sequence[str] | None = None,
+        gsd_m: ArrayLike | None = None,
     ) -> Bands:
         """Bands of file order, sorted by wavelength; `source_band` says where each came from.
 
@@ -97,6 +102,8 @@ class Bands:
             Widths in the same unit; False or 0 for bad bands.
         names : sequence of str, optional
             Names in file order.
+        gsd_m : array_like, shape (band,), optional
+            Native sampling distances (m) in file order, where they differ.
 
         Raises
         ------
@@ -135,6 +142,7 @@ class Bands:
             good=usable,
             source_band=order.astype(np.int64),
             names=tuple(labels[i] for i in order),
+            gsd_m=None if gsd_m is None else np.asarray(gsd_m, dtype=np.float64)[order],
         )
 
     def mark_bad(self, bad: ArrayLike) -> Bands:
@@ -198,6 +206,7 @@ class Bands:
             "good": [bool(v) for v in self.good],
             "source_band": [int(v) for v in self.source_band],
             "names": list(self.names),
+            **({} if self.gsd_m is None else {"gsd_m": [float(v) for v in self.gsd_m]}),
         }
 
     @classmethod
@@ -209,6 +218,7 @@ class Bands:
             good=np.array(record["good"], dtype=bool),
             source_band=np.array(record["source_band"], dtype=np.int64),
             names=tuple(record["names"]),
+            gsd_m=np.array(record["gsd_m"], dtype=np.float64) if "gsd_m" in record else None,
         )
 
 

@@ -126,22 +126,24 @@ def _limits(gsd_m: float, *rows: tuple[str, float, float] | tuple[str, float, fl
     return _table(gsd_m, *((row[0], (row[1] + row[2]) / 2, row[2] - row[1], *row[3:]) for row in rows))
 
 
-_SENTINEL_2A = _table(
+SENTINEL_2A = _table(
     10.0,
     ("B1", 442.7, 21.0, 60.0), ("B2", 492.7, 66.0), ("B3", 559.8, 36.0), ("B4", 664.6, 31.0), ("B5", 704.1, 15.0, 20.0),
     ("B6", 740.5, 15.0, 20.0), ("B7", 782.8, 20.0, 20.0), ("B8", 832.8, 106.0), ("B8A", 864.7, 21.0, 20.0),
     ("B9", 945.1, 20.0, 60.0), ("B10", 1373.5, 31.0, 60.0), ("B11", 1613.7, 91.0, 20.0), ("B12", 2202.4, 175.0, 20.0),
 )  # fmt: skip
+"""Bands of Sentinel-2A by name; those of the twins differ by a few nanometers."""
 _LANDSAT_5 = _limits(
     30.0,
     ("TM1", 450.0, 520.0), ("TM2", 520.0, 600.0), ("TM3", 630.0, 690.0), ("TM4", 760.0, 900.0),
     ("TM5", 1550.0, 1750.0), ("TM7", 2080.0, 2350.0),
 )  # fmt: skip
-_LANDSAT_8 = _table(
+LANDSAT_8 = _table(
     30.0,
     ("CA", 442.96, 15.98), ("Blue", 482.04, 60.04), ("Green", 561.41, 57.33), ("Red", 654.59, 37.47),
     ("NIR", 864.67, 28.25), ("SWIR1", 1608.86, 84.72), ("SWIR2", 2200.73, 186.66), ("Pan", 589.50, 172.40, 15.0),
 )  # fmt: skip
+"""Bands of the OLI of Landsat 8 by name; that of Landsat 9 is its copy."""
 _WORLDVIEW_2 = _limits(
     1.84,
     ("Coastal", 400.0, 450.0), ("Blue", 450.0, 510.0), ("Green", 510.0, 580.0), ("Yellow", 585.0, 625.0),
@@ -176,13 +178,13 @@ _TEN = "B2 B3 B4 B5 B6 B7 B8 B8A B11 B12"
 SETS = {
     made.name: made
     for made in (
-        BandSet(name="s2-4", responses=_pick(_SENTINEL_2A, "B2 B3 B4 B8")),
-        BandSet(name="s2-6", responses=_pick(_SENTINEL_2A, "B2 B3 B4 B8 B11 B12")),
-        BandSet(name="s2-6gsd", responses=_pick(_SENTINEL_2A, "B2 B3 B4 B8 B11 B12"), one_gsd=False),
-        BandSet(name="s2-10", responses=_pick(_SENTINEL_2A, _TEN), one_gsd=False),
+        BandSet(name="s2-4", responses=_pick(SENTINEL_2A, "B2 B3 B4 B8")),
+        BandSet(name="s2-6", responses=_pick(SENTINEL_2A, "B2 B3 B4 B8 B11 B12")),
+        BandSet(name="s2-6gsd", responses=_pick(SENTINEL_2A, "B2 B3 B4 B8 B11 B12"), one_gsd=False),
+        BandSet(name="s2-10", responses=_pick(SENTINEL_2A, _TEN), one_gsd=False),
         BandSet(name="landsat-4", responses=_pick(_LANDSAT_5, "TM1 TM2 TM3 TM4"), shape="box"),
         BandSet(name="landsat-6", responses=_pick(_LANDSAT_5), shape="box"),
-        BandSet(name="oli-6", responses=_pick(_LANDSAT_8, "Blue Green Red NIR SWIR1 SWIR2")),
+        BandSet(name="oli-6", responses=_pick(LANDSAT_8, "Blue Green Red NIR SWIR1 SWIR2")),
         BandSet(name="wv2-8", responses=tuple(b for b in _pick(_WORLDVIEW_2) if b.name != "Pan")),
         BandSet(name="wv3-16", responses=_pick(_WORLDVIEW_3), one_gsd=False),
         BandSet(name="superdove-8", responses=_pick(_SUPERDOVE)),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
-from flows import evaluate
+from flows import evaluate, info
 from flows.display import Display
 
 EXIT_CODES = """exit codes:
@@ -224,6 +224,7 @@ def _parser() -> argparse.ArgumentParser:
         "only the co-registration: the displacement, and whether to believe it",
     )
     _add_register_options(register)
+    info.add_options(command("info", info.run, info.show, "print what a reader understands of a product or image"))
 
     verify = command(
         "verify", _verify, Display.show_product, "check a product: manifest, checksums, grid, bands, STAC; offline"

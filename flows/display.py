@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -92,6 +93,11 @@ class Display:
                 f"{record['tie_points']} of {record['tie_points_tried']} agree; {record['residual_before_px']:.3f} coarse px before, "
                 f"{record['residual_after_px']:.3f} after",
             )
+
+    def show_rows(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Names and values, a line each."""
+        for name, value in rows:
+            self._row(name, value)
 
     def show_demo(self, record: dict[str, Any]) -> None:
         """The product and its scores."""

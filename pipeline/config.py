@@ -41,6 +41,10 @@ class SceneConfig(_Frozen):
     """What the samples measure."""
     variable: str | None = None
     """Variable of a NetCDF or Zarr source that holds several."""
+    mask: str | None = None
+    """Flags of the product's masks that make a pixel invalid, for example cloud,shadow, or none; the reader's choice unless given."""
+    bands: str | None = None
+    """Bands of a multispectral product to open, for example B02,B03,B04,B08; the reader's choice unless given."""
 
     def source(self) -> Source:
         """The same for the catalogs."""
@@ -201,13 +205,23 @@ def load_config(path: Path | None, settings: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the configuration"
-        if first["type"] == "missing":
-            raise UsageError(f"setting {where} is missing; give it on the command line or in the file") from error
-        raise UsageError(
-            f"setting {where}: {first['msg'].removeprefix('Value error, ')}; found {first.get('input')!r}"
-        ) from error
+        raise _refused(error) from error
+
+
+def load_scene(uri: str, settings: dict[str, str]) -> SceneConfig:
+    """A SceneConfig of an address and of settings such as `{"mask": "none"}`; errors are those of `load_config`."""
+    try:
+        return SceneConfig.model_validate({"uri": uri, **{key: _scalar(value) for key, value in settings.items()}})
+    except ValidationError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: ValidationError) -> UsageError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the configuration"
+    if first["type"] == "missing":
+        return UsageError(f"setting {where} is missing; give it on the command line or in the file")
+    return UsageError(f"setting {where}: {first['msg'].removeprefix('Value error, ')}; found {first.get('input')!r}")
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:

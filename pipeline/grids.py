@@ -12,7 +12,8 @@
           +---------------------------+
 
 The lead is chosen so that the coarse lattice falls on the HSI's own pixels wherever both images allow it: then the HSI
-is copied, not interpolated.
+is copied, not interpolated. MSI bands of a coarser sampling come as blocks of equal pixels; the fine grid begins on whole
+blocks of all of them, which may take a lead of more than one coarse pixel.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from pydantic import BaseModel, ConfigDict
 
+from catalogs.bands import Bands
 from catalogs.errors import ExpectedSkip, InputRejected
 from catalogs.pairs import ScenePair
-from catalogs.scene import Scene
 from pipeline.config import AlignConfig
 
 _ON_LATTICE_PX = 1e-3
@@ -41,7 +42,7 @@ class NestedGrids:
     Raises
     ------
     ValueError
-        If the lead is not inside one coarse pixel.
+        If the lead is not inside one period of coarse pixels and blocks.
     """
 
     product: GeoBox
@@ -49,11 +50,18 @@ class NestedGrids:
     ratio: int
     """Fine pixels per coarse pixel along one axis."""
     lead: tuple[int, int]
-    """Fine pixels (y, x) between the corner of the fine grid and that of the product, each below `ratio`."""
+    """Fine pixels (y, x) between the corner of the fine grid and that of the product, each below `period`."""
+    block: int = 1
+    """Fine pixels after which the blocks of equal pixels of all MSI bands begin anew; 1 if there are none."""
 
     def __post_init__(self) -> None:
-        if not all(0 <= lead < self.ratio for lead in self.lead):
-            raise ValueError(f"lead {self.lead} must lie in 0..{self.ratio - 1}")
+        if not all(0 <= lead < self.period for lead in self.lead):
+            raise ValueError(f"lead {self.lead} must lie in 0..{self.period - 1}")
+
+    @property
+    def period(self) -> int:
+        """Fine pixels after which coarse pixels and blocks begin anew together."""
+        return math.lcm(self.ratio, self.block)
 
     @property
     def fine(self) -> GeoBox:
@@ -85,6 +93,7 @@ class GridRecord(BaseModel):
     affine: tuple[float, float, float, float, float, float]
     ratio: int
     lead: tuple[int, int]
+    block: int = 1
 
     @classmethod
     def of(cls, grids: NestedGrids) -> GridRecord:
@@ -99,11 +108,13 @@ class GridRecord(BaseModel):
             affine=(a, b, c, d, e, f),
             ratio=grids.ratio,
             lead=grids.lead,
+            block=grids.block,
         )
 
     def grids(self) -> NestedGrids:
         """Inverse of `of`."""
-        return NestedGrids(product=GeoBox(self.shape, Affine(*self.affine), self.crs), ratio=self.ratio, lead=self.lead)
+        product = GeoBox(self.shape, Affine(*self.affine), self.crs)
+        return NestedGrids(product=product, ratio=self.ratio, lead=self.lead, block=self.block)
 
 
 def nest(pair: ScenePair, align: AlignConfig, ratio: int | None) -> NestedGrids:
@@ -153,7 +164,16 @@ def nest(pair: ScenePair, align: AlignConfig, ratio: int | None) -> NestedGrids:
         )
     origin = lattice.affine @ Affine.translation(col0, row0)
     product = GeoBox((row1 - row0, col1 - col0), origin, lattice.crs)
-    return NestedGrids(product=product, ratio=ratio, lead=_lead(product, pair.hsi, ratio))
+    # An MSI that is warped keeps no blocks.
+    block = math.lcm(*block_steps(pair.msi.bands, pair.msi.gsd_m)) if align.reference == "msi" else 1
+    return NestedGrids(product=product, ratio=ratio, lead=_lead(product, pair, ratio, block), block=block)
+
+
+def block_steps(bands: Bands, gsd_m: float) -> tuple[int, ...]:
+    """Pixels per block of equal pixels of each good band along one axis, on a grid of that sampling distance."""
+    if bands.gsd_m is None:
+        return (1,) * int(bands.good.sum())
+    return tuple(max(1, round(own / gsd_m)) for own in bands.gsd_m[bands.good])
 
 
 def on_lattice(source: GeoBox, target: GeoBox) -> tuple[int, int] | None:
@@ -176,9 +196,17 @@ def _finer(geobox: GeoBox, ratio: int) -> GeoBox:
     return GeoBox((height * ratio, width * ratio), geobox.affine @ Affine.scale(1 / ratio), geobox.crs)
 
 
-def _lead(product: GeoBox, hsi: Scene, ratio: int) -> tuple[int, int]:
-    at = on_lattice(_finer(hsi.geobox, ratio), product)
-    return (0, 0) if at is None else (at[0] % ratio, at[1] % ratio)
+def _lead(product: GeoBox, pair: ScenePair, ratio: int, block: int) -> tuple[int, int]:
+    """The least lead that begins on the HSI's pixels and on the MSI's blocks; on blocks alone where both cannot be."""
+    on_hsi = on_lattice(_finer(pair.hsi.geobox, ratio), product)
+    on_msi = on_lattice(pair.msi.geobox, product) or (0, 0)
+
+    def least(hsi: int | None, msi: int) -> int:
+        wanted = [n for n in range(math.lcm(ratio, block)) if n % block == msi % block]
+        return next((n for n in wanted if hsi is not None and n % ratio == hsi % ratio), wanted[0])
+
+    hsi_row, hsi_col = on_hsi or (None, None)
+    return least(hsi_row, on_msi[0]), least(hsi_col, on_msi[1])
 
 
 def _ceil(value: float) -> int:

@@ -37,12 +37,13 @@ from pydantic import BaseModel, ConfigDict
 from catalogs.bands import Bands
 from catalogs.errors import Busy
 from catalogs.scene import Quantity, Scene
+from catalogs.sensors import sensor_module
 from models import ModelSpec, Observed, method
 from pipeline.config import RunConfig
 from pipeline.displacement import NO_DISPLACEMENT, Displacement
-from pipeline.grids import GridRecord, NestedGrids
+from pipeline.grids import GridRecord, NestedGrids, block_steps
 from pipeline.ledger import Ledger
-from pipeline.observe import Observation, known
+from pipeline.observe import Observation, known, sigma_from_mtf
 from pipeline.tiles import TilePlan
 
 
@@ -241,15 +242,29 @@ class Job:
     @cached_property
     def spec(self) -> ModelSpec:
         """Needs of the method; before staging, with the bands that the headers call good."""
-        observation = self.observation
+        observation, steps = self.observation, self._msi_steps()
         observed = Observed(
             hsi_bands=len(observation.srf[0]),
             msi_bands=len(observation.srf),
             ratio=self.record.grid.ratio,
             psf_sigma_px=observation.psf_sigma_px,
             srf=observation.srf,
+            msi_steps=steps if max(steps, default=1) > 1 else (),
+            msi_sigma_px=self._msi_sigma_px(steps) if max(steps, default=1) > 1 else (),
         )
         return method(self.config.network).specify(observed, **self.record.options)
+
+    def _msi_steps(self) -> tuple[int, ...]:
+        """Fine pixels per block of equal pixels of each MSI band that is used; a warped MSI has no blocks."""
+        bands = self.staged_bands[1]
+        if self.is_staged:
+            bands = bands[self.staged.msi.kept]
+        return block_steps(bands, self.record.msi.gsd_m) if self.record.grid.block > 1 else (1,) * len(bands)
+
+    def _msi_sigma_px(self, steps: tuple[int, ...]) -> tuple[float, ...]:
+        """Standard deviation of the PSF of each MSI band by the MTF of its sensor, in fine pixels; 0 for step 1."""
+        mtf = sensor_module(self.record.msi.sensor).SENSOR.mtf_nyquist
+        return tuple(sigma_from_mtf(mtf, step) if step > 1 else 0.0 for step in steps)
 
     @cached_property
     def plan(self) -> TilePlan:

@@ -39,12 +39,33 @@ def thumbnail(job: Job, path: Path) -> None:
     path : Path
         File to write; an existing one is replaced.
     """
-    n_bands = len(job.bands)
-    # Without visible bands: long, middle and short end of the spectrum, where most materials differ.
-    picked = true_color(job.bands) or tuple(min(n_bands * k // 4, n_bands - 1) for k in (3, 2, 1))
-    samples = _thinned(job, picked)
+    samples = _thinned(job, picture_bands(job.bands))
     invalid = samples == NODATA if samples.dtype == np.int16 else ~np.isfinite(samples)
-    opaque = ~invalid.any(axis=0)
+    save_picture(samples, ~invalid.any(axis=0), path)
+
+
+def picture_bands(bands: Bands) -> tuple[int, int, int]:
+    """Positions of the three bands of a picture.
+
+    Without visible bands: long, middle and short end of the spectrum, where most materials differ.
+    """
+    good = np.flatnonzero(bands.good)
+    far, middle, near = (int(good[min(good.size * k // 4, good.size - 1)]) for k in (3, 2, 1))
+    return true_color(bands) or (far, middle, near)
+
+
+def save_picture(samples: NDArray[np.generic], opaque: NDArray[np.bool_], path: Path) -> None:
+    """Write three layers as a PNG, each stretched to its own range.
+
+    Parameters
+    ----------
+    samples : ndarray, shape (3, y, x)
+        Red, green and blue.
+    opaque : ndarray, shape (y, x), bool
+        False where the picture is transparent.
+    path : Path
+        File to write; an existing one is replaced.
+    """
     image = np.zeros((*opaque.shape, 4), np.uint8)
     for layer, band in enumerate(samples):
         image[opaque, layer] = stretched(band[opaque].astype(np.float32))
@@ -76,7 +97,7 @@ def _thinned(job: Job, picked: tuple[int, ...]) -> NDArray[np.generic]:
 
 
 def stretched(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Values for the eye: the 2nd to 98th percentile over the range of a byte."""
+    """Values between their 2nd and 98th percentile as 0 to 255; one gray if they are all alike."""
     if not values.size:
         return values.astype(np.uint8)
     low, high = np.percentile(values, _STRETCH)

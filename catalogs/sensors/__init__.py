@@ -3,7 +3,8 @@
 A sensor module defines
 
 - `SENSOR`: a `Sensor` that describes it,
-- `accepts(uri) -> bool`: whether this module opens that address (looks at names and first bytes only),
+- `accepts(uri) -> bool`: whether this module opens that address, by content (first bytes, the names in a package, the
+  head of its metadata) and never by the name of the file alone,
 - `open_scene(source) -> Scene`: opens a `Source`.
 
 The more specific module wins: `generic` is asked last.
@@ -56,6 +57,10 @@ class Source:
     """What the samples measure."""
     variable: str | None = None
     """Variable of a NetCDF or Zarr source that holds several."""
+    mask: str | None = None
+    """Flags of the product's masks that make a pixel invalid, separated by commas, or `none`; for products with masks."""
+    bands: str | None = None
+    """Bands to open, by the product's names, separated by commas; for multispectral products."""
 
 
 class SensorModule(Protocol):

@@ -1,4 +1,4 @@
-"""Any georeferenced image cube: GeoTIFF and COG, ENVI, NetCDF, Zarr, or a glob of tiles on one lattice.
+"""Any georeferenced image cube: GeoTIFF and COG, JPEG 2000, ENVI, NetCDF, Zarr, or a glob of tiles on one lattice.
 
 Files are told apart by their first bytes, never by their names. What a file does not declare is assumed where that is
 safe, and every assumption is a note of the scene; the rest is asked of the user.
@@ -19,11 +19,12 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 
 from catalogs._arrays import array_kind, open_array
+from catalogs._packages import open_package
 from catalogs._rasters import envi_header, open_raster, raster_driver
 from catalogs._signal import without_signal
 from catalogs._stored import Image, MosaicCube, StoredCube, digest, refuse_absurd, sample
 from catalogs.bands import Bands, read_table
-from catalogs.errors import InputRejected
+from catalogs.errors import InputRejected, UsageError
 from catalogs.scene import Quantity, Scene
 from catalogs.sensors import Sensor, Source
 
@@ -65,7 +66,12 @@ def open_scene(source: Source) -> Scene:
     InputRejected
         If the file is not one of the formats or is damaged, has no CRS, georeference or wavelengths and the user gives
         none, or the tiles do not fit together.
+    UsageError
+        If masks or bands are chosen, which only products have.
     """
+    for setting in ("mask", "bands"):
+        if getattr(source, setting) is not None:
+            raise UsageError(f"{source.uri}: an image without a product has no {setting} to choose; drop the setting")
     images = _images(source)
     name = _name(source.uri, images)
     bands = _bands(images, source, name)
@@ -118,11 +124,17 @@ def _raster(path: Path) -> Image:
         )
     if (driver := raster_driver(path)) is not None:
         return open_raster(path, driver)
+    if (package := open_package(str(path))) is not None and package.kind != "folder":
+        held = ", ".join(m.name for m in package.members[:5]) + " ..." * (len(package.members) > 5)
+        raise InputRejected(
+            f"{path}: an archive with no product that a reader knows (it holds {held or 'nothing'}); unpack it and name "
+            "its image, or unpack an archive inside it first"
+        )
     with path.open("rb") as file:
         start = file.read(12)
     found = f"begins with {start!r}" if start else "is empty (0 bytes)"
     raise InputRejected(
-        f"{path}: {found}, expected GeoTIFF, ENVI with its .hdr beside it, NetCDF or Zarr; convert or fetch it again"
+        f"{path}: {found}, expected GeoTIFF, JPEG 2000, ENVI with its .hdr beside it, NetCDF or Zarr; convert or fetch it again"
     )
 
 

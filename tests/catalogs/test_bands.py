@@ -124,6 +124,15 @@ def test_json_round_trip_is_strict_json() -> None:
     for field in ("center_nm", "fwhm_nm", "good", "source_band"):
         np.testing.assert_array_equal(getattr(back, field), getattr(bands, field))
     assert back.names == bands.names
+    assert back.gsd_m is None
+
+
+def test_sampling_distances_travel_with_the_bands() -> None:
+    bands = Bands.sort([800.0, 400.0, 600.0], unit="nm", of="x", gsd_m=[20.0, 10.0, 60.0])
+    assert bands.gsd_m is not None
+    assert bands.gsd_m.tolist() == [10.0, 60.0, 20.0]
+    assert bands[[0, 2]].gsd_m.tolist() == [10.0, 20.0]
+    assert Bands.from_json(bands.mark_bad([True, False, False]).to_json()).gsd_m.tolist() == [10.0, 60.0, 20.0]
 
 
 def test_table_of_numbers() -> None:

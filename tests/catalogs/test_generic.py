@@ -19,7 +19,7 @@ from affine import Affine
 from pyproj import CRS
 
 from catalogs import _rasters, _stored
-from catalogs.errors import InputRejected
+from catalogs.errors import InputRejected, UsageError
 from catalogs.scene import Cube, Scene
 from catalogs.sensors import Source, generic
 
@@ -598,3 +598,10 @@ def test_neon_without_crs_and_wavelengths() -> None:
     # Clipped to 1.4998 in the water vapor: exactly where nothing reaches the ground.
     assert len(clipped) == 34
     assert np.all(((clipped > 1340) & (clipped < 1450)) | ((clipped > 1790) & (clipped < 1970)))
+
+
+@pytest.mark.parametrize("setting", ["mask", "bands"])
+def test_settings_of_products_are_refused(tmp_path: Path, setting: str) -> None:
+    path = write(tmp_path / "a.tif", counts(), tags=by_band())
+    with pytest.raises(UsageError, match=f"has no {setting} to choose"):
+        generic.open_scene(Source(uri=str(path), **{setting: "none"}))

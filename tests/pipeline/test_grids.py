@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from affine import Affine
@@ -45,6 +47,24 @@ def test_lead_puts_the_coarse_grid_on_the_hsi():
     grids = nest(image, AlignConfig(bounds=bounds), None)
     assert grids.lead == (2, 3)
     assert on_lattice(image.hsi.geobox, grids.coarse) == (2, 1)
+
+
+@pytest.mark.parametrize(("ratio", "step"), [(3, 2), (4, 2), (6, 2), (3, 6)])
+@pytest.mark.parametrize("first", [(10, 7), (11, 8), (13, 13)])
+def test_the_fine_grid_begins_on_whole_blocks(ratio, step, first):
+    """Bands of a coarser sampling are read as whole blocks; the HSI is still copied unless that is impossible."""
+    image = pair(f"size=120&ratio={ratio}&bands=4")
+    own = np.where(np.arange(len(image.msi.bands)) % 2, step, 1) * image.msi.gsd_m
+    image = ScenePair(hsi=image.hsi, msi=replace(image.msi, bands=replace(image.msi.bands, gsd_m=own)))
+    bounds = image.msi.geobox[first[0] : 90, first[1] : 80].boundingbox.bbox
+    grids = nest(image, AlignConfig(bounds=bounds), None)
+    row, col = (at - lead for at, lead in zip(first, grids.lead, strict=True))
+    assert (row % step, col % step) == (0, 0)
+    assert grids.block == step
+    assert on_lattice(image.hsi.geobox, grids.coarse) is not None
+    assert GridRecord.of(grids).grids() == grids
+    warped = nest(image, AlignConfig(bounds=bounds, reference="hsi"), None)
+    assert warped.block == 1
 
 
 def test_the_product_keeps_the_reference_lattice():

@@ -1,0 +1,307 @@
+"""What the metadata of a Sentinel-2 product tell: the XML of a SAFE product, or the STAC item beside a set of COGs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+from catalogs._markup import number_of, text_of
+from catalogs._packages import Member, Package
+from catalogs._rasters import open_member
+from catalogs._stored import parse_time
+from catalogs.errors import InputRejected
+from catalogs.responses import SENTINEL_2A
+
+FINEST_M = 10
+"""Sampling distance of the product's grid."""
+_ROOTS = (b"Level-2A_User_Product", b"Level-1C_User_Product")
+_COG_NAME = re.compile(r"(?:^|_)(B\d\d|B8A|SCL)(?:_\d+m)?\.(?:tiff?|jp2)$", re.IGNORECASE)
+_OFFSET_BASELINE = "04.00"
+"""First baseline whose counts have an offset of 1000."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """One band as the metadata describe it."""
+
+    name: str
+    """Name with two digits, as in file names: B02, B8A."""
+    center_nm: float
+    """Central wavelength (nm)."""
+    fwhm_nm: float
+    """Full width at half maximum (nm)."""
+    gsd_m: int
+    """Native sampling distance: 10, 20 or 60 m."""
+    scale: float
+    """Reflectance of one count."""
+    offset: float
+    """Reflectance of count 0."""
+    image: Member
+    """Its image at the native sampling distance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What the metadata of a product tell."""
+
+    name: str
+    """Name of the product."""
+    bands: tuple[Band, ...]
+    """Bands whose images are there."""
+    nodata: tuple[float, ...]
+    """Counts that are no data or saturated."""
+    affine: Affine
+    """The finest grid."""
+    size: tuple[int, int]
+    """Its rows and columns."""
+    crs: str
+    """Its CRS."""
+    time: datetime | None
+    """Sensing time, UTC."""
+    files: tuple[Member, ...]
+    """Metadata files."""
+    scl: Member | None
+    """Scene classification, 20 m."""
+    classi: Member | None
+    """Cloud layers of L1C, 60 m."""
+    notes: tuple[str, ...]
+    """What had to be decided."""
+
+
+def two_digits(name: str) -> str:
+    """B02 for B2 and for B02; B8A stays."""
+    name = name.upper()
+    return f"B0{name[1:]}" if len(name) == 2 and name[1:].isdigit() else name
+
+
+def metadata_of(package: Package) -> list[Member]:
+    """Metadata files of SAFE products."""
+    found = package.find("MTD_MSIL2A.xml", "MTD_MSIL1C.xml")
+    return [m for m in found if any(root in package.head(m, 2048) for root in _ROOTS)]
+
+
+def items_of(package: Package) -> list[Member]:
+    """STAC items of Sentinel-2 scenes."""
+    heads = ((m, package.head(m, 1 << 16)) for m in package.find("*.json"))
+    return [m for m, head in heads if b'"stac_version"' in head and re.search(rb'"sentinel-2[a-d]?"', head)]
+
+
+def describe_safe(package: Package, metadata: Member) -> Description:
+    """What the XML files of a SAFE product tell.
+
+    Raises
+    ------
+    InputRejected
+        If they contradict each other, or there is not one tile.
+    """
+    root = package.xml(metadata)
+    label = metadata.label
+    folder = metadata.name[: -len(metadata.base)]
+    granules = [
+        m
+        for m in package.find("MTD_TL.xml")
+        if m.name.startswith(f"{folder}GRANULE/") and m.name.count("/") == folder.count("/") + 2
+    ]
+    if len(granules) != 1:
+        raise InputRejected(
+            f"{label}: {len(granules)} tiles (GRANULE/*/MTD_TL.xml) beside it, expected one; fetch the product again, or "
+            "split a product of several tiles"
+        )
+    tile = package.xml(granules[0])
+    affine, size, crs = _grid(tile, granules[0].label)
+    inside = granules[0].name[: -len(granules[0].base)]
+    own = [m for m in package.members if m.name.startswith(inside)]
+    level = text_of(root, ".//PROCESSING_LEVEL", label)
+    nodata = [
+        number_of(value, "SPECIAL_VALUE_INDEX", label)
+        for value in root.iterfind(".//Special_Values")
+        if text_of(value, "SPECIAL_VALUE_TEXT", label) in ("NODATA", "SATURATED")
+    ]
+    baseline = text_of(root, ".//PROCESSING_BASELINE", label)
+    bands, offsets = _bands(root, own, label)
+    told = ", ".join(sorted({f"{offset:g}" for offset in offsets})) or "none"
+    return Description(
+        name=text_of(root, ".//PRODUCT_URI", label).removesuffix(".SAFE"),
+        bands=bands,
+        nodata=tuple(nodata),
+        affine=affine,
+        size=size,
+        crs=crs,
+        time=parse_time(tile.findtext(".//SENSING_TIME"), root.findtext(".//PRODUCT_START_TIME")),
+        files=(metadata, granules[0]),
+        scl=_image(own, "SCL", 20),
+        classi=next((m for m in own if m.base == "MSK_CLASSI_B00.jp2"), None),
+        notes=(f"Sentinel-2 {level}, baseline {baseline}, offset of counts by the metadata: {told}",),
+    )
+
+
+def _grid(tile: Element, label: Path) -> tuple[Affine, tuple[int, int], str]:
+    """The 10 m grid; upper left coordinates are outer corners."""
+    place = f"*/Tile_Geocoding/Geoposition[@resolution='{FINEST_M}']"
+    size = f"*/Tile_Geocoding/Size[@resolution='{FINEST_M}']"
+    left, top, dx, dy = (number_of(tile, f"{place}/{key}", label) for key in ("ULX", "ULY", "XDIM", "YDIM"))
+    rows, cols = (round(number_of(tile, f"{size}/{key}", label)) for key in ("NROWS", "NCOLS"))
+    if dx <= 0 or dy >= 0:
+        raise InputRejected(f"{label}: pixels of {dx:g} x {dy:g} m, expected rows that run south; fetch it again")
+    crs = text_of(tile, "*/Tile_Geocoding/HORIZONTAL_CS_CODE", label)
+    return Affine(dx, 0.0, left, 0.0, dy, top), (rows, cols), crs
+
+
+def _bands(root: Element, own: list[Member], label: Path) -> tuple[tuple[Band, ...], list[float]]:
+    """Bands with an image, and the offsets (counts) of the product."""
+    is_l2a = root.find(".//BOA_QUANTIFICATION_VALUE") is not None
+    quantity = number_of(root, f".//{'BOA_' if is_l2a else ''}QUANTIFICATION_VALUE", label)
+    offsets = {
+        e.get("band_id"): number_of(e, ".", label) for e in root.iter(f"{'BOA' if is_l2a else 'RADIO'}_ADD_OFFSET")
+    }
+    if quantity <= 0:
+        raise InputRejected(
+            f"{label}: the quantification value is {quantity:g}, expected 10000; fetch the product again"
+        )
+    bands = []
+    for entry in root.iter("Spectral_Information"):
+        name = two_digits(entry.get("physicalBand") or "")
+        gsd_m = round(number_of(entry, "RESOLUTION", label))
+        if (image := _image(own, name, gsd_m)) is None:
+            continue
+        number = entry.get("bandId")
+        if offsets and number not in offsets:
+            raise InputRejected(f"{label}: gives offsets, but none for band {name}; fetch the product again")
+        scale = 1.0 / quantity
+        bands.append(
+            Band(
+                name=name,
+                center_nm=number_of(entry, "Wavelength/CENTRAL", label),
+                fwhm_nm=_fwhm(entry, label),
+                gsd_m=gsd_m,
+                scale=scale,
+                offset=offsets.get(number, 0.0) * scale,
+                image=image,
+            )
+        )
+    return tuple(bands), list(offsets.values())
+
+
+def _image(own: list[Member], name: str, gsd_m: int) -> Member | None:
+    """Image of a band at its native sampling distance: *_B02_10m.jp2 in L2A, *_B02.jp2 in L1C."""
+    ends = (f"_{name}_{gsd_m}m.jp2", f"_{name}.jp2")
+    return next((m for m in own if m.base.endswith(ends) and "/IMG_DATA/" in f"/{m.name}"), None)
+
+
+def _fwhm(entry: Element, label: Path) -> float:
+    """Full width at half maximum (nm) of the sampled response; without one, the distance of its limits."""
+    low, high = (number_of(entry, f"Wavelength/{key}", label) for key in ("MIN", "MAX"))
+    try:
+        values = np.array((entry.findtext("Spectral_Response/VALUES") or "").split(), dtype=np.float64)
+    except ValueError as error:
+        raise InputRejected(f"{label}: {error} in a spectral response; fetch the product again") from error
+    if values.size < 3 or not values.max() > 0:
+        return high - low
+    step = number_of(entry, "Spectral_Response/STEP", label)
+    nm: NDArray[np.float64] = low + step * np.arange(values.size, dtype=np.float64)
+    above = np.flatnonzero(values >= values.max() / 2)
+    first, last = int(above[0]), int(above[-1])
+    left = _crossing(nm, values, first - 1, first) if first else nm[0]
+    right = _crossing(nm, values, last, last + 1) if last + 1 < values.size else nm[-1]
+    return float(right - left)
+
+
+def _crossing(nm: NDArray[np.floating], values: NDArray[np.floating], i: int, j: int) -> float:
+    """Where the line between two samples crosses half of the maximum."""
+    half = values.max() / 2
+    return float(nm[i] + (half - values[i]) / (values[j] - values[i]) * (nm[j] - nm[i]))
+
+
+def describe_cogs(package: Package, item: Member, *, offset: float | None) -> Description:
+    """What a STAC item tells of the COGs beside it; its links are not followed.
+
+    Centers and widths are those of ESA's table, because items round them to 10 nm. `offset` (reflectance of count 0)
+    is the user's word where the item does not tell whether the counts have an offset.
+
+    Raises
+    ------
+    InputRejected
+        If no image is there, or nothing tells whether the counts have an offset.
+    """
+    try:
+        record = json.loads(package.read(item))
+        properties = record["properties"]
+        found = dict(_cogs(package, record["assets"]))
+        offset_told = _cog_offset(properties, found, item.label) if offset is None else offset
+        bands = tuple(
+            Band(
+                name=two_digits(name),
+                center_nm=response.center_nm,
+                fwhm_nm=response.fwhm_nm,
+                gsd_m=round(response.gsd_m),
+                scale=float(found[two_digits(name)][1].get("scale", 1e-4)),
+                offset=offset_told,
+                image=found[two_digits(name)][0],
+            )
+            for name, response in SENTINEL_2A.items()
+            if two_digits(name) in found
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputRejected(f"{item.label}: is not a STAC item with its COGs ({error!r}); fetch it again") from error
+    if not bands or (finest := min(bands, key=lambda band: band.gsd_m)).gsd_m != FINEST_M:
+        raise InputRejected(f"{item.label}: none of its 10 m bands lies beside it; fetch B02, B03, B04 or B08")
+    grid = open_member(package.in_place([finest.image])[finest.image.name])
+    if grid.affine is None or grid.crs is None:
+        raise InputRejected(f"{finest.image.label}: has no georeference; fetch it again")
+    return Description(
+        name=str(record.get("id") or package.path.stem),
+        bands=bands,
+        nodata=(0.0,),
+        affine=grid.affine,
+        size=grid.samples.shape[1:],
+        crs=grid.crs,
+        time=parse_time(properties.get("datetime")),
+        files=(item,),
+        scl=found["SCL"][0] if "SCL" in found else None,
+        classi=None,
+        notes=(
+            f"COGs of {properties.get('s2:product_uri', 'Sentinel-2')}",
+            f"reflectance of count 0 is {offset_told:g}, by {'the STAC item' if offset is None else 'the setting offset'}",
+            "centers and widths by ESA's table of Sentinel-2A: the STAC item rounds them",
+        ),
+    )
+
+
+def _cogs(package: Package, assets: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Member, Mapping[str, Any]]]]:
+    """Bands of assets whose file lies in the package, each with its member and its `raster:bands` record."""
+    members = {m.base: m for m in package.members}
+    for asset in assets.values():
+        base = PurePosixPath(str(asset.get("href", ""))).name
+        if (match := _COG_NAME.search(base)) and base in members:
+            yield match[1].upper(), (members[base], (asset.get("raster:bands") or asset.get("bands") or [{}])[0])
+
+
+def _cog_offset(properties: Mapping[str, Any], found: Mapping[str, Any], label: Path) -> float:
+    """Reflectance of count 0.
+
+    Some catalogs subtract the offset when they make the COG and still list it with the asset: their own word that it
+    was applied comes first. An item of a baseline with offsets that is silent about them is not trusted.
+    """
+    if properties.get("earthsearch:boa_offset_applied") is True:
+        return 0.0
+    listed = {float(raster.get("offset", 0.0)) for name, (_, raster) in found.items() if name != "SCL"}
+    if len(listed) > 1:
+        raise InputRejected(f"{label}: lists different offsets {sorted(listed)}; give msi.offset")
+    offset = next(iter(listed), 0.0)
+    baseline = str(properties.get("s2:processing_baseline") or properties.get("processing:version") or "99.99")
+    if offset == 0 and baseline >= _OFFSET_BASELINE:
+        raise InputRejected(
+            f"{label}: does not tell whether the counts have the offset of baseline {_OFFSET_BASELINE} and later; "
+            "give msi.offset=-0.1, or msi.offset=0 if it was subtracted already"
+        )
+    return offset

@@ -1,0 +1,139 @@
+"""PlanetScope surface reflectance with its UDM2 mask: a folder or zip with the scene's STAC item.
+
+The item beside the images lists scale, no-data value, center and width (micrometers) of each band, four or eight by
+instrument; its links are not followed, only the names of the files count.
+
+Validity: 0 is no data. Of UDM2, cloud, shadow and heavy haze (here: haze) are layers of their own, and pixels whose
+last layer (unusable data) is not 0 are defective; cloud, shadow and defective pixels are not valid unless the setting
+`mask` chooses otherwise.
+
+References
+----------
+Planet Labs, Planet Imagery Product Specification (layers of UDM2).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from catalogs._assembly import Product, refuse_overrides, scene_of
+from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
+from catalogs._packages import Member, Package, open_package
+from catalogs._rasters import open_member
+from catalogs._stored import parse_time
+from catalogs.errors import InputRejected
+from catalogs.scene import Scene
+from catalogs.sensors import Sensor, Source
+
+SENSOR = Sensor(title="PlanetScope surface reflectance", gsd_m=3.0)
+
+_UDM2_LAYERS = 8
+_LAYERS: dict[Flag, int] = {"snow": 1, "shadow": 2, "haze": 4, "cloud": 5, "defective": 7}
+"""Positions in UDM2; a layer is not 0 where it applies."""
+_ANY_VALUE = 0xFF
+
+
+def accepts(uri: str) -> bool:
+    """Whether the address is a package with a STAC item of a PlanetScope scene."""
+    package = open_package(uri)
+    return package is not None and bool(_items(package))
+
+
+def open_scene(source: Source) -> Scene:
+    """Open a product.
+
+    Raises
+    ------
+    InputRejected
+        If it holds no surface reflectance with its mask, or its parts contradict each other.
+    UsageError
+        If a setting would replace what the product tells.
+    """
+    refuse_overrides(source, "mask")
+    package = open_package(source.uri)
+    items = _items(package) if package else []
+    if package is None or len(items) != 1:
+        told = ", ".join(m.name for m in items[:5]) or "none"
+        raise InputRejected(
+            f"{source.uri}: holds {len(items)} PlanetScope items ({told}), expected one; name its folder"
+        )
+    item = items[0]
+    try:
+        return _scene(json.loads(package.read(item)), package, item, source)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputRejected(f"{item.label}: is not the STAC item of a delivery ({error!r}); fetch it again") from error
+
+
+def _scene(record: Mapping[str, Any], package: Package, item: Member, source: Source) -> Scene:
+    members = {m.base: m for m in package.members}
+    assets = [(members.get(PurePosixPath(str(a.get("href", ""))).name), a) for a in record["assets"].values()]
+    cubes = [(m, a) for m, a in assets if m and "_SR" in m.base and m.base.lower().endswith(".tif") and "eo:bands" in a]
+    if len(cubes) != 1:
+        raise InputRejected(
+            f"{item.label}: {len(cubes)} of the surface reflectance images that it lists lie beside it, expected one; "
+            "order the surface reflectance (analytic SR), and keep it in one folder with its item"
+        )
+    member, asset = cubes[0]
+    masks = [m for m, _ in assets if m and "udm2" in m.base.lower() and m.base.lower().endswith(".tif")]
+    there = package.in_place([member, *masks[:1]])
+    image = open_member(there[member.name])
+    n_bands, height, width = image.samples.shape
+    spectral, stored = asset["eo:bands"], asset["raster:bands"]
+    if not n_bands == len(spectral) == len(stored):
+        raise InputRejected(
+            f"{member.label}: has {n_bands} bands, its item lists {len(spectral)} spectral and {len(stored)} stored ones; "
+            "fetch the delivery again"
+        )
+    if image.affine is None or image.crs is None:
+        raise InputRejected(f"{member.label}: has no georeference; fetch the delivery again")
+    rules, notes = _rules(masks, there, chosen_flags(source.mask), (height, width))
+    return scene_of(
+        Product(
+            sensor="planetscope",
+            name=str(record["id"]),
+            samples=MaskedSamples(samples=image.samples, rules=rules),
+            affine=image.affine,
+            crs=image.crs,
+            wavelength_nm=1e3 * np.array([float(band["center_wavelength"]) for band in spectral]),
+            fwhm_nm=1e3 * np.array([float(band["full_width_half_max"]) for band in spectral]),
+            names=tuple(str(band["name"]) for band in spectral),
+            scale=[float(band["scale"]) for band in stored],
+            offset=[float(band.get("offset", 0.0)) for band in stored],
+            nodata=tuple({float(band["nodata"]) for band in stored}),
+            quantity="reflectance",
+            unit="1",
+            time=parse_time(record["properties"].get("datetime")),
+            files=tuple(package.files([item, member, *masks[:1]])),
+            look_for_dead=False,
+            notes=notes,
+        ),
+        source,
+    )
+
+
+def _rules(
+    masks: list[Member], there: Mapping[str, Member], flags: tuple[Flag, ...], size: tuple[int, int]
+) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
+    """Rules of the layers that are wanted; without a mask, a note."""
+    wanted = [_LAYERS[flag] for flag in flags if flag in _LAYERS]
+    if not masks:
+        return (), ("no UDM2 in the delivery: clouds are not masked",) if wanted else ()
+    samples = open_member(there[masks[0].name]).samples
+    if samples.shape[0] != _UDM2_LAYERS:
+        raise InputRejected(
+            f"{masks[0].label}: has {samples.shape[0]} layers, expected the {_UDM2_LAYERS} of UDM2; order it with UDM2"
+        )
+    return tuple(
+        Rule(layer=refuse_short(Layer(samples=samples, band=band), size, str(masks[0].label)), bits=_ANY_VALUE)
+        for band in wanted
+    ), ()
+
+
+def _items(package: Package) -> list[Member]:
+    heads = ((m, package.head(m, 1 << 16)) for m in package.find("*.json"))
+    return [m for m, head in heads if b'"stac_version"' in head and b'"planetscope"' in head.lower()]

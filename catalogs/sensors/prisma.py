@@ -1,0 +1,218 @@
+"""PRISMA L2D (surface reflectance on a UTM grid): the he5 file, or the zip that it comes in.
+
+Scale limits, wavelengths, widths, grid and time are root attributes of the file. Wavelengths descend, VNIR and SWIR
+overlap, and a band that was not acquired has the wavelength 0; nothing of this is assumed, bands are sorted.
+
+Grid: the corner coordinates are taken for centers of the corner pixels where (LR - UL) / (n - 1) is the pixel size,
+for outer corners where (LR - UL) / n is. Which one it is stands in the notes, and the product's own latitudes and
+longitudes must agree with the result within a pixel.
+
+Validity: codes 0 (good) and 2 (negative after atmospheric correction, stored as the lower limit of the scale) of the
+error matrices are valid, 1 (invalid in L1) and 3 or 4 (saturated) are not; a count of 0 under code 0 is fill. Padding
+is where the solar zenith angle is 0. L2D has no cloud mask.
+
+References
+----------
+ASI, PRISMA Products Specification Document, issue 2.3 (layout). The MTF is that of a Gaussian with a width of 1.9
+pixels at half maximum, the middle of what is published (USGS OFR 2021-1030-K: 1.84 to 1.97).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product as product_of
+from pathlib import Path
+
+import h5py
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import Transformer
+
+from catalogs._assembly import Product, refuse_overrides, scene_of
+from catalogs._hdf import HdfSamples, has_objects, is_hdf, numbers, product, text
+from catalogs._layers import JoinedSamples, Layer, MaskedSamples, Rule, refuse_short
+from catalogs._packages import Member, Package, open_package
+from catalogs._stored import parse_time
+from catalogs.errors import InputRejected
+from catalogs.scene import Scene
+from catalogs.sensors import Sensor, Source
+
+SENSOR = Sensor(title="PRISMA L2D", gsd_m=30.0, mtf_nyquist=0.04)
+
+_SWATHS = "HDFEOS/SWATHS"
+_HCO = f"{_SWATHS}/PRS_L2D_HCO"
+_ZENITH = f"{_HCO}/Geometric Fields/Solar_Zenith_Angle"
+_GOOD_CODES = (0, 2)
+_COUNTS = 65535
+_PIXEL_M = 30.0
+_PIXEL_TOLERANCE = 1e-4
+"""Relative; the corners of a scene of 1200 pixels tell n from n - 1 by 8e-4."""
+
+
+def accepts(uri: str) -> bool:
+    """Whether the address is an HDF5 file with PRISMA swaths, or an archive of one."""
+    path = Path(uri)
+    if is_hdf(path):
+        return any(has_objects(path, f"{_SWATHS}/PRS_L{level}_HCO") for level in ("1", "2B", "2C", "2D"))
+    return path.is_file() and (package := open_package(uri)) is not None and bool(_inside(package))
+
+
+def open_scene(source: Source) -> Scene:
+    """Open a product.
+
+    Raises
+    ------
+    InputRejected
+        If it is of another level, damaged, or its parts contradict each other.
+    UsageError
+        If a setting would replace what the product tells.
+    """
+    refuse_overrides(source)
+    path = _file(source)
+    with product(path) as file:
+        if "PRS_L2D_HCO" not in file.get(_SWATHS, {}):
+            found = ", ".join(sorted(file.get(_SWATHS, {}))) or "nothing"
+            raise InputRejected(
+                f"{source.uri}: holds {found}, expected PRS_L2D_HCO: only L2D lies on a map grid; order the scene as L2D"
+            )
+        return _scene(file, path, source)
+
+
+def _file(source: Source) -> Path:
+    """The he5 file; one in an archive is unpacked, because the HDF5 library reads nothing else."""
+    path = Path(source.uri)
+    if is_hdf(path):
+        return path
+    package = open_package(source.uri)
+    if package is None or package.kind == "folder":
+        raise InputRejected(f"{source.uri}: is no he5 file and no archive of one; name the he5 file")
+    member = package.one("*.he5")
+    return package.in_place([member], whole_files=True)[member.name].holder
+
+
+def _scene(file: h5py.File, path: Path, source: Source) -> Scene:
+    cubes = [_cube(file, path, kind) for kind in ("Vnir", "Swir")]
+    samples = JoinedSamples(parts=tuple((cube.samples, cube.bands) for cube in cubes))
+    _, height, width = samples.shape
+    if any(part.samples.shape[1:] != (height, width) for part in cubes):
+        raise InputRejected(f"{source.uri}: its VNIR and SWIR cubes differ in size; fetch it again")
+    zenith = Layer(samples=HdfSamples.of(path, file[_ZENITH], ("y", "x")))
+    crs = f"EPSG:{int(numbers(file.attrs['Epsg_Code'])[0])}"
+    affine, told = _grid(file, (height, width), path)
+    _check_geolocation(file, affine, crs, path)
+    return scene_of(
+        Product(
+            sensor="prisma",
+            name=Path(source.uri).stem,
+            samples=MaskedSamples(
+                samples=samples,
+                rules=(Rule(layer=refuse_short(zenith, (height, width), f"{path}, solar zenith angle"), values=(0,)),),
+                band_masks=JoinedSamples(parts=tuple((cube.errors, cube.bands) for cube in cubes)),
+                good_codes=_GOOD_CODES,
+                fill=0,
+            ),
+            affine=affine,
+            crs=crs,
+            wavelength_nm=np.concatenate([cube.center_nm for cube in cubes]),
+            fwhm_nm=np.concatenate([cube.fwhm_nm for cube in cubes]),
+            scale=np.concatenate([np.full(len(cube.bands), cube.scale) for cube in cubes]),
+            offset=np.concatenate([np.full(len(cube.bands), cube.offset) for cube in cubes]),
+            names=tuple(name for cube in cubes for name in cube.names),
+            quantity="reflectance",
+            unit="1",
+            time=parse_time(text(file.attrs.get("Product_StartTime", [""]))),
+            files=(Path(source.uri),),
+            notes=(told, "L2D has no cloud mask: clouds are not masked"),
+        ),
+        source,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Cube:
+    """One detector; only bands that were acquired."""
+
+    samples: HdfSamples
+    errors: HdfSamples
+    bands: tuple[int, ...]
+    """Stored positions of the bands."""
+    names: tuple[str, ...]
+    center_nm: NDArray[np.float64]
+    fwhm_nm: NDArray[np.float64]
+    scale: float
+    offset: float
+
+
+def _inside(package: Package) -> list[Member]:
+    return package.find("PRS_L*.he5") if package.kind != "folder" else []
+
+
+def _cube(file: h5py.File, path: Path, kind: str) -> _Cube:
+    fields = file[f"{_HCO}/Data Fields"]
+    samples = HdfSamples.of(path, fields[f"{kind.upper()}_Cube"], ("y", "band", "x"))
+    errors = HdfSamples.of(path, fields[f"{kind.upper()}_PIXEL_L2_ERR_MATRIX"], ("y", "band", "x"))
+    center, width = (numbers(file.attrs[f"List_{what}_{kind}"]) for what in ("Cw", "Fwhm"))
+    flags = numbers(file.attrs.get(f"List_Cw_{kind}_Flags", np.ones(center.size)))
+    n_bands = samples.shape[0]
+    if errors.shape != samples.shape or not n_bands == center.size == width.size == flags.size:
+        raise InputRejected(
+            f"{path}: {kind.upper()} has {n_bands} bands, {center.size} wavelengths, {width.size} widths and {flags.size} "
+            f"flags, its error matrix {errors.shape[0]} bands, expected one number; fetch it again"
+        )
+    low, high = (float(numbers(file.attrs[f"L2Scale{kind}{end}"])[0]) for end in ("Min", "Max"))
+    taken = np.flatnonzero((center > 0) & (flags != 0))
+    return _Cube(
+        samples=samples,
+        errors=errors,
+        bands=tuple(int(band) for band in taken),
+        names=tuple(f"{kind.upper()} {band + 1}" for band in taken),
+        center_nm=center[taken],
+        fwhm_nm=width[taken],
+        scale=(high - low) / _COUNTS,
+        offset=low,
+    )
+
+
+def _grid(file: h5py.File, size: tuple[int, int], path: Path) -> tuple[Affine, str]:
+    """The matrix of the outer corners, and how the corner coordinates were understood."""
+    height, width = size
+    left, top, right, bottom = (
+        float(numbers(file.attrs[f"Product_{corner}corner_{axis}"])[0])
+        for corner, axis in product_of(("UL", "LR"), ("easting", "northing"))
+    )
+    for n_gaps, inset, meaning in ((1, 0.5, "centers of the corner pixels"), (0, 0.0, "outer corners")):
+        step_x, step_y = (right - left) / (width - n_gaps), (top - bottom) / (height - n_gaps)
+        if max(abs(step_x - _PIXEL_M), abs(step_y - _PIXEL_M)) <= _PIXEL_TOLERANCE * _PIXEL_M:
+            told = f"corner coordinates are {meaning}: they lie {_PIXEL_M:g} m times the number of pixels"
+            told += f" less {n_gaps} apart" if n_gaps else " apart"
+            return Affine(step_x, 0, left - inset * step_x, 0, -step_y, top + inset * step_y), told
+    raise InputRejected(
+        f"{path}: corners {right - left:g} m x {top - bottom:g} m apart do not fit {width} x {height} pixels of "
+        f"{_PIXEL_M:g} m; fetch it again"
+    )
+
+
+def _check_geolocation(file: h5py.File, affine: Affine, crs: str, path: Path) -> None:
+    """Compare the grid with the product's own latitudes and longitudes, at imaged pixels of five rows."""
+    lat, lon, zenith = (
+        file[f"{_HCO}/{name}"]
+        for name in (
+            "Geolocation Fields/Latitude",
+            "Geolocation Fields/Longitude",
+            "Geometric Fields/Solar_Zenith_Angle",
+        )
+    )
+    to_crs = Transformer.from_crs(4326, crs, always_xy=True)
+    for row in np.unique(np.linspace(0, lat.shape[0] - 1, 5).astype(int)).tolist():
+        imaged = np.flatnonzero(zenith[row] != 0)
+        if not imaged.size:
+            continue
+        col = int(imaged[imaged.size // 2])
+        at_col, at_row = ~affine @ to_crs.transform(float(lon[row, col]), float(lat[row, col]))
+        off = max(abs(at_col - col - 0.5), abs(at_row - row - 0.5))
+        if not off <= 1.0:
+            raise InputRejected(
+                f"{path}: its latitude and longitude put row {row}, column {col} {off:.1f} px away from where its corners "
+                "put it, expected at most 1; fetch it again"
+            )
