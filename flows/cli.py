@@ -160,9 +160,7 @@ def _product_record(product: Any) -> dict[str, Any]:
     return {
         "product": str(product.path),
         "files": {
-            key: str(path)
-            for key, path in (("zarr", product.zarr), ("cog", product.cog), ("item", product.item))
-            if path
+            key: str(path) for key in ("zarr", "cog", "netcdf", "envi", "item") if (path := getattr(product, key))
         },
         "job_key": product.job_key,
         "registration": product.provenance["registration"],

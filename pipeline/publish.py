@@ -33,8 +33,8 @@ from pipeline.ledger import write_atomic
 from pipeline.progress import Progress, Steps, silent
 from pipeline.thumbnail import thumbnail
 from pipeline.writers import Asset, BadProduct, Draft, writer
+from pipeline.writers._expected import VARIABLE
 from pipeline.writers.stac import MANIFEST, item, multihash
-from pipeline.writers.zarr import VARIABLE
 
 SCHEMA = "hyperfuse-manifest/1"
 PROVENANCE = "provenance.json"
@@ -58,6 +58,10 @@ class Product:
     """The Zarr group, if published."""
     cog: Path | None
     """The cloud-optimized GeoTIFF, if published."""
+    netcdf: Path | None
+    """The NetCDF file, if published."""
+    envi: Path | None
+    """The ENVI image, if published; its header lies beside it."""
     item: Path | None
     """The STAC item, if published."""
     provenance: dict[str, Any]
@@ -80,9 +84,17 @@ class Product:
             raise BadProduct(f"{path}: {PROVENANCE} is missing or no record of a product ({error})") from error
         if Path(name).name != name:
             raise BadProduct(f"{path}: {PROVENANCE} gives the name {name!r}, expected a file name")
-        place = {fmt: path / f"{name}.{suffix}" for fmt, suffix in (("zarr", "zarr"), ("cog", "tif"), ("stac", "json"))}
-        zarr, cog, record_item = (place[fmt] if fmt in formats else None for fmt in ("zarr", "cog", "stac"))
-        return cls(path=path, name=name, job_key=key, zarr=zarr, cog=cog, item=record_item, provenance=record)
+        place = {
+            field: path / f"{name}.{suffix}" if fmt in formats else None
+            for field, (fmt, suffix) in {
+                "zarr": ("zarr", "zarr"),
+                "cog": ("cog", "tif"),
+                "netcdf": ("netcdf", "nc"),
+                "envi": ("envi", "img"),
+                "item": ("stac", "json"),
+            }.items()
+        }
+        return cls(path=path, name=name, job_key=key, provenance=record, **place)
 
     def open(self) -> xr.Dataset:
         """The cube, lazy, in physical units; variable `reflectance` with dimensions wavelength (or band), y, x.
@@ -90,15 +102,18 @@ class Product:
         Raises
         ------
         LookupError
-            If neither Zarr nor COG was published.
+            If no format with samples was published.
         """
         if self.zarr is not None:
             dataset: xr.Dataset = xr.open_zarr(self.zarr)
             return dataset
-        if self.cog is not None:
-            cube = rioxarray.open_rasterio(self.cog, mask_and_scale=True, chunks={})
+        if self.netcdf is not None:
+            return xr.open_dataset(self.netcdf, engine="netcdf4", chunks={})
+        raster = self.cog or self.envi
+        if raster is not None:
+            cube = rioxarray.open_rasterio(raster, mask_and_scale=True, chunks={})
             return cast("xr.DataArray", cube).to_dataset(name=VARIABLE)
-        raise LookupError(f"{self.path}: neither zarr nor cog among its formats")
+        raise LookupError(f"{self.path}: none of zarr, netcdf, cog and envi among its formats")
 
 
 def publish(draft: Draft, *, progress: Progress = silent) -> Product:

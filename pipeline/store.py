@@ -106,6 +106,12 @@ def attributes(path: Path) -> dict[str, Any]:
     return dict(zarr.open(store=str(path), mode="r").attrs)
 
 
+def dimensions(array: Array) -> tuple[str, ...]:
+    """Names of the axes of a product array."""
+    named: Any = array.metadata
+    return tuple(named.dimension_names or ())
+
+
 def update_attributes(path: Path, values: Mapping[str, Any]) -> None:
     """Set some attributes of a group or array; the others stay.
 
@@ -158,6 +164,14 @@ def chunks(folder: Path, array: Array) -> Iterator[NDArray[Any]]:
             yield np.asarray(array[region])
         except (RuntimeError, ValueError, OSError) as error:
             raise ValueError(f"{path} does not decode: {error}") from error
+
+
+def chunk_boxes(shape: Sequence[int], chunks: Sequence[int]) -> Iterator[Box]:
+    """Rectangles of the chunks of a cube (band, y, x), row by row."""
+    (height, width), (rows, cols) = shape[-2:], chunks[-2:]
+    for y in range(0, height, rows):
+        for x in range(0, width, cols):
+            yield Box(y0=y, y1=min(y + rows, height), x0=x, x1=min(x + cols, width))
 
 
 def write(array: Array, box: Box, values: NDArray[Any]) -> None:
