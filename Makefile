@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check slow server bench-memory bench-models clean
+.PHONY: help demo test check slow server bench-memory bench-quality bench-models clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -36,6 +36,9 @@ server: $(VENV)/.installed-test  ## a real Prefect server, work pool, worker and
 
 bench-memory: $(VENV)/.installed-test  ## peak memory of a 1,000 x 1,000 and a 4,000 x 4,000 px fusion, 60 bands
 	$(BIN)/python -m tests.benchmarks.memory
+
+bench-quality: $(VENV)/.installed-test  ## what judging costs beside a fusion by csakd-student, 512 x 512 px, 172 bands, CPU
+	$(BIN)/python -m tests.benchmarks.quality --bands 172
 
 bench-models: $(VENV)/.installed-test  ## each network's fast forward against its plain one, 256 x 256 px, CPU
 	$(BIN)/python -m tests.benchmarks.models csakd-student csakd-teacher hyfusion-s

@@ -23,7 +23,7 @@ from prefect.logging.handlers import APILogHandler
 
 from catalogs.errors import ExpectedSkip
 from pipeline.config import RunConfig
-from pipeline.publish import Product
+from pipeline.product import Product
 from pipeline.workflow import Run, fuse_tiles, open_run, publish_product, stage_pair
 
 _STEP_PERCENT = 2.0

@@ -19,101 +19,27 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
-
-import rioxarray
-import xarray as xr
+from typing import Any
 
 from catalogs.errors import ExpectedSkip, InputRejected
 from pipeline import store
 from pipeline.job import Job
 from pipeline.ledger import write_atomic
+from pipeline.product import PROVENANCE, Product
 from pipeline.progress import Progress, Steps, silent
 from pipeline.thumbnail import thumbnail
 from pipeline.writers import Asset, BadProduct, Draft, writer
-from pipeline.writers._expected import VARIABLE
 from pipeline.writers.stac import MANIFEST, item, multihash
 
 SCHEMA = "hyperfuse-manifest/1"
-PROVENANCE = "provenance.json"
 THUMBNAIL = "thumbnail.png"
+JUDGED = ("qa.json", "report.html")
+"""Files of the job's folder that go with the product, if they are there."""
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Product:
-    """A published product."""
-
-    path: Path
-    """Its folder."""
-    name: str
-    """Identifier: the folder's name when it was published."""
-    job_key: str
-    """SHA-256 of everything that decides its content."""
-    zarr: Path | None
-    """The Zarr group, if published."""
-    cog: Path | None
-    """The cloud-optimized GeoTIFF, if published."""
-    netcdf: Path | None
-    """The NetCDF file, if published."""
-    envi: Path | None
-    """The ENVI image, if published; its header lies beside it."""
-    item: Path | None
-    """The STAC item, if published."""
-    provenance: dict[str, Any]
-    """The record of how it came to be."""
-
-    @classmethod
-    def load(cls, path: Path) -> Product:
-        """A product as its provenance describes it; nothing is checked, see `verify`.
-
-        Raises
-        ------
-        BadProduct
-            If the folder holds no provenance record.
-        """
-        try:
-            record = json.loads((path / PROVENANCE).read_bytes())
-            name, formats = str(record["product"]["name"]), list(record["product"]["formats"])
-            key = str(record["job_key"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise BadProduct(f"{path}: {PROVENANCE} is missing or no record of a product ({error})") from error
-        if Path(name).name != name:
-            raise BadProduct(f"{path}: {PROVENANCE} gives the name {name!r}, expected a file name")
-        place = {
-            field: path / f"{name}.{suffix}" if fmt in formats else None
-            for field, (fmt, suffix) in {
-                "zarr": ("zarr", "zarr"),
-                "cog": ("cog", "tif"),
-                "netcdf": ("netcdf", "nc"),
-                "envi": ("envi", "img"),
-                "item": ("stac", "json"),
-            }.items()
-        }
-        return cls(path=path, name=name, job_key=key, provenance=record, **place)
-
-    def open(self) -> xr.Dataset:
-        """The cube, lazy, in physical units; variable `reflectance` with dimensions wavelength (or band), y, x.
-
-        Raises
-        ------
-        LookupError
-            If no format with samples was published.
-        """
-        if self.zarr is not None:
-            dataset: xr.Dataset = xr.open_zarr(self.zarr)
-            return dataset
-        if self.netcdf is not None:
-            return xr.open_dataset(self.netcdf, engine="netcdf4", chunks={})
-        raster = self.cog or self.envi
-        if raster is not None:
-            cube = rioxarray.open_rasterio(raster, mask_and_scale=True, chunks={})
-            return cast("xr.DataArray", cube).to_dataset(name=VARIABLE)
-        raise LookupError(f"{self.path}: none of zarr, netcdf, cog and envi among its formats")
 
 
 def publish(draft: Draft, *, progress: Progress = silent) -> Product:
@@ -153,6 +79,9 @@ def publish(draft: Draft, *, progress: Progress = silent) -> Product:
         writer(name).check(root, draft.provenance["product"])
         step()
     thumbnail(job, root / THUMBNAIL)
+    for name in JUDGED:
+        if (job.folder / name).is_file():
+            shutil.copyfile(job.folder / name, root / name)
     step()
     _seal(draft, root, assets)
     step()
@@ -279,7 +208,10 @@ def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
         for asset in (
             _plain("thumbnail", THUMBNAIL, "image/png", "True color, or the spectrum in three bands", "thumbnail"),
             _plain("provenance", PROVENANCE, "application/json", "Inputs, settings, software and steps", "metadata"),
+            _plain("qa", "qa.json", "application/json", "Scores, gates and their definitions", "metadata"),
+            _plain("report", "report.html", "text/html", "Report to look at in any browser", "overview"),
         )
+        if asset.href in manifest["files"]
     ]
     sealed = _plain("manifest", MANIFEST, "application/json", "Size and SHA-256 of every file", "metadata")
     described.append(replace(sealed, extra={"file:size": len(text.encode())}))

@@ -151,6 +151,7 @@ def _properties(draft: Draft) -> dict[str, Any]:
         "hrhsi:registration": registration.model_dump(mode="json"),
         "hrhsi:valid_fraction": draft.summary.valid_fraction,
         "hrhsi:clipped_samples": draft.summary.clipped,
+        **({"hrhsi:quality": facts["quality"]} if "quality" in facts else {}),
     }
 
 

@@ -22,7 +22,8 @@ from pyproj import CRS
 
 from catalogs.sensors import Source, open_scene
 from pipeline import store
-from pipeline.publish import Product, publish, verify
+from pipeline.product import Product
+from pipeline.publish import publish, verify
 from pipeline.writers import BadProduct, Draft, available, writer
 from tests.pipeline.conftest import HSI_TIME, SCALE, build_job, truth
 

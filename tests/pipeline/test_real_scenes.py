@@ -14,7 +14,8 @@ import xarray as xr
 from catalogs.sensors import Source, open_scene
 from pipeline.config import load_config
 from pipeline.grids import on_lattice
-from pipeline.publish import Product, verify
+from pipeline.product import Product
+from pipeline.publish import verify
 from pipeline.workflow import run
 from tests.synthetic import DATA
 
