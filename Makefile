@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check slow server bench-memory bench-quality bench-models clean
+.PHONY: help demo test check slow server browser bench-memory bench-quality bench-models clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -33,6 +33,9 @@ slow: $(VENV)/.installed-test  ## the tests that take minutes (kill and resume, 
 
 server: $(VENV)/.installed-test  ## a real Prefect server, work pool, worker and deployment
 	$(BIN)/pytest -m server --timeout 900
+
+browser: $(VENV)/.installed-test  ## a report in a headless Chromium; needs `pip install playwright && playwright install chromium`
+	$(BIN)/pytest -m browser
 
 bench-memory: $(VENV)/.installed-test  ## peak memory of a 1,000 x 1,000 and a 4,000 x 4,000 px fusion, 60 bands
 	$(BIN)/python -m tests.benchmarks.memory

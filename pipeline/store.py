@@ -143,6 +143,11 @@ def thin(array: Array, box: Box, bands: Sequence[int], step: int) -> NDArray[Any
     return np.asarray(array.oindex[np.asarray(bands, dtype=np.intp), rows, cols])
 
 
+def gather(array: Array, bands: Sequence[int], rows: NDArray[np.int64], cols: NDArray[np.int64]) -> NDArray[Any]:
+    """Some bands at the crossings of increasing rows and columns, shape (band, row, col)."""
+    return np.asarray(array.oindex[np.asarray(bands, dtype=np.intp), rows, cols])
+
+
 def chunks(folder: Path, array: Array) -> Iterator[NDArray[Any]]:
     """Every chunk of an array, decoded; one is in memory at a time.
 

@@ -43,6 +43,7 @@ from pipeline.product import Product
 from pipeline.progress import Progress, silent
 from pipeline.provenance import provenance
 from pipeline.publish import publish, require_free
+from pipeline.report import write_report
 from pipeline.stage import coarse_pass, first_pass, keep_weights, stage
 from pipeline.tiles import TilePlan
 from pipeline.writers import Draft, writer
@@ -278,6 +279,7 @@ def publish_product(held: Run) -> Product:
     for warning in verdict.record["warnings"]:
         log.warning("quality: %s", warning)
     record = provenance(job, summary, started=held.started, ended=ended, resumed=resumed) | {"quality": verdict.summary}
+    write_report(job, verdict, record)
     require_passed(job, verdict)
     return publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=held.progress)
 
