@@ -160,13 +160,16 @@ def _product_record(product: Any) -> dict[str, Any]:
     return {
         "product": str(product.path),
         "files": {
-            key: str(path) for key in ("zarr", "cog", "netcdf", "envi", "item") if (path := getattr(product, key))
+            key: str(path)
+            for key in ("zarr", "cog", "netcdf", "envi", "item", "report")
+            if (path := getattr(product, key)) is not None
         },
         "job_key": product.job_key,
         "registration": product.provenance["registration"],
         "grid": {key: product.provenance["product"][key] for key in ("shape", "transform", "valid_fraction")},
         "bands": len(product.provenance["product"]["wavelength_nm"]),
         "tiles": product.provenance["tiles"],
+        "quality": product.provenance.get("quality"),
     }
 
 

@@ -99,6 +99,7 @@ def _report(product: Product) -> None:
         "valid": f"{100 * facts['valid_fraction']:.2f} %",
         "registration": f"{registration['decision']}: {registration['reason']}",
         "tiles": f"{product.provenance['tiles']['finished']} ({product.provenance['tiles']['resumed']} resumed)",
+        "quality": product.provenance["quality"]["state"],
         "job": product.job_key,
     }
     create_table_artifact(

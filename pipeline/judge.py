@@ -29,6 +29,7 @@ from pipeline.job import Job
 from pipeline.ledger import write_atomic
 from pipeline.mosaic import MosaicSummary
 from pipeline.noreference import NoReference, no_reference
+from pipeline.product import QA
 from pipeline.progress import Progress, silent
 from pipeline.simulate import MIN_COVERAGE, Protocol, SimulatedPair
 from pipeline.stage import WEIGHTS
@@ -36,7 +37,6 @@ from pipeline.tiles import Box
 from pipeline.wald import OWN_BANDS, degraded_pair
 
 SCHEMA = "hyperfuse-qa/1"
-QA = "qa.json"
 CONTROLS = ("bicubic", "gsa")
 """Methods that the chosen one is measured beside."""
 REDUCED_SHARE = 1 / 48

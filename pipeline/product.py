@@ -14,6 +14,10 @@ from pipeline.writers import BadProduct
 from pipeline.writers._expected import VARIABLE
 
 PROVENANCE = "provenance.json"
+QA = "qa.json"
+"""Scores, gates and their definitions, written by `pipeline.judge`."""
+REPORT = "report.html"
+"""The report to look at, written by `pipeline.report`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,8 @@ class Product:
     """The ENVI image, if published; its header lies beside it."""
     item: Path | None
     """The STAC item, if published."""
+    report: Path | None
+    """The report to look at; None for a product that was made without."""
     provenance: dict[str, Any]
     """The record of how it came to be."""
 
@@ -66,7 +72,8 @@ class Product:
                 "item": ("stac", "json"),
             }.items()
         }
-        return cls(path=path, name=name, job_key=key, provenance=record, **place)
+        report = path / REPORT if (path / REPORT).is_file() else None
+        return cls(path=path, name=name, job_key=key, report=report, provenance=record, **place)
 
     def open(self) -> xr.Dataset:
         """The cube, lazy, in physical units; variable `reflectance` with dimensions wavelength (or band), y, x.

@@ -27,7 +27,7 @@ from catalogs.errors import ExpectedSkip, InputRejected
 from pipeline import store
 from pipeline.job import Job
 from pipeline.ledger import write_atomic
-from pipeline.product import PROVENANCE, Product
+from pipeline.product import PROVENANCE, QA, REPORT, Product
 from pipeline.progress import Progress, Steps, silent
 from pipeline.thumbnail import thumbnail
 from pipeline.writers import Asset, BadProduct, Draft, writer
@@ -35,8 +35,6 @@ from pipeline.writers.stac import MANIFEST, item, multihash
 
 SCHEMA = "hyperfuse-manifest/1"
 THUMBNAIL = "thumbnail.png"
-JUDGED = ("qa.json", "report.html")
-"""Files of the job's folder that go with the product, if they are there."""
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
@@ -79,7 +77,7 @@ def publish(draft: Draft, *, progress: Progress = silent) -> Product:
         writer(name).check(root, draft.provenance["product"])
         step()
     thumbnail(job, root / THUMBNAIL)
-    for name in JUDGED:
+    for name in (QA, REPORT):
         if (job.folder / name).is_file():
             shutil.copyfile(job.folder / name, root / name)
     step()
@@ -208,8 +206,8 @@ def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
         for asset in (
             _plain("thumbnail", THUMBNAIL, "image/png", "True color, or the spectrum in three bands", "thumbnail"),
             _plain("provenance", PROVENANCE, "application/json", "Inputs, settings, software and steps", "metadata"),
-            _plain("qa", "qa.json", "application/json", "Scores, gates and their definitions", "metadata"),
-            _plain("report", "report.html", "text/html", "Report to look at in any browser", "overview"),
+            _plain("qa", QA, "application/json", "Scores, gates and their definitions", "metadata"),
+            _plain("report", REPORT, "text/html", "Report to look at in any browser", "overview"),
         )
         if asset.href in manifest["files"]
     ]

@@ -17,8 +17,8 @@ from pipeline.job import Job
 from pipeline.judge import Verdict
 from pipeline.ledger import write_atomic
 from pipeline.pictures import Composite, Map, composites, disagreement, spectra
+from pipeline.product import REPORT
 
-REPORT = "report.html"
 _TEMPLATE = Path(__file__).with_name("report.html")
 _AGREEMENT = (
     ("sam_deg", "spectral angle (deg)"),

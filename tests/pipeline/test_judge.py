@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from catalogs.errors import QualityRefused
-from pipeline.judge import QA
-from pipeline.product import Product
+from pipeline.product import QA, Product
 from pipeline.publish import verify
 from pipeline.workflow import run
 from tests.synthetic import config

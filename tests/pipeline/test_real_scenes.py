@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import xarray as xr
 from catalogs.sensors import Source, open_scene
 from pipeline.config import load_config
 from pipeline.grids import on_lattice
-from pipeline.product import Product
+from pipeline.product import QA, Product
 from pipeline.publish import verify
 from pipeline.workflow import run
 from tests.synthetic import DATA
@@ -116,6 +117,22 @@ def test_berlin_keeps_the_spectra_of_the_coarse_image(berlin):
     height, width = source.geobox.shape
     coarse = np.nanmean(source.read((slice(0, height), slice(0, width)), source.good_bands), axis=(1, 2))
     np.testing.assert_allclose(fused, coarse, atol=0.01)
+
+
+def test_berlin_judges_itself(berlin):
+    """What the figures of qa.json say of a classical method on a scene with a real ratio of 8.33."""
+    record = json.loads((berlin.path / QA).read_text())
+    hsi, msi = record["consistency"]["hsi"], record["consistency"]["msi"]
+    assert hsi["pixels"] > 0.9 * 60 * 80
+    assert hsi["sam_deg"] < 3.0
+    assert abs(hsi["bias"]) < 0.002
+    assert msi["r2"] > 0.99
+    assert record["validity"]["implausible_samples"] < 1e-3
+    rows = {row["method"]: row for row in record["reduced_resolution"]["rows"]}
+    assert rows["gsa"]["psnr_db"] > rows["bicubic"]["psnr_db"] + 5
+    assert rows["gsa"]["sam_deg"] < rows["bicubic"]["sam_deg"]
+    assert berlin.report is not None
+    assert verify(berlin.path).provenance["quality"]["state"] == record["state"]
 
 
 @needs(NEON)

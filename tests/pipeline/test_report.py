@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from pipeline.pictures import _presets, _spread
-from pipeline.product import Product
-from pipeline.report import REPORT, number
+from pipeline.product import REPORT, Product
+from pipeline.report import number
 from pipeline.workflow import run
 from tests.synthetic import config
 
