@@ -60,7 +60,7 @@ class Consistency:
     hsi: Agreement | None
     """None if no coarse pixel could be compared."""
     msi: Agreement | None
-    """None if the HSI sees no MSI band, or nothing is valid."""
+    """In the MSI's unit; None if the HSI sees no MSI band, or nothing is valid."""
     msi_bands: list[int]
     """Bands of the staged MSI that the HSI sees, which are those compared."""
     seams: Seams | None
@@ -94,6 +94,21 @@ def consistency(job: Job, progress: Progress = silent) -> Consistency:
             measured.end_row(box)
         progress("assess", done, len(boxes))
     return measured.finish()
+
+
+def radiometry(job: Job) -> tuple[F32, F32]:
+    """Gain and offset that bring a predicted MSI into the MSI's own unit, kept bands, shape (band, 1, 1).
+
+    Those of the radiometric fit where the two images measure different quantities, NaN where that found none; 1 and 0
+    where both measure the same, for then a difference is an error.
+    """
+    shape = (len(job.staged.msi.kept), 1, 1)
+    if job.record.hsi.quantity == job.record.msi.quantity:
+        return np.ones(shape, np.float32), np.zeros(shape, np.float32)
+    fits = job.observation.misfit or (None,) * shape[0]
+    told = [(np.nan, np.nan) if fit is None or fit.gain <= 0 else (fit.gain, fit.offset) for fit in fits]
+    gain, offset = np.array(told, np.float32).T
+    return gain.reshape(shape), offset.reshape(shape)
 
 
 def taps(coarse: range, fine: range, ratio: int, sigma_px: float) -> F32:
@@ -137,8 +152,9 @@ class _Pass:
         self._msi = store.open_array(job.folder / "stage" / "msi.zarr")
         self._hsi_kept, self._msi_kept = np.array(job.staged.hsi.kept), np.array(job.staged.msi.kept)
         srf = np.array(observation.srf, np.float32)
-        self._seen = np.flatnonzero(srf.any(axis=1))
-        self._srf = torch.from_numpy(srf[self._seen])
+        gain, offset = radiometry(job)
+        self._seen = np.flatnonzero(srf.any(axis=1) & np.isfinite(gain[:, 0, 0]))
+        self._srf, self._gain, self._offset = torch.from_numpy(srf[self._seen]), gain[self._seen], offset[self._seen]
         self._coarse_shape, (height, width) = grids.coarse_shape, grids.product.shape
         self._coarse_step = -(-max(self._coarse_shape) // MAP_EDGE)
         self._step = -(-max(height, width) // MAP_EDGE)
@@ -202,7 +218,7 @@ class _Pass:
         lead_y, lead_x = self._lead
         fine = Box(y0=box.y0 + lead_y, y1=box.y1 + lead_y, x0=box.x0 + lead_x, x1=box.x1 + lead_x)
         measured = store.read(self._msi, fine, self._msi_kept)[self._seen]
-        predicted = (self._srf @ samples.flatten(1)).reshape(-1, *box.shape).numpy()
+        predicted = (self._srf @ samples.flatten(1)).reshape(-1, *box.shape).numpy() * self._gain + self._offset
         both = valid.numpy() & np.isfinite(measured).all(axis=0)
         _, rmse = self._msi_moments.add(predicted[:, both], measured[:, both])
         picture = np.full(box.shape, np.nan, np.float32)

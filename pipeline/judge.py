@@ -50,7 +50,8 @@ CONVENTIONS = {
     "valid": "a pixel counts where all bands of both images are valid; NaN and nodata never do",
     "hsi": "product blurred by the Gaussian PSF and sampled at the centers of the coarse pixels, against the staged HSI; "
     "coarse pixels that lose more than 0.1 % of their PSF to holes or to the rim do not count",
-    "msi": "SRF times product against the staged MSI at every pixel; r2 is the squared correlation",
+    "msi": "SRF times product against the staged MSI at every pixel, by the gain and offset of the radiometric fit where the "
+    "two inputs measure different quantities; r2 is the squared correlation",
     "sam": "degrees; mean over pixels of the angle between spectra",
     "seam": "mean absolute gradient over all bands across the lines between tiles, over that one and two coarse pixels "
     "beside them, less 1",

@@ -77,15 +77,19 @@ def no_reference(job: Job) -> NoReference | None:
     index, IEEE SPL 9(3), 81-84 (Q).
     """
     spectral, spatial, edge = [], [], 0
-    for window in sampled_windows(job):
-        images = _read(job, window)
-        if images is None:
-            continue
-        edge = min(window.shape)
-        fused, msi, low, hsi, msi_low = images
-        spectral.append(1.0 - q2n(low, hsi))
-        if edge >= SMALL_BLOCK:
-            spatial.append(_spatial(fused, msi, hsi, msi_low, job.grids.ratio))
+    # Smaller windows find their way between holes where larger ones do not.
+    for most in (BLOCK, BLOCK // 2, SMALL_BLOCK):
+        for window in sampled_windows(job, most):
+            images = _read(job, window)
+            if images is None:
+                continue
+            edge = min(window.shape)
+            fused, msi, low, hsi, msi_low = images
+            spectral.append(1.0 - q2n(low, hsi))
+            if edge >= SMALL_BLOCK:
+                spatial.append(_spatial(fused, msi, hsi, msi_low, job.grids.ratio))
+        if spectral:
+            break
     if not spectral:
         return None
     d_lambda = float(np.mean(spectral))
@@ -94,15 +98,15 @@ def no_reference(job: Job) -> NoReference | None:
     return NoReference(d_lambda_k=d_lambda, d_s=d_s, hqnr=hqnr, windows=len(spectral), coarse_px=edge)
 
 
-def sampled_windows(job: Job) -> list[Box]:
-    """Windows in coarse pixels, evenly over the scene, whose PSF stays inside the product."""
+def sampled_windows(job: Job, edge: int = BLOCK) -> list[Box]:
+    """Windows of up to so many coarse pixels along an edge, evenly over the scene, whose PSF stays inside the product."""
     ratio, lead, (height, width) = job.grids.ratio, job.grids.lead, job.grids.product.shape
     margin = -(-blur_reach(ratio, job.observation.psf_sigma_px) // ratio)
     # Coarse pixels whose surroundings lie inside the product, which begins `lead` pixels after the coarse lattice.
     first = [-(-one // ratio) + margin for one in lead]
     last = [(one + size) // ratio - margin for one, size in zip(lead, (height, width), strict=True)]
     inside = [max(b - a, 0) for a, b in zip(first, last, strict=True)]
-    edge = min(BLOCK, *inside)
+    edge = min(edge, *inside)
     if edge < 2:
         return []
     most = min(MAX_WINDOWS, max(int(MAX_SHARE * inside[0] * inside[1] / edge**2), 1))

@@ -15,6 +15,7 @@ from PIL import Image
 from catalogs.bands import Bands
 from pipeline import store
 from pipeline.agreement import F32
+from pipeline.consistency import radiometry
 from pipeline.job import Job
 from pipeline.provenance import NODATA
 from pipeline.thumbnail import true_color
@@ -113,6 +114,8 @@ def spectra(job: Job) -> dict[str, Any]:
     lead = job.grids.lead
     array = store.open_array(job.folder / "stage" / "msi.zarr")
     msi = store.gather(array, job.staged.msi.kept, rows + lead[0], cols + lead[1]).astype(np.float32)
+    gain, offset = radiometry(job)
+    msi = (msi - offset) / gain  # beside the others in their unit
     highest = max(
         (float(np.nanmax(np.abs(cube))) for cube in (fused, hsi, msi) if np.isfinite(cube).any()), default=1.0
     )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.job import Job
+from pipeline.job import InputRecord, Job
 from pipeline.judge import Verdict
 from pipeline.ledger import write_atomic
 from pipeline.pictures import Composite, Map, composites, disagreement, spectra
@@ -68,8 +68,7 @@ def write_report(job: Job, verdict: Verdict, provenance: dict[str, Any]) -> Path
     Path
     """
     qa = verdict.record
-    unit = f" ({job.record.hsi.unit})" if job.record.hsi.unit != "1" else ""
-    quantity = f"{job.record.hsi.quantity.replace('_', ' ')}{unit}"
+    quantity = _measured(job.record.hsi)
     data = {
         "qa": {key: qa[key] for key in ("consistency", "seams")},
         "spectra": spectra(job),
@@ -80,7 +79,9 @@ def write_report(job: Job, verdict: Verdict, provenance: dict[str, Any]) -> Path
     maps = (
         disagreement("Spectral angle between the degraded product and the HSI", verdict.maps.hsi_sam_deg, "deg"),
         disagreement("Error of the degraded product, root mean square over bands", verdict.maps.hsi_rmse, quantity),
-        disagreement("Error of the product seen through the MSI's responses", verdict.maps.msi_rmse, quantity),
+        disagreement(
+            "Error of the product through the MSI's responses", verdict.maps.msi_rmse, _measured(job.record.msi)
+        ),
     )
     warned = bool(qa["warnings"])
     parts = {
@@ -109,6 +110,11 @@ def write_report(job: Job, verdict: Verdict, provenance: dict[str, Any]) -> Path
     path = job.folder / REPORT
     write_atomic(path, _filled(parts))
     return path
+
+
+def _measured(scene: InputRecord) -> str:
+    """What the samples of a scene are, with their unit."""
+    return scene.quantity.replace("_", " ") + (f" ({scene.unit})" if scene.unit != "1" else "")
 
 
 def _filled(parts: dict[str, str]) -> str:

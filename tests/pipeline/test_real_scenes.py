@@ -159,6 +159,9 @@ def test_neon_pair_with_its_crs_given(tmp_path):
         assert data["reflectance"].odc.geobox.resolution.x == pytest.approx(0.1)
         assert data["reflectance"].shape[1:] == (400, 400)
     assert product.provenance["observation"]["ratio"] == 10
+    # The RGB image holds digital numbers up to 255: the product is compared with it in these, by the radiometric fit.
+    assert product.provenance["quality"]["msi_r2"] > 0.98
+    assert product.provenance["quality"]["msi_rmse"] < 10
     assert verify(product.path).name == "neon"
 
 
