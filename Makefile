@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check slow server bench-memory bench-methods bench-models bench-register clean
+.PHONY: help demo test check slow server browser bench-memory bench-methods bench-quality bench-models bench-register clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -34,11 +34,17 @@ slow: $(VENV)/.installed-test  ## the tests that take minutes (kill and resume, 
 server: $(VENV)/.installed-test  ## a real Prefect server, work pool, worker and deployment
 	$(BIN)/pytest -m server --timeout 900
 
+browser: $(VENV)/.installed-test  ## a report in a headless Chromium; needs `pip install playwright && playwright install chromium`
+	$(BIN)/pytest -m browser
+
 bench-memory: $(VENV)/.installed-test  ## peak memory of a 1,000 x 1,000 and a 4,000 x 4,000 px fusion, 60 bands
 	$(BIN)/python -m tests.benchmarks.memory
 
 bench-methods: $(VENV)/.installed-test  ## seconds and memory of the training-free methods, 100 to 400 px, 200 bands
 	$(BIN)/python -m tests.benchmarks.methods map_subspace hysure cnmf mtf_glp gsa-regressed gsa bicubic
+
+bench-quality: $(VENV)/.installed-test  ## what judging costs beside a fusion by csakd-student, 512 x 512 px, 172 bands, CPU
+	$(BIN)/python -m tests.benchmarks.quality --bands 172
 
 bench-models: $(VENV)/.installed-test  ## each network's fast forward against its plain one, 256 x 256 px, CPU
 	$(BIN)/python -m tests.benchmarks.models csakd-student csakd-teacher hyfusion-s

@@ -174,14 +174,15 @@ def _product_record(product: Any) -> dict[str, Any]:
         "product": str(product.path),
         "files": {
             key: str(path)
-            for key, path in (("zarr", product.zarr), ("cog", product.cog), ("item", product.item))
-            if path
+            for key in ("zarr", "cog", "netcdf", "envi", "item", "report")
+            if (path := getattr(product, key)) is not None
         },
         "job_key": product.job_key,
         "registration": product.provenance["registration"],
         "grid": {key: product.provenance["product"][key] for key in ("shape", "transform", "valid_fraction")},
         "bands": len(product.provenance["product"]["wavelength_nm"]),
         "tiles": product.provenance["tiles"],
+        "quality": product.provenance.get("quality"),
     }
 
 

@@ -79,6 +79,10 @@ class Display:
         )
         self._row("registration", f"{registration['decision']}: {registration['reason']}")
         self._row("tiles", f"{record['tiles']['finished']}, of which {record['tiles']['resumed']} resumed")
+        if record["quality"] is not None:
+            self._row("quality", record["quality"]["state"])
+            for warning in record["quality"]["warnings"]:
+                self._row("", f"[yellow]{escape(warning)}[/yellow]")
 
     def show_registration(self, record: dict[str, Any]) -> None:
         """A registration in a few lines."""

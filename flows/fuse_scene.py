@@ -23,7 +23,7 @@ from prefect.logging.handlers import APILogHandler
 
 from catalogs.errors import ExpectedSkip
 from pipeline.config import RunConfig
-from pipeline.publish import Product
+from pipeline.product import Product
 from pipeline.workflow import Run, fuse_tiles, open_run, publish_product, stage_pair
 
 _STEP_PERCENT = 2.0
@@ -99,6 +99,7 @@ def _report(product: Product) -> None:
         "valid": f"{100 * facts['valid_fraction']:.2f} %",
         "registration": f"{registration['decision']}: {registration['reason']}",
         "tiles": f"{product.provenance['tiles']['finished']} ({product.provenance['tiles']['resumed']} resumed)",
+        "quality": product.provenance["quality"]["state"],
         "job": product.job_key,
     }
     create_table_artifact(

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig, load_config
-    from pipeline.publish import Product, verify
+    from pipeline.product import Product
+    from pipeline.publish import verify
     from pipeline.workflow import run
 
 __all__ = ["Product", "RunConfig", "load_config", "run", "verify"]
 
-_HOME = {"RunConfig": "config", "load_config": "config", "Product": "publish", "verify": "publish", "run": "workflow"}
+_HOME = {"RunConfig": "config", "load_config": "config", "Product": "product", "verify": "publish", "run": "workflow"}
 
 
 def __getattr__(name: str) -> Any:  # torch takes seconds to import, and `pipeline.config` does not need it

@@ -119,6 +119,32 @@ class OutputConfig(_Frozen):
         return value
 
 
+class QualityConfig(_Frozen):
+    """What a product must reach; limits after the suggestions of `pipeline.judge`."""
+
+    gate: Literal["warn", "refuse", "off"] = "warn"
+    """What a missed limit means: a product `published with warnings`, none at all (exit code 7), or nothing."""
+    max_hsi_sam_deg: float = Field(default=1.0, gt=0)
+    """Mean spectral angle (degrees) between the degraded product and the HSI."""
+    max_hsi_bias: float = Field(default=0.01, gt=0)
+    """Mean error of a band of the degraded product, as a share of the band's mean in the HSI; the worst band counts."""
+    min_msi_r2: float = Field(default=0.98, ge=0, le=1)
+    """Mean share of the MSI's variance that the product explains through the SRF, after a gain and an offset; bands count
+    of whose response at least half lies under HSI bands."""
+    max_seam: float = Field(default=0.05, gt=0)
+    """Gradient across the lines between tiles over that beside them, less 1, in either direction; twice what scenery alone
+    makes of it is added, because small products have few lines."""
+    max_implausible: float = Field(default=0.001, ge=0)
+    """Share of samples that are no reflectance."""
+    better_than_bicubic: bool = True
+    """At reduced resolution the method must have a smaller SAM and ERGAS than cubic interpolation."""
+
+    @field_validator("gate", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML 1.1 reads off as false
+
+
 class RunConfig(_Frozen):
     """One fusion: two scenes in, one product out."""
 
@@ -144,6 +170,8 @@ class RunConfig(_Frozen):
     """Tiles, chunks and the memory budget."""
     publish: OutputConfig = OutputConfig()
     """Formats of the product."""
+    quality: QualityConfig = QualityConfig()
+    """Limits that decide whether the product is published, and with which words."""
     device: str = "auto"
     """`auto` takes CUDA, then CPU; `cpu`, `cuda` or `cuda:N` is an error where it is missing."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -169,7 +197,8 @@ class RunConfig(_Frozen):
 
     def decisive(self) -> dict[str, Any]:
         """What decides the product's content, for the job key: no place, no device, no schedule."""
-        record = self.model_dump(mode="json", exclude={"output", "device", "dask", "weights"})
+        # Limits decide whether a product is published, not one of its samples: with others, finished tiles still count.
+        record = self.model_dump(mode="json", exclude={"output", "device", "dask", "weights", "quality"})
         for scene in ("hsi", "msi"):
             del record[scene]["uri"]  # the content's digest stands for it
         del record["tiles"]["batch"], record["tiles"]["memory_gb"]

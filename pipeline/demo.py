@@ -11,8 +11,8 @@ import numpy as np
 from catalogs.scene import Scene
 from catalogs.sensors import Source, open_scene
 from pipeline.config import OutputConfig, RunConfig, SceneConfig
+from pipeline.product import Product
 from pipeline.progress import Progress, silent
-from pipeline.publish import Product
 from pipeline.quality import SSIM_REACH, Comparison, Scores
 from pipeline.warp import warp
 from pipeline.workflow import run

@@ -19,87 +19,26 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
-
-import rioxarray
-import xarray as xr
+from typing import Any
 
 from catalogs.errors import ExpectedSkip, InputRejected
 from pipeline import store
 from pipeline.coregister.report import FIGURE, TABLE
 from pipeline.job import Job
 from pipeline.ledger import write_atomic
+from pipeline.product import PROVENANCE, QA, REPORT, Product
 from pipeline.progress import Progress, Steps, silent
 from pipeline.thumbnail import thumbnail
 from pipeline.writers import Asset, BadProduct, Draft, writer
 from pipeline.writers.stac import MANIFEST, item, multihash
-from pipeline.writers.zarr import VARIABLE
 
 SCHEMA = "hyperfuse-manifest/1"
-PROVENANCE = "provenance.json"
 THUMBNAIL = "thumbnail.png"
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Product:
-    """A published product."""
-
-    path: Path
-    """Its folder."""
-    name: str
-    """Identifier: the folder's name when it was published."""
-    job_key: str
-    """SHA-256 of everything that decides its content."""
-    zarr: Path | None
-    """The Zarr group, if published."""
-    cog: Path | None
-    """The cloud-optimized GeoTIFF, if published."""
-    item: Path | None
-    """The STAC item, if published."""
-    provenance: dict[str, Any]
-    """The record of how it came to be."""
-
-    @classmethod
-    def load(cls, path: Path) -> Product:
-        """A product as its provenance describes it; nothing is checked, see `verify`.
-
-        Raises
-        ------
-        BadProduct
-            If the folder holds no provenance record.
-        """
-        try:
-            record = json.loads((path / PROVENANCE).read_bytes())
-            name, formats = str(record["product"]["name"]), list(record["product"]["formats"])
-            key = str(record["job_key"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise BadProduct(f"{path}: {PROVENANCE} is missing or no record of a product ({error})") from error
-        if Path(name).name != name:
-            raise BadProduct(f"{path}: {PROVENANCE} gives the name {name!r}, expected a file name")
-        place = {fmt: path / f"{name}.{suffix}" for fmt, suffix in (("zarr", "zarr"), ("cog", "tif"), ("stac", "json"))}
-        zarr, cog, record_item = (place[fmt] if fmt in formats else None for fmt in ("zarr", "cog", "stac"))
-        return cls(path=path, name=name, job_key=key, zarr=zarr, cog=cog, item=record_item, provenance=record)
-
-    def open(self) -> xr.Dataset:
-        """The cube, lazy, in physical units; variable `reflectance` with dimensions wavelength (or band), y, x.
-
-        Raises
-        ------
-        LookupError
-            If neither Zarr nor COG was published.
-        """
-        if self.zarr is not None:
-            dataset: xr.Dataset = xr.open_zarr(self.zarr)
-            return dataset
-        if self.cog is not None:
-            cube = rioxarray.open_rasterio(self.cog, mask_and_scale=True, chunks={})
-            return cast("xr.DataArray", cube).to_dataset(name=VARIABLE)
-        raise LookupError(f"{self.path}: neither zarr nor cog among its formats")
 
 
 def publish(draft: Draft, *, progress: Progress = silent) -> Product:
@@ -139,7 +78,7 @@ def publish(draft: Draft, *, progress: Progress = silent) -> Product:
         writer(name).check(root, draft.provenance["product"])
         step()
     thumbnail(job, root / THUMBNAIL)
-    for name in (TABLE, FIGURE):
+    for name in (TABLE, FIGURE, QA, REPORT):
         if (job.folder / name).is_file():
             shutil.copyfile(job.folder / name, root / name)
     step()
@@ -270,6 +209,8 @@ def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
             _plain("provenance", PROVENANCE, "application/json", "Inputs, settings, software and steps", "metadata"),
             _plain("tie-points", TABLE, "application/geo+json", "Tie points of the registration", "metadata"),
             _plain("registration", FIGURE, "image/png", "Tie points of the registration over the HSI", "overview"),
+            _plain("qa", QA, "application/json", "Scores, gates and their definitions", "metadata"),
+            _plain("report", REPORT, "text/html", "Report to look at in any browser", "overview"),
         )
         if asset.href in manifest["files"]
     ]

@@ -106,6 +106,12 @@ def attributes(path: Path) -> dict[str, Any]:
     return dict(zarr.open(store=str(path), mode="r").attrs)
 
 
+def dimensions(array: Array) -> tuple[str, ...]:
+    """Names of the axes of a product array."""
+    named: Any = array.metadata
+    return tuple(named.dimension_names or ())
+
+
 def update_attributes(path: Path, values: Mapping[str, Any]) -> None:
     """Set some attributes of a group or array; the others stay.
 
@@ -137,6 +143,11 @@ def thin(array: Array, box: Box, bands: Sequence[int], step: int) -> NDArray[Any
     return np.asarray(array.oindex[np.asarray(bands, dtype=np.intp), rows, cols])
 
 
+def gather(array: Array, bands: Sequence[int], rows: NDArray[np.int64], cols: NDArray[np.int64]) -> NDArray[Any]:
+    """Some bands at the crossings of increasing rows and columns, shape (band, row, col)."""
+    return np.asarray(array.oindex[np.asarray(bands, dtype=np.intp), rows, cols])
+
+
 def chunks(folder: Path, array: Array) -> Iterator[NDArray[Any]]:
     """Every chunk of an array, decoded; one is in memory at a time.
 
@@ -158,6 +169,14 @@ def chunks(folder: Path, array: Array) -> Iterator[NDArray[Any]]:
             yield np.asarray(array[region])
         except (RuntimeError, ValueError, OSError) as error:
             raise ValueError(f"{path} does not decode: {error}") from error
+
+
+def chunk_boxes(shape: Sequence[int], chunks: Sequence[int]) -> Iterator[Box]:
+    """Rectangles of the chunks of a cube (band, y, x), row by row."""
+    (height, width), (rows, cols) = shape[-2:], chunks[-2:]
+    for y in range(0, height, rows):
+        for x in range(0, width, cols):
+            yield Box(y0=y, y1=min(y + rows, height), x0=x, x1=min(x + cols, width))
 
 
 def write(array: Array, box: Box, values: NDArray[Any]) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from catalogs.errors import ExpectedSkip, InputRejected
@@ -25,7 +26,7 @@ from pipeline.coregister import register
 from pipeline.displacement import NO_DISPLACEMENT
 from pipeline.evaluate import Trial
 from pipeline.grids import nest
-from pipeline.simulate import Protocol, SimulatedPair, blurred, refuse_small
+from pipeline.simulate import Cube, Protocol, SimulatedPair, blurred, refuse_small
 from pipeline.warp import warp
 
 log = logging.getLogger(__name__)
@@ -104,31 +105,64 @@ def reduced(pair: ScenePair, protocol: Protocol, *, align: AlignConfig) -> Simul
     fine = warp(pair.msi, grids.fine, _whole(grids.fine), bands=msi_bands, displacement=to_msi)
     rows, cols = (size // grids.ratio * grids.ratio for size in grids.coarse_shape)
     truth, fine = truth[:, :rows, :cols], fine[:, : rows * grids.ratio, : cols * grids.ratio]
+    weights, _ = pair.hsi.bands.srf(pair.msi.bands)
+    return degraded_pair(
+        truth,
+        fine,
+        protocol,
+        name=name,
+        srf=weights[np.ix_(msi_bands, hsi_bands)],
+        notes=(f"{name}: registration {registration.decision}: {registration.reason}",),
+    )
+
+
+def degraded_pair(
+    truth: Cube, fine: Cube, protocol: Protocol, *, name: str, srf: NDArray[np.float64], notes: tuple[str, ...] = ()
+) -> SimulatedPair:
+    """A pair of images on nested grids, degraded by the protocol's ratio.
+
+    Parameters
+    ----------
+    truth : ndarray, shape (C, h, w), float32
+        The HSI; h and w are multiples of the ratio.
+    fine : ndarray, shape (c, h * ratio, w * ratio), float32
+        The MSI; both images are divided by one constant in place of their own unit.
+    protocol : Protocol
+    name : str
+        For messages.
+    srf : ndarray, shape (c, C)
+        Responses of the MSI's bands.
+    notes : tuple of str
+
+    Raises
+    ------
+    InputRejected
+        If the images are too small, or hold no sample above 0.
+    """
     refuse_small(truth, protocol, name)
     # One constant for both images, so that the spectral responses stay what they are.
     unit = np.float32(np.nanpercentile(truth, 99.9)) if np.isfinite(truth).any() else np.float32(0)
     if not unit > 0:
         raise InputRejected(f"{name}: the HSI has no sample above 0 in the overlap; check its nodata value and scale")
     truth, fine = truth / unit, fine / unit
-    weights, _ = pair.hsi.bands.srf(pair.msi.bands)
-    hsi = blurred(truth, grids.ratio, protocol.mtf_nyquist)
-    hole = np.isnan(hsi).any(axis=0).repeat(grids.ratio, axis=0).repeat(grids.ratio, axis=1)
+    hsi = blurred(truth, protocol.ratio, protocol.mtf_nyquist)
+    hole = np.isnan(hsi).any(axis=0).repeat(protocol.ratio, axis=0).repeat(protocol.ratio, axis=1)
     truth[:, hole] = np.nan
     return SimulatedPair(
         name=name,
         truth=truth,
         hsi=hsi,
-        msi=blurred(fine, grids.ratio, protocol.mtf_nyquist),
+        msi=blurred(fine, protocol.ratio, protocol.mtf_nyquist),
         observed=Observed(
-            hsi_bands=len(hsi_bands),
-            msi_bands=len(msi_bands),
-            ratio=grids.ratio,
+            hsi_bands=len(truth),
+            msi_bands=len(fine),
+            ratio=protocol.ratio,
             psf_sigma_px=protocol.sigma_px,
-            srf=tuple(tuple(float(w) for w in row) for row in weights[np.ix_(msi_bands, hsi_bands)]),
+            srf=tuple(tuple(float(w) for w in row) for row in srf),
         ),
         rim_px=protocol.rim_px,
         unit=float(unit),
-        notes=(f"{name}: registration {registration.decision}: {registration.reason}",),
+        notes=notes,
     )
 
 

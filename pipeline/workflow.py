@@ -35,12 +35,15 @@ from pipeline.engine import run_batches
 from pipeline.fuse import pick_device
 from pipeline.grids import GridRecord, NestedGrids, nest, on_lattice
 from pipeline.job import InputRecord, Job, JobRecord, code_version, job_key, locked
+from pipeline.judge import judge, require_passed
 from pipeline.ledger import write_atomic
 from pipeline.mosaic import finished, mosaic
 from pipeline.observe import GOOD_R2, sigma_from_mtf
+from pipeline.product import Product
 from pipeline.progress import Progress, silent
 from pipeline.provenance import provenance
-from pipeline.publish import Product, publish, require_free
+from pipeline.publish import publish, require_free
+from pipeline.report import write_report
 from pipeline.stage import coarse_pass, first_pass, keep_weights, stage
 from pipeline.tiles import TilePlan
 from pipeline.writers import Draft, writer
@@ -273,12 +276,17 @@ def fuse_tiles(held: Run) -> int:
 
 
 def publish_product(held: Run) -> Product:
-    """Prove the mosaic complete, write all formats, read them back, and rename the product into place."""
+    """Prove the mosaic complete, judge it, write all formats, read them back, and rename the product into place."""
     job = held.job
     summary = mosaic(job)
     resumed = json.loads((job.folder / "resumed.json").read_text())["tiles"]
     ended = datetime.now(UTC)
-    record = provenance(job, summary, started=held.started, ended=ended, resumed=resumed)
+    verdict = judge(job, summary, held.progress)
+    for warning in verdict.record["warnings"]:
+        log.warning("quality: %s", warning)
+    record = provenance(job, summary, started=held.started, ended=ended, resumed=resumed) | {"quality": verdict.summary}
+    write_report(job, verdict, record)
+    require_passed(job, verdict)
     return publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=held.progress)
 
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import odc.geo.xr  # noqa: F401 (registers .odc)
+import rioxarray  # noqa: F401 (registers .rio)
+import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
@@ -14,6 +17,8 @@ from pyproj import Transformer
 
 from pipeline.writers import BadProduct
 
+VARIABLE = "reflectance"
+"""Name of the cube whatever it measures, so that a reader needs to know one name."""
 _CORNER_PX = 1e-3
 """A reader may rebuild the grid from pixel centers; its corners may be off by rounding, not by more."""
 
@@ -61,6 +66,86 @@ def require_values(found: Sequence[Any] | NDArray[Any], expected: Sequence[float
     if np.any(differ):
         first = int(np.argmax(differ))
         raise BadProduct(f"{of}: value {first + 1} is {have[first]:g}, expected {wanted[first]:g}")
+
+
+def require_packing(source: Any, expected: dict[str, Any], of: str, *, units: set[str | None]) -> None:
+    """Refuse a raster of GDAL with another number of bands, or samples that mean something else.
+
+    Parameters
+    ----------
+    source : rasterio.DatasetReader
+    expected : dict
+    of : str
+        The file, for the message.
+    units : set of str
+        Units that the file gives, wherever its format keeps them.
+
+    Raises
+    ------
+    BadProduct
+        With the first property that differs.
+    """
+    n_bands = len(expected["wavelength_nm"])
+    if source.count != n_bands:
+        raise BadProduct(f"{of}: {source.count} bands, expected {n_bands}")
+    nodata = {None if value is None or np.isnan(value) else value for value in source.nodatavals}
+    for what, have, wanted in (
+        ("sample type", set(source.dtypes), expected["dtype"]),
+        ("nodata", nodata, expected["nodata"]),
+        ("scale", set(source.scales), expected["scale"]),
+        ("offset", set(source.offsets), expected["offset"]),
+        ("unit", units, expected["unit"]),
+    ):
+        if have != {wanted}:
+            raise BadProduct(f"{of}: its {what} is {' or '.join(map(str, have))}, expected {wanted}")
+    if source.nodata is None:
+        raise BadProduct(f"{of}: it declares no nodata")
+
+
+def require_dataset(dataset: xr.Dataset, expected: dict[str, Any], of: str) -> None:
+    """Refuse a dataset that xarray, rioxarray or odc-geo do not understand as the record has it.
+
+    Raises
+    ------
+    BadProduct
+        With the reader or the property that differs.
+    """
+    cube = dataset[VARIABLE]
+    require_grid(cube.odc.geobox, expected, f"{of}, read with odc-geo")
+    found = None if cube.rio.crs is None else GeoBox(cube.rio.shape, cube.rio.transform(), cube.rio.crs.to_wkt())
+    require_grid(found, expected, f"{of}, read with rioxarray")
+    for name, key in (("wavelength", "wavelength_nm"), ("fwhm", "fwhm_nm"), ("source_band", "source_band")):
+        require_values(dataset[name].values, expected[key], f"{of}/{name}")
+    packing = {
+        "dtype": (str(cube.encoding["dtype"]), expected["dtype"]),
+        "unit": (cube.attrs.get("units"), expected["unit"]),
+        "scale": (cube.encoding.get("scale_factor", 1.0), expected["scale"]),
+        "offset": (cube.encoding.get("add_offset", 0.0), expected["offset"]),
+    }
+    for what, (have, wanted) in packing.items():
+        if have != wanted:
+            raise BadProduct(f"{of}/{VARIABLE}: its {what} is {have}, expected {wanted}")
+    nodata = cube.encoding.get("_FillValue")
+    if nodata is None or not (nodata == expected["nodata"] or (expected["nodata"] is None and np.isnan(nodata))):
+        raise BadProduct(f"{of}/{VARIABLE}: its nodata is {nodata}, expected {expected['nodata'] or 'NaN'}")
+
+
+def n_valid(samples: NDArray[Any], expected: dict[str, Any]) -> int:
+    """Stored samples that are data."""
+    return int(np.count_nonzero(np.isfinite(samples) if expected["nodata"] is None else samples != expected["nodata"]))
+
+
+def require_valid(found: int, size: int, expected: dict[str, Any], of: str) -> None:
+    """Refuse another number of valid samples than the record's share of all.
+
+    Raises
+    ------
+    BadProduct
+        With both numbers.
+    """
+    wanted = round(expected["valid_fraction"] * size)
+    if found != wanted:
+        raise BadProduct(f"{of}: {found} valid samples, expected {wanted}")
 
 
 def _same_crs(found: CRS, wanted: GeoBox, corners: list[tuple[float, float]]) -> bool:

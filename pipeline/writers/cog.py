@@ -30,7 +30,7 @@ from pipeline.provenance import NODATA
 from pipeline.thumbnail import true_color
 from pipeline.tiles import Box
 from pipeline.writers import Asset, BadProduct, Draft
-from pipeline.writers._expected import require_grid, require_values
+from pipeline.writers._expected import require_grid, require_packing, require_values
 
 MEDIA_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 BLOCK = 256
@@ -182,21 +182,7 @@ def _micro(nm: float) -> str:
 def _check_metadata(source: Any, expected: dict[str, Any], of: str) -> None:
     found = None if source.crs is None else GeoBox(source.shape, source.transform, source.crs.to_wkt())
     require_grid(found, expected, of)
-    n_bands = len(expected["wavelength_nm"])
-    if source.count != n_bands:
-        raise BadProduct(f"{of}: {source.count} bands, expected {n_bands}")
-    nodata = {None if value is None or np.isnan(value) else value for value in source.nodatavals}
-    for what, have, wanted in (
-        ("sample type", set(source.dtypes), expected["dtype"]),
-        ("nodata", nodata, expected["nodata"]),
-        ("scale", set(source.scales), expected["scale"]),
-        ("offset", set(source.offsets), expected["offset"]),
-        ("unit", set(source.units), expected["unit"]),
-    ):
-        if have != {wanted}:
-            raise BadProduct(f"{of}: its {what} is {' or '.join(map(str, have))}, expected {wanted}")
-    if source.nodata is None:
-        raise BadProduct(f"{of}: it declares no nodata")
+    require_packing(source, expected, of, units=set(source.units))
     tags = [source.tags(band) for band in source.indexes]
     imagery = [source.tags(band, ns="IMAGERY") for band in source.indexes]
     require_values([float(t["wavelength"]) for t in tags], expected["wavelength_nm"], f"{of}, wavelength")

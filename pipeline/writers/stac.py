@@ -25,11 +25,11 @@ from catalogs.scene import pixel_size_m
 from pipeline.job import InputRecord
 from pipeline.thumbnail import true_color
 from pipeline.writers import Asset, BadProduct, Draft
+from pipeline.writers._expected import VARIABLE, require_values
 from pipeline.writers._expected import geobox as expected_geobox
-from pipeline.writers._expected import require_values
 from pipeline.writers._footprint import bbox, footprint
 from pipeline.writers.zarr import MEDIA_TYPE as ZARR
-from pipeline.writers.zarr import VARIABLE, processing_level
+from pipeline.writers.zarr import processing_level
 
 STAC_VERSION = "1.1.0"
 MANIFEST = "manifest.json"
@@ -151,6 +151,7 @@ def _properties(draft: Draft) -> dict[str, Any]:
         "hrhsi:registration": registration.model_dump(mode="json"),
         "hrhsi:valid_fraction": draft.summary.valid_fraction,
         "hrhsi:clipped_samples": draft.summary.clipped,
+        **({"hrhsi:quality": facts["quality"]} if "quality" in facts else {}),
     }
 
 

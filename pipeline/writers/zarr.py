@@ -15,10 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import odc.geo.xr  # noqa: F401 (registers .odc)
-import rioxarray  # noqa: F401 (registers .rio)
 import xarray as xr
-from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
@@ -28,12 +25,10 @@ from pipeline import store
 from pipeline.job import Job, code_version
 from pipeline.provenance import NODATA
 from pipeline.writers import Asset, BadProduct, Draft
-from pipeline.writers._expected import require_grid, require_values
+from pipeline.writers._expected import VARIABLE, n_valid, require_dataset, require_valid
 from pipeline.writers._footprint import bbox, footprint
 
 MEDIA_TYPE = "application/vnd.zarr; version=3"
-VARIABLE = "reflectance"
-"""Name of the cube whatever it measures, so that a reader needs to know one name."""
 _TITLES = {"reflectance": "Surface reflectance", "radiance": "Radiance", "digital_number": "Digital number"}
 _PROJ, _PROJ_TEXT = (
     "f17cb550-5864-4468-aeb7-f3180cfb622f",
@@ -75,33 +70,38 @@ def create(job: Job) -> None:
 
 def write(draft: Draft) -> list[Asset]:
     """Add what is known only at the end; the samples are there already."""
-    job, summary = draft.job, draft.summary
-    group = job.fused.parent
-    created, facts = _rfc3339(draft.created), draft.provenance
-    record = store.attributes(group)["hrhsi"] | {
-        "code_version": facts["software"]["code_version"],
-        "weights_sha256": facts["method"]["weights_sha256"],
-        "valid_fraction": summary.valid_fraction,
-        "clipped_samples": summary.clipped,
-    }
-    inputs = " and ".join(f"{scene.name} ({scene.sensor})" for scene in (job.record.hsi, job.record.msi))
-    history = (
-        f"{facts['started']} HyperFuse {facts['software']['code_version']}: last run started, "
-        f"{facts['tiles']['resumed']} of {summary.n_tiles} tiles taken over from earlier runs\n"
-        f"{facts['ended']} HyperFuse {facts['software']['code_version']}: {inputs} fused with {job.config.network}\n"
-        f"{created} HyperFuse {facts['software']['code_version']}: published"
-    )
-    store.update_attributes(group, {"history": history, "date_created": created, "hrhsi": record})
+    group = draft.job.fused.parent
+    store.update_attributes(group, closing_attributes(draft))
     store.consolidate(group)
     return [
         Asset(
             key="zarr",
             href=group.name,
             media_type=MEDIA_TYPE,
-            title=f"{_TITLES[job.record.hsi.quantity]} cube, Zarr v3 group",
-            roles=("data", job.record.hsi.quantity),
+            title=f"{_TITLES[draft.job.record.hsi.quantity]} cube, Zarr v3 group",
+            roles=("data", draft.job.record.hsi.quantity),
         )
     ]
+
+
+def closing_attributes(draft: Draft) -> dict[str, Any]:
+    """Attributes of the group that only the finished mosaic knows: its history, and how much of it is valid."""
+    job, summary, facts = draft.job, draft.summary, draft.provenance
+    created, code = _rfc3339(draft.created), facts["software"]["code_version"]
+    record = store.attributes(job.fused.parent)["hrhsi"] | {
+        "code_version": code,
+        "weights_sha256": facts["method"]["weights_sha256"],
+        "valid_fraction": summary.valid_fraction,
+        "clipped_samples": summary.clipped,
+    }
+    inputs = " and ".join(f"{scene.name} ({scene.sensor})" for scene in (job.record.hsi, job.record.msi))
+    history = (
+        f"{facts['started']} HyperFuse {code}: last run started, "
+        f"{facts['tiles']['resumed']} of {summary.n_tiles} tiles taken over from earlier runs\n"
+        f"{facts['ended']} HyperFuse {code}: {inputs} fused with {job.config.network}\n"
+        f"{created} HyperFuse {code}: published"
+    )
+    return {"history": history, "date_created": created, "hrhsi": record}
 
 
 def check(folder: Path, expected: dict[str, Any]) -> None:
@@ -115,7 +115,7 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
     path = folder / f"{expected['name']}.zarr"
     try:
         with xr.open_zarr(path) as dataset:
-            _check_metadata(dataset, expected, path.name)
+            require_dataset(dataset, expected, path.name)
         _check_chunks(path / VARIABLE, expected)
     except HyperFuseError:
         raise
@@ -298,46 +298,18 @@ def _rfc3339(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _check_metadata(dataset: xr.Dataset, expected: dict[str, Any], of: str) -> None:
-    cube = dataset[VARIABLE]
-    require_grid(cube.odc.geobox, expected, f"{of}, read with odc-geo")
-    found = None if cube.rio.crs is None else GeoBox(cube.rio.shape, cube.rio.transform(), cube.rio.crs.to_wkt())
-    require_grid(found, expected, f"{of}, read with rioxarray")
-    for name, key in (("wavelength", "wavelength_nm"), ("fwhm", "fwhm_nm"), ("source_band", "source_band")):
-        require_values(dataset[name].values, expected[key], f"{of}/{name}")
-    packing = {
-        "dtype": (str(cube.encoding["dtype"]), expected["dtype"]),
-        "unit": (cube.attrs.get("units"), expected["unit"]),
-        "scale": (cube.encoding.get("scale_factor", 1.0), expected["scale"]),
-        "offset": (cube.encoding.get("add_offset", 0.0), expected["offset"]),
-    }
-    for what, (have, wanted) in packing.items():
-        if have != wanted:
-            raise BadProduct(f"{of}/{VARIABLE}: its {what} is {have}, expected {wanted}")
-    nodata = cube.encoding.get("_FillValue")
-    if nodata is None or not (nodata == expected["nodata"] or (expected["nodata"] is None and np.isnan(nodata))):
-        raise BadProduct(f"{of}/{VARIABLE}: its nodata is {nodata}, expected {expected['nodata'] or 'NaN'}")
-
-
 def _check_chunks(path: Path, expected: dict[str, Any]) -> None:
     """Every chunk is there and decodes, and together they hold as many valid samples as the record says."""
     array = store.open_array(path)
+    of = f"{path.parent.name}/{path.name}"
     fill = array.fill_value
     if not (fill == expected["nodata"] or (expected["nodata"] is None and np.isnan(fill))):
-        raise BadProduct(
-            f"{path.parent.name}/{path.name}: its fill value is {fill}, expected {expected['nodata'] or 'NaN'}"
-        )
+        raise BadProduct(f"{of}: its fill value is {fill}, expected {expected['nodata'] or 'NaN'}")
     try:
-        valid = sum(_n_valid(chunk, expected) for chunk in store.chunks(path, array))
+        valid = sum(n_valid(chunk, expected) for chunk in store.chunks(path, array))
     except ValueError as error:
         raise BadProduct(str(error)) from error
     n_found, n_expected = store.n_chunk_files(path, array)
     if n_found != n_expected:
         raise BadProduct(f"{path}: {n_found} chunk files, expected {n_expected}")
-    wanted = round(expected["valid_fraction"] * array.size)
-    if valid != wanted:
-        raise BadProduct(f"{path.parent.name}/{path.name}: {valid} valid samples, expected {wanted}")
-
-
-def _n_valid(chunk: NDArray[Any], expected: dict[str, Any]) -> int:
-    return int(np.count_nonzero(np.isfinite(chunk) if expected["nodata"] is None else chunk != expected["nodata"]))
+    require_valid(valid, array.size, expected, of)

@@ -17,7 +17,7 @@ from tests.pipeline.conftest import build_job
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    draft = build_job(tmp_path_factory.mktemp("published"))
+    draft = build_job(tmp_path_factory.mktemp("published"), formats=available())
     return publish(draft).path, draft.provenance["product"]
 
 

@@ -77,7 +77,7 @@ def test_fuse_verify_and_again(pair, tmp_path, capsys):
     assert code == 0
     record = json.loads(out)
     assert record["bands"] == 12
-    assert set(record["files"]) == {"zarr", "cog", "item"}
+    assert set(record["files"]) == {"zarr", "cog", "item", "report"}
     code, out, _ = call(capsys, "verify", tmp_path / "p")
     assert code == 0
     assert "verified" in out

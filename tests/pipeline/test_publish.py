@@ -76,7 +76,7 @@ def test_only_the_formats_asked_for(finished_job: Make, formats: tuple[str, ...]
         assert product.open()["reflectance"].shape == (7, 70, 90)
         assert float(product.open()["reflectance"].max()) == pytest.approx(0.45, abs=0.01)
     else:
-        with pytest.raises(LookupError, match="neither zarr nor cog"):
+        with pytest.raises(LookupError, match="none of zarr, netcdf, cog and envi"):
             product.open()
 
 

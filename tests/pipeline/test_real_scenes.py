@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from pipeline.config import load_config
 from pipeline.coregister import register
 from pipeline.grids import nest, on_lattice
 from pipeline.job import Registration
-from pipeline.publish import Product, verify
+from pipeline.product import QA, Product
+from pipeline.publish import verify
 from pipeline.workflow import open_pair, psf_sigma_px, run
 from tests.synthetic import DATA
 
@@ -121,6 +123,22 @@ def test_berlin_keeps_the_spectra_of_the_coarse_image(berlin):
     np.testing.assert_allclose(fused, coarse, atol=0.01)
 
 
+def test_berlin_judges_itself(berlin):
+    """What the figures of qa.json say of a classical method on a scene with a real ratio of 8.33."""
+    record = json.loads((berlin.path / QA).read_text())
+    hsi, msi = record["consistency"]["hsi"], record["consistency"]["msi"]
+    assert hsi["pixels"] > 0.9 * 60 * 80
+    assert hsi["sam_deg"] < 3.0
+    assert abs(hsi["bias"]) < 0.002
+    assert msi["r2"] > 0.99
+    assert record["validity"]["implausible_samples"] < 1e-3
+    rows = {row["method"]: row for row in record["reduced_resolution"]["rows"]}
+    assert rows["gsa"]["psnr_db"] > rows["bicubic"]["psnr_db"] + 5
+    assert rows["gsa"]["sam_deg"] < rows["bicubic"]["sam_deg"]
+    assert berlin.report is not None
+    assert verify(berlin.path).provenance["quality"]["state"] == record["state"]
+
+
 @needs(NEON)
 def test_neon_pair_with_its_crs_given(tmp_path):
     """No CRS and no wavelengths in the file; the known displacement is -0.4 m E, +0.6 m N."""
@@ -145,6 +163,9 @@ def test_neon_pair_with_its_crs_given(tmp_path):
         assert data["reflectance"].odc.geobox.resolution.x == pytest.approx(0.1)
         assert data["reflectance"].shape[1:] == (400, 400)
     assert product.provenance["observation"]["ratio"] == 10
+    # The RGB image holds digital numbers up to 255: the product is compared with it in these, by the radiometric fit.
+    assert product.provenance["quality"]["msi_r2"] > 0.98
+    assert product.provenance["quality"]["msi_rmse"] < 10
     assert verify(product.path).name == "neon"
 
 

@@ -1,0 +1,303 @@
+"""Every product is judged before it is published: `qa.json`, and the gates that decide how it is published.
+
+    consistency          with both inputs, and across tile borders        `pipeline.consistency`
+    no reference         D_lambda^K, D_s, HQNR                            `pipeline.noreference`
+    reduced resolution   the method beside bicubic and GSA, on the pair   `pipeline.wald`, `pipeline.evaluate`
+                         degraded by its ratio, where the HSI is the truth
+    what staging found   registration, radiometric fit, holes
+
+A gate is a limit on one of these numbers. What a missed gate means is set in `quality.gate`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from catalogs.errors import HyperFuseError, QualityRefused
+from pipeline import store
+from pipeline.agreement import Agreement
+from pipeline.consistency import PLAUSIBLE, Consistency, Maps, consistency
+from pipeline.evaluate import Row, Trial, evaluate
+from pipeline.fuse import pick_device
+from pipeline.job import Job
+from pipeline.ledger import write_atomic
+from pipeline.mosaic import MosaicSummary
+from pipeline.noreference import NoReference, no_reference
+from pipeline.product import QA
+from pipeline.progress import Progress, silent
+from pipeline.simulate import MIN_COVERAGE, Protocol, SimulatedPair
+from pipeline.stage import WEIGHTS
+from pipeline.tiles import Box
+from pipeline.wald import OWN_BANDS, degraded_pair
+
+SCHEMA = "hyperfuse-qa/1"
+CONTROLS = ("bicubic", "gsa")
+"""Methods that the chosen one is measured beside."""
+REDUCED_SHARE = 1 / 48
+"""Pixels that are fused at reduced resolution per product pixel, about: what they may cost."""
+REDUCED_PX = (64, 120)
+"""Coarse pixels along the edge of that window, least and most; large ratios take eight of their own pixels at least."""
+_FAINT = 0.05
+"""A band whose mean is below this share of the brightest band's is too faint for a relative bias."""
+CONVENTIONS = {
+    "errors": "predicted less measured, in the unit of the measured image",
+    "valid": "a pixel counts where all bands of both images are valid; NaN and nodata never do",
+    "hsi": "product blurred by the Gaussian PSF and sampled at the centers of the coarse pixels, against the staged HSI; "
+    "coarse pixels that lose more than 0.1 % of their PSF to holes or to the rim do not count",
+    "msi": "SRF times product against the staged MSI at every pixel, by the gain and offset of the radiometric fit where the "
+    "two inputs measure different quantities; r2 is the squared correlation",
+    "sam": "degrees; mean over pixels of the angle between spectra",
+    "seam": "mean absolute gradient over all bands across the lines between tiles, over that one and two coarse pixels "
+    "beside them, less 1",
+    "no_reference": "windows of up to 32 x 32 coarse pixels; Q2n on the whole window, not rounded; Q on 8 x 8 coarse pixels and "
+    "the same ground at fine ones; each band against the MSI band that it correlates with best",
+    "reduced_resolution": "both staged images degraded by the ratio with the PSF, fused, compared with the staged HSI; divided "
+    "by its 99.9th percentile; PSNR with peak 1; ERGAS with ratio above 1; one coarse pixel of rim is left out",
+    "implausible": f"share of samples outside {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g}",
+}
+"""Definitions, in the words that stand in `qa.json`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """A limit and what was found."""
+
+    name: str
+    """Key of the limit in `quality`, or `registration`."""
+    value: float | None
+    """What was found; None if it could not be measured, which passes."""
+    limit: float | None
+    """What is allowed."""
+    passed: bool
+    sentence: str
+    """The same in words."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """All that was found, and what follows."""
+
+    record: dict[str, Any]
+    """Content of `qa.json`."""
+    maps: Maps
+    """Pictures for the report."""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The few numbers that go to provenance and STAC item."""
+        record = self.record
+        hsi, msi = record["consistency"]["hsi"], record["consistency"]["msi"]
+        blind, seams = record["no_reference"], record["seams"]
+        picked = {
+            "hsi_sam_deg": hsi and hsi["sam_deg"],
+            "hsi_rmse": hsi and hsi["rmse"],
+            "hsi_bias": hsi and hsi["bias"],
+            "msi_r2": msi and msi["r2"],
+            "msi_rmse": msi and msi["rmse"],
+            "seam": seams and seams["score"],
+            "d_lambda_k": blind and blind["d_lambda_k"],
+            "d_s": blind and blind["d_s"],
+            "hqnr": blind and blind["hqnr"],
+        }
+        reduced = {
+            row["method"]: {key: row[key] for key in ("psnr_db", "sam_deg", "ergas")}
+            for row in record["reduced_resolution"]["rows"]
+            if row["error"] is None
+        }
+        return {"state": record["state"], "warnings": record["warnings"], **picked, "reduced_resolution": reduced}
+
+
+def judge(job: Job, summary: MosaicSummary, progress: Progress = silent) -> Verdict:
+    """Measure a finished mosaic, hold it against the limits, and write `qa.json` into the job's folder.
+
+    Parameters
+    ----------
+    job : Job
+        Staged and fused.
+    summary : MosaicSummary
+    progress : callable, optional
+    """
+    started = time.monotonic()
+    found = consistency(job, progress)
+    blind = no_reference(job)
+    rows, reason, window = _reduced(job)
+    gates = [] if job.config.quality.gate == "off" else _gates(job, found, rows)
+    missed = [gate.sentence for gate in gates if not gate.passed]
+    record = {
+        "schema": SCHEMA,
+        "product": job.name,
+        "job_key": job.record.key,
+        "state": "published with warnings" if missed else "published",
+        "warnings": missed,
+        "gates": [asdict(gate) for gate in gates],
+        "consistency": {
+            "hsi": found.hsi and _banded(found.hsi, job.bands.center_nm),
+            "msi": found.msi and _banded(found.msi, job.staged_bands[1][found.msi_bands].center_nm),
+        },
+        "seams": found.seams and found.seams.to_json(),
+        "no_reference": _finite(blind),
+        "reduced_resolution": {"rows": [row.to_json() for row in rows], "window_px": window, "error": reason},
+        "registration": job.staged.registration.model_dump(mode="json"),
+        "radiometric_fit": [fit and fit.model_dump() for fit in job.observation.misfit],
+        "validity": {
+            "valid": summary.valid_fraction,
+            "invalid_pixels": found.invalid,
+            "filled_hsi": 1.0 - job.staged.hsi.valid_fraction,
+            "filled_msi": 1.0 - job.staged.msi.valid_fraction,
+            "clipped_samples": summary.clipped,
+            "implausible_samples": found.implausible,
+        },
+        "observation": {"ratio": job.grids.ratio, "psf_sigma_px": job.observation.psf_sigma_px},
+        "conventions": CONVENTIONS,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    write_atomic(job.folder / QA, json.dumps(record, indent=1, allow_nan=False))
+    return Verdict(record=record, maps=found.maps)
+
+
+def require_passed(job: Job, verdict: Verdict) -> None:
+    """Refuse a product that missed a gate, if the settings want that.
+
+    Raises
+    ------
+    QualityRefused
+        With the gates that were missed; the fused tiles and the report stay where the message says.
+    """
+    warnings = verdict.record["warnings"]
+    if job.config.quality.gate == "refuse" and warnings:
+        raise QualityRefused(
+            f"{job.config.output}: {len(warnings)} quality gates are missed ({'; '.join(warnings)}); see the report in "
+            f"{job.folder}, choose another method, or publish it as it is with --set quality.gate=warn"
+        )
+
+
+def _gates(job: Job, found: Consistency, rows: list[Row]) -> list[Gate]:
+    limits, registration = job.config.quality, job.staged.registration
+    gates = [
+        Gate(
+            name="registration",
+            value=None,
+            limit=None,
+            passed=registration.decision == "accept",
+            sentence=f"registration: {registration.decision}, {registration.reason}",
+        )
+    ]
+    if found.hsi is not None:
+        gates += [
+            _at_most("max_hsi_sam_deg", found.hsi.sam_deg, limits.max_hsi_sam_deg, "spectral angle to the HSI", "deg"),
+            _at_most("max_hsi_bias", _worst_bias(found.hsi), limits.max_hsi_bias, "bias to the HSI, worst band", ""),
+        ]
+    if found.msi is not None and (covered := _covered(job, found)):
+        r2 = float(np.mean([found.msi.band_r2[k] for k in covered]))
+        gates.append(
+            Gate(
+                name="min_msi_r2",
+                value=r2,
+                limit=limits.min_msi_r2,
+                passed=r2 >= limits.min_msi_r2,
+                sentence=f"agreement with the MSI: R2 {r2:.3f}, at least {limits.min_msi_r2:g} wanted",
+            )
+        )
+    if found.seams is not None:
+        # Few lines cross little scenery: a limit below what that alone does would cry wolf.
+        seam, allowed = abs(found.seams.score), limits.max_seam + 2.0 * found.seams.spread
+        gates.append(_at_most("max_seam", seam, allowed, "gradient across tile borders, off by", ""))
+    if found.implausible is not None:
+        gates.append(
+            _at_most(
+                "max_implausible",
+                found.implausible,
+                limits.max_implausible,
+                "share of samples that are no reflectance",
+                "",
+            )
+        )
+    return gates + (_against_bicubic(job.config.network, rows) if limits.better_than_bicubic else [])
+
+
+def _covered(job: Job, found: Consistency) -> list[int]:
+    """Compared MSI bands of whose response enough lies under HSI bands to expect agreement."""
+    coverage = dict(zip(job.staged.msi.kept, job.observation.coverage, strict=True))
+    return [k for k, band in enumerate(found.msi_bands) if coverage[band] >= MIN_COVERAGE]
+
+
+def _at_most(name: str, value: float, limit: float, what: str, unit: str) -> Gate:
+    sentence = f"{what}: {value:.3g}, at most {limit:.3g} wanted{f' ({unit})' if unit else ''}"
+    return Gate(name=name, value=value, limit=limit, passed=value <= limit, sentence=sentence)
+
+
+def _against_bicubic(network: str, rows: list[Row]) -> list[Gate]:
+    """SAM and ERGAS at reduced resolution; nothing to say where either method could not be scored."""
+    scores = {row.method: row.scores for row in rows}
+    ours, control = scores.get(network), scores.get("bicubic")
+    if network == "bicubic" or ours is None or control is None:
+        return []
+    return [
+        Gate(
+            name="better_than_bicubic",
+            value=value,
+            limit=limit,
+            passed=value < limit,
+            sentence=f"{what} at reduced resolution: {value:.3f}, bicubic reaches {limit:.3f}",
+        )
+        for what, value, limit in (("SAM", ours.sam_deg, control.sam_deg), ("ERGAS", ours.ergas, control.ergas))
+        if math.isfinite(value) and math.isfinite(limit)
+    ]
+
+
+def _worst_bias(agreement: Agreement) -> float:
+    mean, bias = np.abs(agreement.band_mean), np.abs(agreement.band_bias)
+    bright = mean > _FAINT * mean.max()
+    return float((bias[bright] / mean[bright]).max()) if bright.any() else 0.0
+
+
+def _banded(agreement: Agreement, center_nm: Any) -> dict[str, Any]:
+    return agreement.to_json() | {"wavelength_nm": [float(nm) for nm in center_nm]}
+
+
+def _finite(blind: NoReference | None) -> dict[str, Any] | None:
+    return None if blind is None or not math.isfinite(blind.d_lambda_k) else blind.to_json()
+
+
+def _reduced(job: Job) -> tuple[list[Row], str | None, list[int]]:
+    """The chosen method and the controls on a central window at reduced resolution, or why there is nothing to compare."""
+    names = list(dict.fromkeys((job.config.network, *CONTROLS)))
+    ratio, window = job.grids.ratio, _central(job)
+    modulation = math.exp(-0.5 * (math.pi * job.observation.psf_sigma_px / ratio) ** 2)
+    protocol = Protocol(ratio=ratio, msi=OWN_BANDS, hsi_snr_db=None, msi_snr_db=None, mtf_nyquist=modulation)
+
+    def make() -> SimulatedPair:
+        hsi, msi = (store.open_array(job.folder / "stage" / f"{role}.zarr") for role in ("hsi", "msi"))
+        return degraded_pair(
+            store.read(hsi, window, np.array(job.staged.hsi.kept)),
+            store.read(msi, window.times(ratio), np.array(job.staged.msi.kept)),
+            protocol,
+            name=job.name,
+            srf=np.array(job.observation.srf),
+        )
+
+    weights = {} if job.record.weights is None else {job.config.network: job.folder / WEIGHTS}
+    trial = Trial(cube=job.name, protocol=protocol, make=make)
+    extent = [window.y0, window.y1, window.x0, window.x1]
+    try:
+        return evaluate([trial], names, weights=weights, device=str(pick_device(job.config.device))), None, extent
+    except HyperFuseError as error:
+        return [], str(error), extent
+
+
+def _central(job: Job) -> Box:
+    """The window that is fused at reduced resolution, in coarse pixels: whole pixels of the trial's HSI."""
+    ratio, (least, most) = job.grids.ratio, REDUCED_PX
+    wanted = max(min(math.isqrt(int(REDUCED_SHARE * math.prod(job.grids.product.shape))), most), least, 8 * ratio)
+    edges = []
+    for size in job.grids.coarse_shape:
+        edge = min(size, wanted) // ratio * ratio
+        edges.append(((size - edge) // 2, edge))
+    (y0, rows), (x0, cols) = edges
+    return Box(y0=y0, y1=y0 + rows, x0=x0, x1=x0 + cols)

@@ -1,0 +1,287 @@
+"""The report of a product: one HTML file that needs nothing else, for whoever asks "is it true?".
+
+Pictures and figures are inside the file as data URIs and JSON, styles and script inline; a content security policy in
+the page itself forbids everything from the network. Figures stand in the page's own HTML, so that a reader without
+scripts and a printer see them; the script draws the charts, and answers slider and clicks.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.job import InputRecord, Job
+from pipeline.judge import Verdict
+from pipeline.ledger import write_atomic
+from pipeline.pictures import Composite, Map, composites, disagreement, spectra
+from pipeline.product import REPORT
+
+_TEMPLATE = Path(__file__).with_name("report.html")
+_AGREEMENT = (
+    ("sam_deg", "spectral angle (deg)"),
+    ("rmse", "RMSE"),
+    ("bias", "bias"),
+    ("r2", "R2"),
+    ("pixels", "pixels compared"),
+)
+_REDUCED = (
+    ("psnr_db", "PSNR (dB)"),
+    ("sam_deg", "SAM (deg)"),
+    ("ergas", "ERGAS"),
+    ("ssim", "SSIM"),
+    ("cc", "CC"),
+    ("seconds", "s"),
+)
+_BLIND = (
+    ("d_lambda_k", "spectral distortion D_lambda^K, 0 is best"),
+    ("d_s", "spatial distortion D_s, 0 is best"),
+    ("hqnr", "HQNR, 1 is best"),
+    ("windows", "windows that were looked at"),
+)
+_VALIDITY = (
+    ("valid", "valid samples"),
+    ("invalid_pixels", "pixels that are invalid in a band or more"),
+    ("filled_hsi", "pixels of the HSI that were holes, filled before fusion and invalid in the product"),
+    ("filled_msi", "pixels of the MSI that were holes, likewise"),
+    ("clipped_samples", "samples outside the range of the stored type"),
+    ("implausible_samples", "samples that are no reflectance"),
+)
+_SHARES = {"valid", "invalid_pixels", "filled_hsi", "filled_msi", "implausible_samples"}
+
+
+def write_report(job: Job, verdict: Verdict, provenance: dict[str, Any]) -> Path:
+    """Write `report.html` into the job's folder.
+
+    Parameters
+    ----------
+    job : Job
+        Staged and fused.
+    verdict : Verdict
+    provenance : dict
+        The record of `pipeline.provenance`.
+
+    Returns
+    -------
+    Path
+    """
+    qa = verdict.record
+    quantity = _measured(job.record.hsi)
+    data = {
+        "qa": {key: qa[key] for key in ("consistency", "seams")},
+        "spectra": spectra(job),
+        "shape": list(job.grids.product.shape),
+        "quantity": quantity,
+    }
+    found = composites(job)
+    maps = (
+        disagreement("Spectral angle between the degraded product and the HSI", verdict.maps.hsi_sam_deg, "deg"),
+        disagreement("Error of the degraded product, root mean square over bands", verdict.maps.hsi_rmse, quantity),
+        disagreement(
+            "Error of the product through the MSI's responses", verdict.maps.msi_rmse, _measured(job.record.msi)
+        ),
+    )
+    warned = bool(qa["warnings"])
+    parts = {
+        "title": _text(f"{job.name}: {job.record.hsi.name} fused with {job.record.msi.name}"),
+        "state": _text(qa["state"]),
+        "state_class": "warned" if warned else "",
+        "warnings": _listed(qa["warnings"]),
+        "about": _text(_about(job, provenance)),
+        "composite_buttons": "".join(f'<button type="button">{_text(one.title)}</button>' for one in found),
+        "swipes": "".join(map(_swipe, found)),
+        "agreement": _agreement(qa["consistency"]),
+        "maps": "".join(_map(one) for one in maps if one is not None),
+        "reduced_about": _text(_reduced_about(qa["reduced_resolution"])),
+        "reduced": _reduced(qa["reduced_resolution"]["rows"], job.config.network),
+        "blind": _pairs(
+            "no_reference", qa["no_reference"], _BLIND, empty="No window of the product is valid throughout."
+        ),
+        "seam_about": _text(_seam_about(qa["seams"])),
+        "gates": _gates(qa["gates"]),
+        "validity": _pairs("validity", qa["validity"], _VALIDITY, shares=_SHARES),
+        "provenance": _table(("", ""), _provenance(job, qa, provenance)),
+        "conventions": _table(("", ""), ((key, text) for key, text in qa["conventions"].items())),
+        "config": _text(json.dumps(provenance["config"], indent=1)),
+        "data": _json(data),
+    }
+    path = job.folder / REPORT
+    write_atomic(path, _filled(parts))
+    return path
+
+
+def _measured(scene: InputRecord) -> str:
+    """What the samples of a scene are, with their unit."""
+    return scene.quantity.replace("_", " ") + (f" ({scene.unit})" if scene.unit != "1" else "")
+
+
+def _filled(parts: dict[str, str]) -> str:
+    """The template with its parts; text that happens to look like a placeholder is never looked at again."""
+    pieces = _TEMPLATE.read_text(encoding="utf-8").split("{{")
+    whole = [pieces[0]]
+    for piece in pieces[1:]:
+        name, _, rest = piece.partition("}}")
+        whole += [parts[name], rest]
+    return "".join(whole)
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _json(data: dict[str, Any]) -> str:
+    """JSON that no name in it can turn into markup."""
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
+
+
+def number(value: float | None, *, share: bool = False) -> str:
+    """A figure as the report shows it: four digits, whole numbers whole, shares in percent."""
+    if value is None:
+        return "not measured"
+    if share:
+        return f"{100 * value:.3g} %"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _cell(key: str, value: float | None, *, share: bool = False) -> str:
+    """A cell that names the figure of `qa.json` it shows."""
+    return f'<td class="number" data-key="{key}">{number(value, share=share)}</td>'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of text, escaped here; without a head if its titles are empty."""
+    titles = "".join(f"<th>{_text(title)}</th>" for title in head) if any(head) else ""
+    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table>{f'<tr>{titles}</tr>' if titles else ''}{body}</table>"
+
+
+def _listed(sentences: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{_text(one)}</li>' for one in sentences)}</ul>" if sentences else ""
+
+
+def _about(job: Job, provenance: dict[str, Any]) -> str:
+    facts, (height, width) = provenance["product"], job.grids.product.shape
+    return (
+        f"{provenance['method']['title']}; {height} x {width} pixels, {len(job.bands)} bands from "
+        f"{job.bands.center_nm[0]:.0f} to {job.bands.center_nm[-1]:.0f} nm, ratio {job.grids.ratio}, {facts['crs'][:60]}."
+    )
+
+
+def _swipe(composite: Composite) -> str:
+    width, height = composite.size
+    alt = _text(composite.title)
+    return (
+        # A tall scene must fit a screen, so its width is what the height allows.
+        f'<div class="swipe" hidden style="max-width: calc(80vh * {width} / {height})">'
+        f'<img class="before" alt="Hyperspectral input, {alt}" width="{width}" height="{height}" style="height: auto" '
+        f'src="{composite.before}">'
+        f'<img class="after" alt="Product, {alt}" width="{width}" height="{height}" style="height: auto" src="{composite.after}">'
+        '<span class="edge"></span><span class="tag" style="left: .4rem">before</span>'
+        '<span class="tag" style="right: .4rem">after</span><span class="dot"></span></div>'
+    )
+
+
+def _map(one: Map) -> str:
+    return (
+        f'<figure><img alt="{_text(one.title)}" src="{one.image}"><div class="scale"><span>0</span>'
+        f'<i style="background: linear-gradient(to right, {", ".join(one.colors)})"></i>'
+        f"<span>{one.high:.3g}</span></div><figcaption>{_text(one.title)} ({_text(one.unit)})</figcaption></figure>"
+    )
+
+
+def _agreement(consistency: dict[str, Any]) -> str:
+    head = "".join(f'<th class="number">{_text(title)}</th>' for _, title in _AGREEMENT)
+    rows = []
+    for role, title in (("hsi", "degraded product and HSI"), ("msi", "product through the responses and MSI")):
+        found = consistency[role]
+        cells = "".join(_cell(f"consistency.{role}.{key}", found and found[key]) for key, _ in _AGREEMENT)
+        rows.append(f"<tr><td>{title}</td>{cells}</tr>")
+    return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _reduced_about(reduced: dict[str, Any]) -> str:
+    if reduced["error"]:
+        return f"Not measured: {reduced['error']}"
+    y0, y1, x0, x1 = reduced["window_px"]
+    return (
+        f"Both inputs degraded by the ratio on {y1 - y0} x {x1 - x0} coarse pixels and fused; there the hyperspectral input is "
+        "the truth."
+    )
+
+
+def _reduced(rows: list[dict[str, Any]], network: str) -> str:
+    if not rows:
+        return ""
+    head = "".join(f'<th class="number">{_text(title)}</th>' for _, title in _REDUCED)
+    body = []
+    for index, row in enumerate(rows):
+        chosen = ' class="chosen"' if row["method"] == network else ""
+        cells = "".join(_cell(f"reduced_resolution.rows.{index}.{key}", row.get(key)) for key, _ in _REDUCED)
+        if row["error"]:
+            cells = f'<td colspan="{len(_REDUCED)}">{_text(row["error"])}</td>'
+        body.append(f"<tr{chosen}><td>{_text(row['method'])}</td>{cells}</tr>")
+    return f"<table><tr><th>method</th>{head}</tr>{''.join(body)}</table>"
+
+
+def _pairs(
+    part: str,
+    found: dict[str, Any] | None,
+    titles: Sequence[tuple[str, str]],
+    *,
+    shares: Iterable[str] = (),
+    empty: str = "",
+) -> str:
+    if found is None:
+        return f"<p>{_text(empty)}</p>"
+    rows = (
+        f"<tr><td>{_text(title)}</td>{_cell(f'{part}.{key}', found[key], share=key in shares)}</tr>"
+        for key, title in titles
+    )
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _seam_about(seams: dict[str, Any] | None) -> str:
+    if seams is None:
+        return "The product is one tile: there is no border."
+    return (
+        f"Lines between tiles: {seams['lines']}. Across them the gradient is {100 * seams['score']:+.1f} % of that one and two "
+        f"coarse pixels beside them; scenery alone varies it by {100 * seams['spread']:.1f} %."
+    )
+
+
+def _gates(gates: list[dict[str, Any]]) -> str:
+    if not gates:
+        return "<p>No gates were asked for.</p>"
+    rows = "".join(
+        f"<tr><td>{_text(gate['sentence'])}</td>"
+        f'<td class="{"passed" if gate["passed"] else "missed"}">{"passed" if gate["passed"] else "missed"}</td></tr>'
+        for gate in gates
+    )
+    return f"<table>{rows}</table>"
+
+
+def _provenance(job: Job, qa: dict[str, Any], provenance: dict[str, Any]) -> list[tuple[str, str]]:
+    registration, seen = job.staged.registration, job.observation
+    tiles = job.ledger.records().values()
+    rows = [
+        (
+            role,
+            f"{scene.name} ({scene.sensor}, {scene.gsd_m:.4g} m, {scene.time or 'time unknown'}), SHA-256 {scene.sha256}",
+        )
+        for role, scene in (("hyperspectral input", job.record.hsi), ("multispectral input", job.record.msi))
+    ]
+    rows += [
+        ("method", f"{provenance['method']['title']}; {provenance['method']['paper']}"),
+        ("weights", str(provenance["method"]["weights_sha256"] or "none needed")),
+        ("registration", f"{registration.decision}: {registration.reason}"),
+        ("observation", f"PSF {seen.psf_sigma_px:.2f} px ({seen.psf_origin}), responses ({seen.srf_origin})"),
+        ("software", ", ".join(f"{name} {value}" for name, value in provenance["software"].items())),
+        ("computed on", f"{provenance['facility']['host']}, {', '.join(provenance['facility']['devices'])}"),
+        ("run", f"{provenance['started']} to {provenance['ended']}"),
+        ("fusing", f"{sum(tile.seconds for tile in tiles):.1f} s in {provenance['tiles']['finished']} tiles"),
+        ("judging", f"{qa['seconds']:.1f} s"),
+        ("job", job.record.key),
+    ]  # fmt: skip
+    return rows

@@ -1,0 +1,198 @@
+"""The report: one file, no network, valid data, and the figures of `qa.json`; in a real browser behind a marker."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.pictures import _presets, _spread
+from pipeline.product import REPORT, Product
+from pipeline.report import number
+from pipeline.workflow import run
+from tests.synthetic import config
+
+RECIPE = "size=200&ratio=4&bands=100&seed=3&holes_msi=0.002"
+SHARES = {
+    "validity.valid", "validity.invalid_pixels", "validity.filled_hsi", "validity.filled_msi", "validity.implausible_samples",
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """What the tests want to know of a page."""
+
+    void = frozenset({"meta", "img", "input", "br", "link"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.images: list[str] = []
+        self.cells: dict[str, str] = {}
+        self.scripts: list[str] = []
+        self.policy = ""
+        self.open: list[str] = []
+        self._key: str | None = None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {key: value or "" for key, value in attrs}
+        self.links += [found[key] for key in ("src", "href", "srcset", "action", "data") if key in found]
+        if tag == "img":
+            self.images.append(found["src"])
+            assert found["alt"]
+        if tag == "meta" and found.get("http-equiv") == "Content-Security-Policy":
+            self.policy = found["content"]
+        if tag not in self.void:
+            self.open.append(tag)
+        self._key = found.get("data-key", self._key)
+        assert not [key for key in found if key.startswith("on")], f"{tag} carries a script"
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        self._key = None
+
+    def handle_data(self, data: str) -> None:
+        if self._key:
+            self.cells[self._key] = data
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Product:
+    output = tmp_path_factory.mktemp("reported") / "<b>product & 'more'"
+    return run(config(output, RECIPE, tiles__core=64, tiles__chunk=32))
+
+
+@pytest.fixture(scope="module")
+def page(product: Product) -> Page:
+    return Page((product.path / REPORT).read_text(encoding="utf-8"))
+
+
+def looked_up(record: Any, key: str) -> Any:
+    for part in key.split("."):
+        record = record[int(part)] if part.isdigit() else record[part]
+    return record
+
+
+def test_nothing_comes_from_the_network(page: Page) -> None:
+    assert page.links
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert "default-src 'none'" in page.policy
+    text = "".join(page.scripts)
+    assert not re.search(r"\b(fetch|XMLHttpRequest|WebSocket|importScripts|eval|innerHTML)\b", text)
+    # The namespace of SVG is a name, not an address.
+    assert set(re.findall(r"https?://[\w./-]+", page.scripts[-1])) == {"http://www.w3.org/2000/svg"}
+    assert page.open == []
+
+
+def test_figures_are_those_of_qa_json(product: Product, page: Page) -> None:
+    qa = json.loads((product.path / "qa.json").read_text())
+    assert page.cells.pop("state") == qa["state"]
+    assert len(page.cells) >= 25
+    for key, shown in page.cells.items():
+        assert shown == number(looked_up(qa, key), share=key in SHARES), key
+    for row in qa["reduced_resolution"]["rows"]:
+        index = qa["reduced_resolution"]["rows"].index(row)
+        assert page.cells[f"reduced_resolution.rows.{index}.sam_deg"] == f"{row['sam_deg']:.4g}"
+
+
+def test_pictures_are_pictures_before_and_after_of_one_size(page: Page) -> None:
+    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))) for uri in page.images]
+    before, after = images[0], images[1]
+    assert before.shape == after.shape
+    assert before.shape[2] == 4
+    # The coarse image is made of blocks of 4 x 4 equal pixels, the product is not.
+    assert np.array_equal(before[100:104:4, 100:200:4], before[103:104, 103:200:4])
+    assert not np.array_equal(after[100:104:4, 100:200:4], after[103:104, 103:200:4])
+    assert after[..., 3].min() == 0  # the holes
+    assert after[after[..., 3] > 0][:, :3].std() > 30
+
+
+def test_spectra_are_those_of_the_product(product: Product, page: Page) -> None:
+    data = json.loads(page.scripts[0])["spectra"]
+    shape = (len(data["rows"]), len(data["cols"]), -1)
+    counts = np.frombuffer(base64.b64decode(data["fused"]), "<i2").reshape(shape)
+    shown = np.where(counts == -32768, np.nan, counts * data["scale"])
+    with product.open() as dataset:
+        cube = dataset["reflectance"].values[:, data["rows"]][:, :, data["cols"]]
+    np.testing.assert_allclose(shown.transpose(2, 0, 1), cube, atol=0.51 * data["scale"])
+    assert {preset["name"] for preset in data["presets"]} >= {"bright", "usual", "dark"}
+    brightness = {p["name"]: np.nanmean(shown[p["row"], p["col"]]) for p in data["presets"]}
+    assert brightness["bright"] > brightness["usual"] > brightness["dark"]
+
+
+def test_names_stay_text(product: Product, page: Page) -> None:
+    text = (product.path / REPORT).read_text(encoding="utf-8")
+    assert "<b>product" not in text
+    assert "&lt;b&gt;product &amp; &#x27;more&#x27;" in text
+
+
+def test_points_of_a_large_product_lie_in_few_chunks() -> None:
+    small, large = _spread(200, 64, 40), _spread(100_000, 256, 40)
+    assert len(small) == 40
+    assert 35 <= len(large) <= 40
+    assert len(np.unique(small // 64)) == 4
+    assert len(np.unique(large // 256)) == 8
+    assert (np.diff(large) > 0).all()
+    assert large[-1] < 100_000
+
+
+def test_a_product_without_a_valid_point_has_no_presets(product: Product) -> None:
+    from pipeline.job import Bands
+
+    bands = Bands.sort([660.0, 860.0], unit="nm", of="test")
+    assert _presets(bands, np.full((2, 3, 3), np.nan, np.float32)) == []
+
+
+@pytest.fixture
+def browser_page(product: Product) -> Iterator[tuple[Any, list[str]]]:
+    """A page of a headless browser that has opened the report, and what it complained of or asked for."""
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with api.sync_playwright() as playwright:
+        # A Chromium that Playwright has not installed itself is named in the environment.
+        chromium = playwright.chromium.launch(
+            executable_path=os.environ.get("CHROMIUM"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        opened = chromium.new_page(viewport={"width": 390, "height": 800})
+        complaints: list[str] = []
+        opened.on("console", lambda message: complaints.append(message.text))
+        opened.on("pageerror", lambda error: complaints.append(str(error)))
+        opened.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
+        opened.goto((product.path / REPORT).as_uri())
+        yield opened, complaints
+        chromium.close()
+
+
+@pytest.mark.browser
+def test_a_browser_shows_swipes_and_answers_clicks(browser_page: tuple[Any, list[str]], tmp_path: Path) -> None:
+    page, complaints = browser_page
+    line = page.locator("#spectrum path").first
+    first = line.get_attribute("d")
+    page.locator(".swipe:not([hidden])").click(position={"x": 200, "y": 200})
+    clicked = line.get_attribute("d")
+    assert clicked != first
+    page.get_by_role("button", name="dark").click()
+    assert line.get_attribute("d") not in {first, clicked}
+    page.locator("#cut").fill("20")
+    cut = page.locator(".swipe:not([hidden]) img.after").evaluate("image => getComputedStyle(image).clipPath")
+    assert "20%" in cut
+    page.locator("#composites button").nth(1).click()
+    assert page.locator(".swipe").nth(0).is_hidden()
+    assert page.locator(".swipe").nth(1).is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.emulate_media(media="print")
+    assert page.locator("#cut").is_hidden()
+    assert page.screenshot(path=tmp_path / "report.png", full_page=True)
+    assert complaints == []
