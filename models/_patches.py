@@ -1,7 +1,7 @@
 """A sample of a scene in patches: neighbors stay together, so that what depends on them can be learned from it.
 
-The patches lie on one lattice of the scene, and which ones are kept is decided by where they lie; so any windows, in any
-order, give the same sample. A scene of no more than `MOST` patches is taken whole.
+The patches lie on one lattice of the scene, and which ones are kept is decided by where they lie; so any windows whose
+cores begin on the lattice, in any order, give the same sample. A scene of no more than `MOST` patches is taken whole.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ class Subspace:
         covariance = torch.cov(spectra, correction=0).view(n_bands, n_bands)
         variance = covariance.diagonal()
         floor = float(variance.max().clamp_min(1e-30)) * _FLOOR
-        noise = (0.01 * variance).clamp_min(floor)
+        # From above: a band that begins with too little noise takes a component for itself, and never gives it back.
+        noise = (0.5 * variance).clamp_min(floor)
         edge = _CLEAR * (1.0 + (n_bands / n_pixels) ** 0.5) ** 2
         most = max(1, min(MOST, min(n_bands, n_pixels) // 3))
         basis = covariance[:, :1]
