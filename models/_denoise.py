@@ -57,20 +57,42 @@ class LocalWiener:
         level = _level(chosen / rms.float()[:, None, None], shown) if len(bands) >= _FEWEST else 0.0
         return cls(bands, rms.float(), mean.float(), axes.float(), level)
 
-    def __call__(self, guides: torch.Tensor) -> torch.Tensor:
-        """(N, c, H, W) -> the same; at the rim the outermost pixel is repeated."""
+    def __call__(self, guides: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
+        """The guides without noise.
+
+        Parameters
+        ----------
+        guides : Tensor, shape (N, c, H, W)
+            At the rim the outermost pixel is repeated.
+        shown : Tensor, shape (N, 1, H, W), bool, optional
+            Pixels that are valid; the others tell their neighbors nothing.
+
+        Returns
+        -------
+        Tensor, shape (N, c, H, W)
+        """
         if self.level == 0.0:
             return guides
         axes, rms, mean = self._axes.to(guides), self._rms.to(guides)[:, None, None], self._mean.to(guides)
         along = torch.einsum("kj,nkhw->njhw", axes, guides[:, self._bands] / rms - mean[:, None, None])
-        around = pad(along, (REACH,) * 4, mode="replicate")
-        smooth = avg_pool2d(around, 2 * REACH + 1, stride=1)
-        variance = avg_pool2d(around.square(), 2 * REACH + 1, stride=1) - smooth.square()
+        share = None if shown is None or shown.all() else shown.to(along)
+        smooth = _local_mean(along, share)
+        variance = _local_mean(along.square(), share) - smooth.square()
         signal = (1.0 - self.level / variance.clamp_min(1e-12)).clamp_(0.0, 1.0)
         filtered = torch.einsum("kj,njhw->nkhw", axes, torch.lerp(smooth, along, signal))
         result = guides.clone()
         result[:, self._bands] = (filtered + mean[:, None, None]) * rms
         return result
+
+
+def _local_mean(image: torch.Tensor, share: torch.Tensor | None) -> torch.Tensor:
+    """Mean around each pixel, over those that are shown."""
+    if share is None:
+        return avg_pool2d(pad(image, (REACH,) * 4, mode="replicate"), 2 * REACH + 1, stride=1)
+    total, count = (
+        avg_pool2d(pad(t, (REACH,) * 4, mode="replicate"), 2 * REACH + 1, stride=1) for t in (image * share, share)
+    )
+    return total / count.clamp_min(1e-3)
 
 
 def _level(bands: torch.Tensor, shown: torch.Tensor) -> float:

@@ -105,7 +105,7 @@ class MAPSubspace:
         observed, mean = self.spec.observed, self._mean.to(hsi)[:, None, None]
         if msi_valid is not None:
             msi = torch.where(msi_valid, msi, self._color.to(msi)[:, None, None])
-        smooth = self._denoise(smooth_guides(msi, observed))
+        smooth = self._denoise(smooth_guides(msi, observed), msi_valid)
         components = torch.einsum("kc,nchw->nkhw", self._analysis.to(hsi), hsi - mean)
         fine, linear = self._levels[0](components, smooth, hsi_valid, msi_valid)
         for coarser, level in itertools.pairwise(self._levels):
@@ -138,8 +138,8 @@ class MAPSubspace:
 
 def specify(observed: Observed) -> ModelSpec:
     """Needs: at each level the kriging's neighbors and the PSF around them, and a sample of the scene."""
-    of_guides = guide_reach(observed) + _denoise.REACH  # fine pixels
-    reach = of_guides + sum(level.reach for level in levels(observed))
+    of_guides = guide_reach(observed)  # fine pixels
+    reach = of_guides + _denoise.REACH + sum(level.reach for level in levels(observed))
     return ModelSpec(
         name="map_subspace",
         observed=observed,
