@@ -120,7 +120,7 @@ class OutputConfig(_Frozen):
 
 
 class QualityConfig(_Frozen):
-    """What a product must reach; limits after the suggestions of `pipeline.judge`."""
+    """What a product must reach to be published without a warning."""
 
     gate: Literal["warn", "refuse", "off"] = "warn"
     """What a missed limit means: a product `published with warnings`, none at all (exit code 7), or nothing."""

@@ -20,7 +20,7 @@ from pipeline.job import Job
 from pipeline.provenance import NODATA
 from pipeline.thumbnail import true_color
 
-EDGE_PX = 900
+EDGE_PX = 700
 """Longest side of a picture, in its own pixels."""
 POINTS = 40
 """Rows and columns of spectra that are carried, at most."""
