@@ -27,10 +27,11 @@ class Features:
         """Constant and guides, which come first."""
         free = torch.arange(self.n_free)
         self.families = (
+            free,
             torch.cat([free, self.n_free + torch.arange(n_products)]),
             torch.cat([free, self.n_free + n_products + torch.arange(len(self._centers))]),
         )
-        """Columns of each of two regressions."""
+        """Columns of each regression: linear, with products, with radial functions."""
         # Centered on what the scene shows, so that columns are not all but parallel to the constant.
         self._offset = torch.zeros(n_products + len(self._centers), dtype=torch.float64)
         self._offset = self(colors[None, :, :, None])[0, self.n_free :, :, 0].mean(dim=-1)

@@ -1,6 +1,6 @@
 """MAP estimate in the scene's spectral subspace: the training-free default.
 
-    HSI -> components that stand out of its noise -> regressed on features of the MSI, twice   -> mean of both
+    HSI -> components that stand out of its noise -> regressed on the MSI, straight and bent   -> mean of these
                                                   -> what the regression leaves, kriged         +
         -> what lies outside the subspace, shrunk by its noise, with the MSI's linear detail    +
 
@@ -14,10 +14,10 @@ Notes
 -----
 Departures from these papers, each of them measured on seven real cubes (`hyperfuse evaluate --preset real-4`):
 
-- The prior mean is no global linear map of the MSI. Two families of features bend it, see `models._bent`. Features are
+- The prior mean is no global linear map of the MSI. Beside it, two families of features bend it, see `models._bent`. They are
   formed on the fine pixels and then blurred by the PSF, as the HSI's samples are, so that a coarse pixel's mixture is a
   mixture and not a color of its own. How far a component bends is decided by the likelihood of the scene's own samples.
-  The families err differently, and their mean is better than either, and than one regression on both.
+  The three regressions err differently, and their mean is better than each, and than one on all features.
 - The prior covariance is not white in space: what the regression leaves is a field with a correlation length.
 - Neither spectral responses nor radiometric agreement are needed, since the regression finds both.
 - The MSI's noise is taken from smooth places beforehand, see `models._denoise`: large coefficients amplify it.

@@ -97,7 +97,8 @@ def test_swaths_are_invisible(job: Job, monkeypatch: pytest.MonkeyPatch) -> None
     once = consistency(job)
     monkeypatch.setattr(module, "_SWATH_PX", 32)
     swaths = consistency(job)
-    assert flat(swaths) == pytest.approx(flat(once), rel=1e-5, abs=1e-9)
+    # Single precision rounds each sample of about 0.3 to 3e-8; a bias is what is left of sums of them.
+    assert flat(swaths) == pytest.approx(flat(once), rel=1e-5, abs=2e-8)
     for name in ("hsi_sam_deg", "hsi_rmse", "msi_rmse"):
         np.testing.assert_allclose(getattr(swaths.maps, name), getattr(once.maps, name), rtol=1e-3, atol=1e-6)
         assert np.isfinite(getattr(once.maps, name)).any()
