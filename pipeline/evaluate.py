@@ -139,15 +139,14 @@ def fuse_whole(name: str, pair: SimulatedPair, *, weights: Path | None = None, d
     if spec.needs_weights and tensors is None:
         raise InputRejected(f"{name} means nothing without trained weights; give a file with --weights {name}=FILE")
     with _Cost(device) as cost, torch.inference_mode():
-        hsi, msi, valid = _padded(pair, spec, device)
+        (hsi, msi), masks, valid = _padded(pair, spec, device)
         height, width = pair.truth.shape[1:]
         unscaled = _to_symmetric_range(hsi, msi) if spec.symmetric_range else None
         sums = chosen.first_pass(spec, tensors).sums(hsi, msi, valid) if spec.needs_first_pass else None
         model: FusionModel = chosen.build(spec, sums, tensors)
         if isinstance(model, torch.nn.Module):
             model.to(device)
-        masks = _masks(pair, hsi, msi) if spec.masked else ()
-        fused = model(hsi, msi, *masks)[0, :, :height, :width].float()
+        fused = model(hsi, msi, *(masks if spec.masked else ()))[0, :, :height, :width].float()
         image: NDArray[np.float32] = (fused if unscaled is None else unscaled(fused)).cpu().numpy()
     return Fused(image=image, seconds=cost.seconds, peak_bytes=cost.peak_bytes)
 
@@ -267,28 +266,23 @@ def _checked_options(name: str, observed: Observed, weights: Path) -> dict[str, 
     return dict(card.options)
 
 
-def _padded(pair: SimulatedPair, spec: ModelSpec, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Both images filled and padded to the method's multiple, shape (1, band, y, x), and the coarse pixels that count."""
+def _padded(
+    pair: SimulatedPair, spec: ModelSpec, device: str
+) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
+    """Both images filled and padded to the method's multiple, shape (1, band, y, x), their valid pixels, and those that count."""
     ratio, step = spec.observed.ratio, spec.multiple_of
     height, width = pair.hsi.shape[1:]
     below, right = -height % step, -width % step
-    hsi, hsi_valid = _filled(pair.hsi)
-    msi, msi_valid = _filled(pair.msi)
-    whole = max_pool2d((~msi_valid).float()[None, None], ratio)[0] == 0
-    valid = pad((hsi_valid & whole[0])[None], (0, right, 0, below))
-    hsi = pad(hsi[None], (0, right, 0, below), mode="replicate")
-    msi = pad(msi[None], (0, right * ratio, 0, below * ratio), mode="replicate")
-    return hsi.to(device), msi.to(device), valid.to(device)
-
-
-def _masks(pair: SimulatedPair, *padded: torch.Tensor) -> list[torch.Tensor]:
-    """Valid pixels of both images, padded like them, shape (1, 1, y, x)."""
-    masks = []
-    for image, like in zip((pair.hsi, pair.msi), padded, strict=True):
-        valid = torch.from_numpy(~np.isnan(image).any(axis=0)).float()[None, None]
-        below, right = (like.shape[axis] - valid.shape[axis] for axis in (-2, -1))
-        masks.append((pad(valid, (0, right, 0, below), mode="replicate") == 1).to(like.device))
-    return masks
+    images, masks = [], []
+    for image, scale in ((pair.hsi, 1), (pair.msi, ratio)):
+        filled, shown = _filled(image)
+        rim = (0, right * scale, 0, below * scale)
+        images.append(pad(filled[None], rim, mode="replicate").to(device))
+        masks.append((pad(shown[None, None].float(), rim, mode="replicate") == 1).to(device))
+    whole = max_pool2d((~masks[1]).float(), ratio) == 0
+    counted = (masks[0] & whole)[:, 0]
+    counted[:, height:], counted[..., width:] = False, False
+    return images, masks, counted
 
 
 def _filled(image: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:

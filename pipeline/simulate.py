@@ -23,6 +23,7 @@ from catalogs.errors import InputRejected
 from catalogs.responses import band_set
 from models import Observed
 from models._layers import BLUR_REACH, degrade
+from pipeline.observe import sigma_from_mtf
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Protocol:
     @property
     def sigma_px(self) -> float:
         """Standard deviation of the HSI's Gaussian in fine pixels."""
-        return self.psf_sigma_px or mtf_sigma_px(self.ratio, self.mtf_nyquist)
+        return self.psf_sigma_px or sigma_from_mtf(self.mtf_nyquist, self.ratio)
 
     def to_json(self) -> dict[str, Any]:
         """All settings."""
@@ -98,24 +99,6 @@ class SimulatedPair:
     """Step of the cube's own unit per unit of `truth`."""
     notes: tuple[str, ...] = field(default=())
     """What had to be left out."""
-
-
-def mtf_sigma_px(step: int, mtf_nyquist: float) -> float:
-    """Standard deviation, in fine pixels, of the Gaussian PSF with a modulation at the Nyquist frequency of coarse pixels.
-
-    Parameters
-    ----------
-    step : int
-        Fine pixels per coarse pixel along one axis.
-    mtf_nyquist : float
-        Modulation, 0 to 1.
-
-    References
-    ----------
-    Aiazzi, Alparone, Baronti, Garzelli & Selva (2006), MTF-tailored multiscale fusion of high-resolution MS and Pan
-    imagery, PE&RS 72(5), 591-596 (Gaussian filters matched to the MTF).
-    """
-    return step / math.pi * math.sqrt(-2.0 * math.log(mtf_nyquist))
 
 
 def simulate(cube: ReferenceCube, protocol: Protocol) -> SimulatedPair:
@@ -146,7 +129,7 @@ def simulate(cube: ReferenceCube, protocol: Protocol) -> SimulatedPair:
     if hole.all():
         raise InputRejected(f"{cube.name}: the PSF touches a hole everywhere; give a cube with fewer holes")
     truth[:, hole.repeat(protocol.ratio, axis=0).repeat(protocol.ratio, axis=1)] = np.nan
-    sigmas = tuple(0.0 if step == 1 else mtf_sigma_px(step, protocol.mtf_nyquist) for step in steps)
+    sigmas = tuple(0.0 if step == 1 else sigma_from_mtf(protocol.mtf_nyquist, step) for step in steps)
     return SimulatedPair(
         name=cube.name,
         truth=truth,
@@ -184,7 +167,7 @@ def blurred(fine: Cube, step: int, mtf_nyquist: float) -> Cube:
     ndarray, shape (band, y / step, x / step), float32
         NaN where the PSF touches a hole.
     """
-    return _degraded(fine, step, mtf_sigma_px(step, mtf_nyquist))
+    return _degraded(fine, step, sigma_from_mtf(mtf_nyquist, step))
 
 
 def refuse_small(truth: Cube, protocol: Protocol, name: str) -> None:

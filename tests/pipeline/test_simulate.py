@@ -11,7 +11,8 @@ import pytest
 from catalogs.bands import Bands
 from catalogs.cubes import ReferenceCube
 from catalogs.errors import InputRejected, UsageError
-from pipeline.simulate import Protocol, blurred, mtf_sigma_px, simulate
+from pipeline.observe import sigma_from_mtf
+from pipeline.simulate import Protocol, blurred, simulate
 
 NM = np.arange(420.0, 2400.0, 10.0)
 CLEAN = Protocol(hsi_snr_db=None, msi_snr_db=None)
@@ -30,7 +31,7 @@ def cube(height=48, width=40, nm=NM, seed=0):
 def test_blur_against_a_plain_sum(ratio):
     """Mirrored rim, Gaussian of the protocol, centers of the coarse pixels, for even and odd ratios."""
     fine = np.random.default_rng(1).random((1, 6 * ratio, 5 * ratio)).astype(np.float32)
-    sigma = mtf_sigma_px(ratio, 0.3)
+    sigma = sigma_from_mtf(0.3, ratio)
     reach = 20
     wide = np.pad(fine[0].astype(float), reach, mode="symmetric")
     expected = np.empty((6, 5))
@@ -82,7 +83,7 @@ def test_noise_has_its_level_and_its_seed():
 def test_bands_of_coarser_sampling_come_in_blocks():
     pair = simulate(cube(), replace(CLEAN, msi="s2-10", msi_snr_db=40.0))
     assert pair.observed.msi_steps == (1, 1, 1, 2, 2, 2, 1, 2, 2, 2)  # by wavelength: B2 B3 B4 B5 B6 B7 B8 B8A B11 B12
-    assert pair.observed.msi_sigma_px[3] == pytest.approx(mtf_sigma_px(2, 0.3))
+    assert pair.observed.msi_sigma_px[3] == pytest.approx(sigma_from_mtf(0.3, 2))
     assert pair.observed.msi_sigma_px[0] == 0.0
     for plane, step in zip(pair.msi, pair.observed.steps, strict=True):
         blocks = plane.reshape(24, 2, 20, 2)
@@ -142,7 +143,7 @@ def test_block_psf_and_range():
 
 
 def test_sigma_of_the_field():
-    assert mtf_sigma_px(3, 0.3) == pytest.approx(1.48, abs=0.005)  # the textbook's example
+    assert sigma_from_mtf(0.3, 3) == pytest.approx(1.48, abs=0.005)  # the textbook's example
     assert Protocol(ratio=4).sigma_px == pytest.approx(4 / math.pi * math.sqrt(-2 * math.log(0.3)))
 
 
