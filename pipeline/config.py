@@ -164,6 +164,8 @@ class RunConfig(_Frozen):
     """Modulation of the HSI at its Nyquist frequency; the sensor's own unless given."""
     observe: Literal["tables", "blind"] = "tables"
     """PSF and SRF: by the tables of the sensors, or estimated from the pair where nobody knows them."""
+    strict: bool = False
+    """Correct the product by back-projection until it agrees with the HSI within the HSI's noise."""
     align: AlignConfig = AlignConfig()
     """Co-registration and grids."""
     tiles: TileConfig = TileConfig()

@@ -13,14 +13,13 @@ from pathlib import Path
 import torch
 
 from catalogs.errors import OutOfResources
-from models import TwoRateModel
 from pipeline import store
 from pipeline.job import Job
 from pipeline.ledger import TileRecord
 from pipeline.provenance import NODATA
-from pipeline.stage import build_model, in_precision
-from pipeline.staged import StagedPair
+from pipeline.strict import load_projection
 from pipeline.tiles import Tile
+from pipeline.window import WindowFuser
 
 INT16_RANGE = (-32767, 32767)
 """Stored values of valid samples; -32768 is nodata."""
@@ -32,8 +31,8 @@ class TileFuser:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.device = pick_device(job.config.device)
-        self._pair = StagedPair(job)
-        self._model = build_model(job, self.device)
+        self._window = WindowFuser(job, self.device, load_projection(job))
+        self._pair = self._window.pair
         self._product = store.open_array(job.fused, write=True)
         self._integer = job.config.publish.dtype == "int16"
 
@@ -41,16 +40,7 @@ class TileFuser:
     def fuse(self, tile: Tile) -> TileRecord:
         """Fuse one tile, write its chunks, and return what its record must hold; the caller adds it to the ledger."""
         started = time.monotonic()
-        window = self._pair.read(tile.window)
-        hsi, msi = window.hsi.to(self.device), window.msi.to(self.device)
-        with in_precision(self.job, self.device):
-            if isinstance(self._model, TwoRateModel):
-                fused = self._model.fine(hsi, msi, self._pair.features(tile.window).to(self.device))
-            elif self.job.spec.masked:
-                hsi_valid = window.hsi_valid.all(dim=1, keepdim=True)
-                fused = self._model(hsi, msi, hsi_valid.to(self.device), window.msi_valid.to(self.device))  # type: ignore[call-arg]
-            else:
-                fused = self._model(hsi, msi)
+        fused = self._window(tile.window)
         cube = self._pair.unscaled(fused[0, :, *self._crop(tile)].float().cpu())
         del fused
         valid = self._pair.valid(tile).expand(cube.shape[0], -1, -1)

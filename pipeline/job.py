@@ -39,6 +39,7 @@ from catalogs.errors import Busy
 from catalogs.scene import Quantity, Scene
 from catalogs.sensors import sensor_module
 from models import ModelSpec, Observed, method
+from pipeline.backprojection import reach as projection_reach
 from pipeline.config import RunConfig
 from pipeline.displacement import NO_DISPLACEMENT, Displacement
 from pipeline.grids import GridRecord, NestedGrids, block_steps
@@ -271,7 +272,10 @@ class Job:
         """Tiles."""
         tiles = self.config.tiles
         core = tiles.core or max(self.spec.tile // tiles.chunk, 1) * tiles.chunk
-        return TilePlan(grids=self.grids, spec=self.spec, core=core, chunk=tiles.chunk)
+        margin = 0
+        if self.config.strict:
+            margin = projection_reach(self.record.grid.ratio, self.observation.psf_sigma_px)
+        return TilePlan(grids=self.grids, spec=self.spec, core=core, chunk=tiles.chunk, margin=margin)
 
     @property
     def ledger(self) -> Ledger:

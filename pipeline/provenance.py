@@ -63,6 +63,7 @@ def provenance(job: Job, summary: MosaicSummary, *, started: datetime, ended: da
             "precision": job.config.precision if job.spec.needs_weights else "fp32",
             "exact_tiling": job.spec.exact,
             "halo": job.spec.halo,
+            "strict": job.config.strict,
         },
         "tiles": {
             "core": job.plan.core,

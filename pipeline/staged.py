@@ -65,6 +65,11 @@ class StagedPair:
         assert rates is not None  # noqa: S101 (likewise)
         return torch.from_numpy(store.read(self._features, box.times(rates.rate)))[None]
 
+    @property
+    def unit(self) -> float:
+        """Step of the HSI's unit per unit of what the method sees."""
+        return 1.0 if self._span is None else (self._span[1] - self._span[0]) / 2.0
+
     def unscaled(self, fused: torch.Tensor) -> torch.Tensor:
         """Fused samples in the HSI's unit."""
         if self._span is None:
@@ -74,10 +79,25 @@ class StagedPair:
 
     def valid(self, tile: Tile) -> torch.Tensor:
         """Pixels of a tile's core that no invalid input reached, shape (band or 1, y, x), bool."""
-        spec, core, lead = self._job.spec, tile.core, self._job.grids.lead
+        core, lead = tile.core, self._job.grids.lead
+        return self._valid(Box(y0=core.y0 + lead[0], y1=core.y1 + lead[0], x0=core.x0 + lead[1], x1=core.x1 + lead[1]))
+
+    def valid_under(self, box: Box) -> torch.Tensor:
+        """Fine pixels of a window in coarse pixels that the product will hold in all bands, shape (y, x), bool."""
+        fine, (top, left), (height, width) = box.times(self._ratio), self._job.grids.lead, self._job.grids.product.shape
+        valid = self._valid(fine).all(dim=0)
+        inside = torch.zeros_like(valid)
+        inside[
+            max(top - fine.y0, 0) : max(top + height - fine.y0, 0),
+            max(left - fine.x0, 0) : max(left + width - fine.x0, 0),
+        ] = True
+        return valid & inside
+
+    def _valid(self, fine: Box) -> torch.Tensor:
+        """Pixels of a box on the fine grid that no invalid input reached, shape (band or 1, y, x), bool."""
+        spec = self._job.spec
         if self._whole:
-            return torch.ones((1, *core.shape), dtype=torch.bool)
-        fine = Box(y0=core.y0 + lead[0], y1=core.y1 + lead[0], x0=core.x0 + lead[1], x1=core.x1 + lead[1])
+            return torch.ones((1, *fine.shape), dtype=torch.bool)
         coarse = Box(
             y0=fine.y0 // self._ratio,
             y1=-(-fine.y1 // self._ratio),
@@ -88,7 +108,7 @@ class StagedPair:
         valid = _eroded(hsi.all(dim=1, keepdim=True) if spec.mixes_bands else hsi, spec.hsi_reach)
         valid = valid.repeat_interleave(self._ratio, dim=-2).repeat_interleave(self._ratio, dim=-1)
         y, x = fine.y0 - coarse.y0 * self._ratio, fine.x0 - coarse.x0 * self._ratio
-        valid = valid[0, :, y : y + core.shape[0], x : x + core.shape[1]]
+        valid = valid[0, :, y : y + fine.shape[0], x : x + fine.shape[1]]
         if spec.msi_reach is None:
             return valid
         msi = torch.isfinite(_read_repeated(self._msi, fine.grown(spec.msi_reach), self._msi_kept))

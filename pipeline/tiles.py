@@ -93,6 +93,8 @@ class TilePlan:
     """Edge of a tile in product pixels."""
     chunk: int
     """Edge of a Zarr chunk in product pixels."""
+    margin: int = 0
+    """Coarse pixels around a tile that are wanted beyond the method's halo: what is done to the fused image reads them."""
 
     def __post_init__(self) -> None:
         if self.core % self.chunk:
@@ -129,6 +131,11 @@ class TilePlan:
         return [todo[first : first + size] for first in range(0, len(todo), size)]
 
     @property
+    def halo(self) -> int:
+        """Coarse pixels that a tile reads around its core."""
+        return self.spec.tile_halo + self.margin
+
+    @property
     def redundancy(self) -> float:
         """Fine pixels computed per product pixel."""
         ratio, height, width = self.grids.ratio, *self.grids.product.shape
@@ -139,7 +146,7 @@ class TilePlan:
         """Predicted peak memory of one process (bytes): the larger of staging and fusing, on top of the libraries."""
         observed = self.spec.observed
         window = self._window(Box(y0=0, y1=self.core, x0=0, x1=self.core)).times(observed.ratio).shape
-        pixels = (window[0] + self.spec.tile_halo * observed.ratio) * (window[1] + self.spec.tile_halo * observed.ratio)
+        pixels = (window[0] + self.halo * observed.ratio) * (window[1] + self.halo * observed.ratio)
         per_pixel = _FLOATS_PER_OUTPUT * observed.hsi_bands + 3 * observed.msi_bands + self.spec.work_floats
         fuse = 4 * pixels * per_pixel
         return int(BASE_BYTES + max(fuse, _STAGE_COPIES * STAGE_BLOCK_BYTES))
@@ -151,9 +158,7 @@ class TilePlan:
 
     def _extent(self, first: int, last: int, lead: int, size: int) -> tuple[int, int]:
         ratio = self.grids.ratio
-        return aligned(
-            (first + lead) // ratio, -(-(last + lead) // ratio), self.spec.tile_halo, self.spec.multiple_of, size
-        )
+        return aligned((first + lead) // ratio, -(-(last + lead) // ratio), self.halo, self.spec.multiple_of, size)
 
 
 def aligned(first: int, last: int, halo: int, step: int, size: int) -> tuple[int, int]:

@@ -45,6 +45,7 @@ from pipeline.provenance import provenance
 from pipeline.publish import publish, require_free
 from pipeline.report import write_report
 from pipeline.stage import coarse_pass, first_pass, keep_weights, stage
+from pipeline.strict import strict_pass
 from pipeline.tiles import TilePlan
 from pipeline.writers import Draft, writer
 
@@ -197,7 +198,7 @@ def plan_report(config: RunConfig) -> dict[str, Any]:
         "tiles": {
             "number": plan.n_tiles,
             "core": plan.core,
-            "halo": plan.spec.halo,
+            "halo": plan.halo,
             "redundancy": round(plan.redundancy, 3),
         },
         "memory_gb": round(plan.peak_bytes / 1e9, 2),
@@ -251,6 +252,7 @@ def stage_pair(held: Run) -> None:
     _tell_observation(job)
     first_pass(job, held.progress)
     coarse_pass(job, pick_device(job.config.device), held.progress)
+    strict_pass(job, pick_device(job.config.device), held.progress)
     if not job.fused.is_dir():
         writer("zarr").create(job)  # type: ignore[attr-defined]
 
