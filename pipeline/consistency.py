@@ -98,11 +98,14 @@ def consistency(job: Job, progress: Progress = silent) -> Consistency:
 def radiometry(job: Job) -> tuple[F32, F32]:
     """Gain and offset that bring a predicted MSI into the MSI's own unit, kept bands, shape (band, 1, 1).
 
-    Those of the radiometric fit where the two images measure different quantities, NaN where that found none; 1 and 0
-    where both measure the same, for then a difference is an error.
+    Those of the radiometric fit where the two images measure different quantities, NaN where that found none; where both
+    measure the same, those that harmonizing took out, or 1 and 0, for then a difference is an error.
     """
     shape = (len(job.staged.msi.kept), 1, 1)
     if job.record.hsi.quantity == job.record.msi.quantity:
+        harmony = job.staged.harmony
+        if harmony is not None:
+            return harmony.gain, harmony.offset
         return np.ones(shape, np.float32), np.zeros(shape, np.float32)
     fits = job.observation.misfit or (None,) * shape[0]
     told = [(np.nan, np.nan) if fit is None or fit.gain <= 0 else (fit.gain, fit.offset) for fit in fits]

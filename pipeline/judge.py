@@ -55,6 +55,8 @@ CONVENTIONS = {
     "analysis of its spectra; over_noise: RMS of the product's own residual over the noise, worst band",
     "msi": "SRF times product against the staged MSI at every pixel, by the gain and offset of the radiometric fit where the "
     "two inputs measure different quantities; r2 is the squared correlation",
+    "radiometric_fit": "per MSI band, degraded MSI = gain * (SRF x HSI) + offset by a robust line; gain_error and offset_error are "
+    "standard errors; harmony holds what of it was taken out of the MSI before fusion",
     "sam": "degrees; mean over pixels of the angle between spectra",
     "seam": "mean absolute gradient over all bands across the lines between tiles, over that one and two coarse pixels "
     "beside them, less 1",
@@ -149,6 +151,7 @@ def judge(job: Job, summary: MosaicSummary, progress: Progress = silent) -> Verd
         "reduced_resolution": {"rows": [row.to_json() for row in rows], "window_px": window, "error": reason},
         "registration": job.staged.registration.model_dump(mode="json"),
         "radiometric_fit": [fit and fit.model_dump() for fit in job.observation.misfit],
+        "harmony": job.staged.harmony and job.staged.harmony.model_dump(mode="json"),
         "validity": {
             "valid": summary.valid_fraction,
             "invalid_pixels": found.invalid,
@@ -192,6 +195,10 @@ def _gates(job: Job, found: Consistency, rows: list[Row]) -> list[Gate]:
             sentence=f"registration: {registration.decision}, {registration.reason}",
         )
     ]
+    if job.staged.harmony is not None:
+        harmony = job.staged.harmony
+        told = harmony.mistake or harmony.reason
+        gates.append(Gate(name="radiometry", value=None, limit=None, passed=harmony.passed, sentence=told))
     if found.hsi is not None:
         gates += [
             _at_most("max_hsi_sam_deg", found.hsi.sam_deg, limits.max_hsi_sam_deg, "spectral angle to the HSI", "deg"),
@@ -292,7 +299,7 @@ def _reduced(job: Job) -> tuple[list[Row], str | None, list[int]]:
         hsi, msi = (store.open_array(job.folder / "stage" / f"{role}.zarr") for role in ("hsi", "msi"))
         return degraded_pair(
             store.read(hsi, window, np.array(job.staged.hsi.kept)),
-            store.read(msi, window.times(ratio), np.array(job.staged.msi.kept)),
+            job.staged.as_fused(store.read(msi, window.times(ratio), np.array(job.staged.msi.kept))),
             protocol,
             name=job.name,
             srf=np.array(job.observation.srf),

@@ -52,6 +52,7 @@ def provenance(job: Job, summary: MosaicSummary, *, started: datetime, ended: da
             **staged.observation.model_dump(mode="json"),
             "lead": list(record.grid.lead),
         },
+        "harmony": staged.harmony and staged.harmony.model_dump(mode="json"),
         "method": {
             "name": job.config.network,
             "title": card.title,

@@ -277,6 +277,7 @@ def _provenance(job: Job, qa: dict[str, Any], provenance: dict[str, Any]) -> lis
         ("weights", str(provenance["method"]["weights_sha256"] or "none needed")),
         ("registration", f"{registration.decision}: {registration.reason}"),
         ("observation", f"PSF {seen.psf_sigma_px:.2f} px ({seen.psf_origin}), responses ({seen.srf_origin})"),
+        ("radiometry", _harmony_about(qa["harmony"])),
         ("strict mode", _strict_about(qa["strict"])),
         ("software", ", ".join(f"{name} {value}" for name, value in provenance["software"].items())),
         ("computed on", f"{provenance['facility']['host']}, {', '.join(provenance['facility']['devices'])}"),
@@ -286,6 +287,10 @@ def _provenance(job: Job, qa: dict[str, Any], provenance: dict[str, Any]) -> lis
         ("job", job.record.key),
     ]  # fmt: skip
     return rows
+
+
+def _harmony_about(harmony: dict[str, Any] | None) -> str:
+    return "not looked at" if harmony is None else harmony["mistake"] or harmony["reason"]
 
 
 def _strict_about(strict: dict[str, Any] | None) -> str:

@@ -43,6 +43,9 @@ class StagedPair:
         self._hsi_mean, self._msi_mean = (
             torch.tensor(image.mean, dtype=torch.float32)[None, :, None, None] for image in sums
         )
+        harmony = job.staged.harmony
+        self._harmony = harmony if harmony is not None and harmony.is_applied else None
+        self._msi_mean = self._harmonized(self._msi_mean)
         self._whole = all(image.valid_fraction == 1.0 for image in sums)
         self._span = (sums[0].low, sums[0].high) if job.spec.symmetric_range else None
 
@@ -53,7 +56,7 @@ class StagedPair:
         hsi_valid, msi_valid = torch.isfinite(hsi), torch.isfinite(msi)
         return PairWindow(
             hsi=self._scaled(torch.where(hsi_valid, hsi, self._hsi_mean)),
-            msi=self._scaled(torch.where(msi_valid, msi, self._msi_mean)),
+            msi=self._scaled(torch.where(msi_valid, self._harmonized(msi), self._msi_mean)),
             hsi_valid=hsi_valid,
             msi_valid=msi_valid.all(dim=1, keepdim=True),
         )
@@ -113,6 +116,12 @@ class StagedPair:
             return valid
         msi = torch.isfinite(_read_repeated(self._msi, fine.grown(spec.msi_reach), self._msi_kept))
         return valid & _eroded(msi.all(dim=1, keepdim=True), spec.msi_reach)[0]
+
+    def _harmonized(self, msi: torch.Tensor) -> torch.Tensor:
+        """The MSI in the radiometry of the HSI, as far as the pair told."""
+        if self._harmony is None:
+            return msi
+        return (msi - torch.from_numpy(self._harmony.offset)) / torch.from_numpy(self._harmony.gain)
 
     def _scaled(self, image: torch.Tensor) -> torch.Tensor:
         if self._span is None:

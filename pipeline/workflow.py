@@ -38,7 +38,8 @@ from pipeline.job import InputRecord, Job, JobRecord, code_version, job_key, loc
 from pipeline.judge import judge, require_passed
 from pipeline.ledger import write_atomic
 from pipeline.mosaic import finished, mosaic
-from pipeline.observe import GOOD_R2, sigma_from_mtf
+from pipeline.notices import tell_harmony, tell_observation
+from pipeline.observe import sigma_from_mtf
 from pipeline.product import Product
 from pipeline.progress import Progress, silent
 from pipeline.provenance import provenance
@@ -53,9 +54,6 @@ log = logging.getLogger(__name__)
 
 _MIN_COVERAGE = 0.5
 """An MSI band of whose response less than this lies inside the good HSI bands is named in the log."""
-
-_MAX_CENTER_PX = 0.5
-"""A PSF estimated farther off center than this, in fine pixels, is named in the log: it shows a misregistration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +247,8 @@ def stage_pair(held: Run) -> None:
     stage(job, held.pair, held.progress)
     told = job.staged.registration
     (log.info if told.decision == "accept" else log.warning)("registration: %s", told.reason)
-    _tell_observation(job)
+    tell_observation(job)
+    tell_harmony(job)
     first_pass(job, held.progress)
     coarse_pass(job, pick_device(job.config.device), held.progress)
     strict_pass(job, pick_device(job.config.device), held.progress)
@@ -365,29 +364,6 @@ def _warn_coverage(pair: ScenePair) -> None:
     for nm, share in zip(pair.msi.bands.center_nm, coverage, strict=True):
         if share < _MIN_COVERAGE:
             log.warning("%s: the good HSI bands cover %.0f %% of its band at %.0f nm", pair.msi.name, 100 * share, nm)
-
-
-def _tell_observation(job: Job) -> None:
-    observation, (y, x) = job.observation, job.observation.psf_center_px
-    if observation.note:
-        log.warning("observation model: %s", observation.note)
-    log.info(
-        "observation model: PSF of %.2f px (%s), SRF (%s)",
-        observation.psf_sigma_px,
-        observation.psf_origin,
-        observation.srf_origin,
-    )
-    if math.hypot(y, x) > _MAX_CENTER_PX:
-        log.warning("the PSF lies %.2f, %.2f fine px (y, x) off center: the scenes are not well registered", y, x)
-    centers = job.staged_bands[1][job.staged.msi.kept].center_nm
-    for nm, misfit in zip(centers, observation.misfit, strict=False):
-        if misfit is not None and misfit.r2 < GOOD_R2:
-            log.warning(
-                "%s: the HSI predicts its band at %.0f nm poorly (R2 %.2f); check registration, wavelengths and dates",
-                job.record.msi.name,
-                nm,
-                misfit.r2,
-            )
 
 
 def _scene_report(record: InputRecord) -> dict[str, Any]:
