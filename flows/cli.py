@@ -156,6 +156,7 @@ def _config(options: argparse.Namespace) -> Any:
         "weights": None if options.weights is None else str(options.weights),
         "ratio": options.ratio,
         "device": options.device,
+        "tiles.memory_gb": options.memory,
         "dask": options.dask,
         "strict": options.strict or None,
     }
@@ -291,7 +292,9 @@ def _add_register_options(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="settings as YAML, TOML or JSON; options overrule it"
     )
     # A run's other options mean nothing here; its configuration wants a place for a product that is not made.
-    parser.set_defaults(output=Path("registration"), network=None, weights=None, ratio=None, device=None, strict=False)
+    parser.set_defaults(
+        output=Path("registration"), network=None, weights=None, ratio=None, device=None, memory=None, strict=False
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -308,6 +311,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
         "--strict", action="store_true", help="make the product agree with the HSI within the HSI's noise"
+    )
+    parser.add_argument(
+        "--memory", type=float, metavar="GB", help="memory of a process; tiles are cut to fit (default: 8)"
     )
     parser.add_argument(
         "--dask", metavar="ADDRESS", help="local, or the address of a Dask scheduler (default: this process)"

@@ -290,11 +290,13 @@ class Job:
     def plan(self) -> TilePlan:
         """Tiles."""
         tiles = self.config.tiles
-        core = tiles.core or max(self.spec.tile // tiles.chunk, 1) * tiles.chunk
         margin = 0
         if self.config.strict:
             margin = projection_reach(self.record.grid.ratio, self.observation.psf_sigma_px)
-        return TilePlan(grids=self.grids, spec=self.spec, core=core, chunk=tiles.chunk, margin=margin)
+        if tiles.core is not None:
+            return TilePlan(grids=self.grids, spec=self.spec, core=tiles.core, chunk=tiles.chunk, margin=margin)
+        budget = int(tiles.memory_gb * 1e9)
+        return TilePlan.fitting(self.grids, self.spec, chunk=tiles.chunk, budget=budget, margin=margin)
 
     @property
     def ledger(self) -> Ledger:

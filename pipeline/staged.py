@@ -69,19 +69,17 @@ class StagedPair:
         return torch.from_numpy(store.read(self._features, box.times(rates.rate)))[None]
 
     @property
-    def unit(self) -> float:
-        """Step of the HSI's unit per unit of what the method sees."""
-        return 1.0 if self._span is None else (self._span[1] - self._span[0]) / 2.0
-
-    def unscaled(self, fused: torch.Tensor) -> torch.Tensor:
-        """Fused samples in the HSI's unit."""
+    def unscaling(self) -> tuple[float, float]:
+        """Gain and offset from the range that the method wants to the HSI's unit."""
         if self._span is None:
-            return fused
+            return 1.0, 0.0
         low, high = self._span
-        return (fused + 1.0) * ((high - low) / 2.0) + low
+        return (high - low) / 2.0, (high + low) / 2.0
 
-    def valid(self, tile: Tile) -> torch.Tensor:
-        """Pixels of a tile's core that no invalid input reached, shape (band or 1, y, x), bool."""
+    def valid(self, tile: Tile) -> torch.Tensor | None:
+        """Pixels of a tile's core that no invalid input reached, shape (band or 1, y, x), bool; None if that is all of them."""
+        if self._whole:
+            return None
         core, lead = tile.core, self._job.grids.lead
         return self._valid(Box(y0=core.y0 + lead[0], y1=core.y1 + lead[0], x0=core.x0 + lead[1], x1=core.x1 + lead[1]))
 

@@ -171,7 +171,7 @@ def strict_pass(job: Job, device: torch.device, progress: Progress = silent) -> 
         shown, valid = window.hsi_valid[0].all(dim=0), fuse.pair.valid_under(around)
         left, known = residual(fused, window.hsi[0], shown, valid, ratio=ratio, sigma_px=sigma_px)
         inner = (slice(block.y0 - around.y0, block.y1 - around.y0), slice(block.x0 - around.x0, block.x1 - around.x0))
-        spectrum.add(left[:, *inner] * fuse.pair.unit, known[inner])
+        spectrum.add(left[:, *inner] * fuse.pair.unscaling[0], known[inner])
         progress("strict pass", done, len(chosen))
     share = sum(math.prod(block.shape) for block in chosen) / math.prod(job.grids.coarse_shape)
     record = decide(spectrum, sigma, ratio=ratio, sigma_px=sigma_px, share=share)
@@ -195,8 +195,8 @@ def load_projection(job: Job) -> BackProjection | None:
 
 def _spectra(pair: StagedPair, block: Box) -> F32:
     """Valid spectra of a block in the HSI's unit, shape (C, pixel)."""
-    window = pair.read(block)
-    spectra: F32 = pair.unscaled(window.hsi)[0][:, window.hsi_valid[0].all(dim=0)].numpy()
+    window, (gain, offset) = pair.read(block), pair.unscaling
+    spectra: F32 = (window.hsi[0][:, window.hsi_valid[0].all(dim=0)] * gain + offset).numpy()
     return spectra
 
 
