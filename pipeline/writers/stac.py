@@ -67,23 +67,24 @@ def item(draft: Draft, assets: Sequence[Asset], manifest_sha256: str) -> dict[st
     return assemble(
         job.name,
         job.grids.product,
-        _properties(draft),
-        [
+        properties=_properties(draft),
+        derived_from=[
             {"rel": "derived_from", "href": _href(scene), "title": f"{scene.name}, {role}"}
             for scene, role in (
                 (job.record.hsi, "hyperspectral input"),
                 (job.record.msi, "multispectral input"),
             )
         ],
-        assets,
-        band_entries(job.bands, draft.summary, draft.provenance["product"]),
-        manifest_sha256,
+        assets=assets,
+        bands=band_entries(job.bands, draft.summary, draft.provenance["product"]),
+        manifest_sha256=manifest_sha256,
     )
 
 
 def assemble(
     name: str,
     geobox: GeoBox,
+    *,
     properties: dict[str, Any],
     derived_from: Sequence[dict[str, str]],
     assets: Sequence[Asset],
