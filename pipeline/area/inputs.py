@@ -29,7 +29,7 @@ from pipeline import store
 from pipeline.area.settings import AreaConfig
 from pipeline.product import Product
 from pipeline.tiles import Box
-from pipeline.writers._expected import VARIABLE, geobox
+from pipeline.writers._expected import VARIABLE
 from pipeline.writers.stac import MANIFEST
 
 _ON_LATTICE_PX = 1e-3
@@ -264,7 +264,7 @@ def _opened(path: Path) -> tuple[Scene, Product]:
             sensor="generic",
             cube=cube,
             bands=bands,
-            geobox=geobox(facts),
+            geobox=GeoBox(tuple(facts["shape"]), Affine(*facts["transform"]), facts["crs"]),
             quantity=facts["quantity"],
             unit=facts["unit"],
             time=_time(product.provenance["inputs"]),
