@@ -125,6 +125,8 @@ def job_record(config: RunConfig, pair: ScenePair) -> JobRecord:
             "config": config.decisive(),
             "grid": grid.model_dump(mode="json"),
             "inputs": {role: scene.sha256 for role, scene in inputs.items()},
+            # Tables beside the images are no part of their digests.
+            "bands": {role: scene.bands for role, scene in inputs.items()},
             "code": code_version(),
             "weights": None if card is None else card.sha256,
         }
