@@ -35,6 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NM",
         help="bands whose centers differ by no more are one band (default: 1)",
     )
+    parser.add_argument("--no-cog", action="store_true", help="leave out the cloud-optimized GeoTIFF")
     parser.add_argument("--memory-gb", type=float, metavar="GB", help="samples blended at once (default: 1)")
     parser.add_argument(
         "--prefect", action="store_true", help="run as a Prefect flow, on PREFECT_API_URL or a temporary server"
@@ -55,6 +56,7 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
         feather_px=options.feather,
         tolerance_nm=options.tolerance_nm,
         memory_gb=options.memory_gb,
+        formats=("zarr", "stac") if options.no_cog else None,
     )
     if options.prefect:
         from flows.mosaic_scenes import mosaic_scenes  # noqa: PLC0415
@@ -71,7 +73,7 @@ def show(display: Display, record: dict[str, Any]) -> None:
     size = f"{grid['shape'][0]} x {grid['shape'][1]} px, {record['bands']} bands, {grid['crs']}"
     rows = [
         ("product", record["product"]),
-        ("zarr", record["files"]["zarr"]),
+        *record["files"].items(),
         ("grid", f"{size}, {100 * grid['valid_fraction']:.2f} % valid"),
     ]
     for entry in record["inputs"]:
@@ -89,7 +91,7 @@ def _record(product: Any) -> dict[str, Any]:
     facts = product.provenance["product"]
     return {
         "product": str(product.path),
-        "files": {"zarr": str(product.zarr), "item": str(product.item)},
+        "files": {key: str(path) for key in ("zarr", "cog", "item") if (path := getattr(product, key)) is not None},
         "job_key": product.job_key,
         "inputs": product.provenance["inputs"],
         "grid": {key: facts[key] for key in ("crs", "shape", "transform", "valid_fraction")},

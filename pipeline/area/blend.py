@@ -100,6 +100,8 @@ def blended(samples: Sequence[NDArray[np.float32]], shares: Sequence[NDArray[np.
     shares : sequence of ndarray, shape (y, x), float64
         Weight of each product.
     """
+    if len(samples) == 1:
+        return samples[0]  # the mean of one
     total, weight = np.zeros(samples[0].shape), np.zeros(samples[0].shape)
     for product, share in zip(samples, shares, strict=True):
         here = np.where(np.isfinite(product), share, 0.0)

@@ -38,11 +38,11 @@ from pipeline.placing import staging_folder
 from pipeline.provenance import NODATA
 from pipeline.writers._expected import VARIABLE
 from pipeline.writers._footprint import bbox, footprint
+from pipeline.writers.cog import PackedCube
 from pipeline.writers.stac import projection
 from pipeline.writers.zarr import TITLES, cube_attributes, georeference, rfc3339, write_axes, write_spectrum
 
 SCHEMA = "hyperfuse-area/1"
-FORMATS = ("zarr", "stac")
 SOURCE = "source"
 """Variable of the source layer."""
 _PACKAGES = ("hyperfuse", "numpy", "scipy", "torch", "xarray", "zarr", "rasterio", "pyproj", "odc-geo")
@@ -110,6 +110,19 @@ class Area:
     def scale(self) -> float:
         """Physical value of one count: the largest of the products, which holds the range of all."""
         return max(cube.scale for cube in self._cubes) if self.integer else 1.0
+
+    @property
+    def cube(self) -> PackedCube:
+        """The finished cube, for other formats."""
+        return PackedCube(
+            array=self.fused,
+            geobox=self.inputs.target,
+            crs=str(self.inputs.target.crs),
+            bands=self.inputs.bands,
+            scale=self.scale,
+            quantity=self.inputs.scenes[0].quantity,
+            unit=self.inputs.scenes[0].unit,
+        )
 
     @property
     def bytes(self) -> int:
@@ -303,7 +316,7 @@ def _facts(area: Area, summary: MosaicSummary) -> dict[str, Any]:
         "nodata": NODATA if area.integer else None,
         "valid_fraction": summary.valid_fraction,
         "clipped_samples": summary.clipped,
-        "formats": list(FORMATS),
+        "formats": list(area.config.formats),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -35,8 +35,17 @@ class AreaConfig(BaseModel):
     """Bands per Zarr chunk."""
     memory_gb: float = Field(default=1.0, gt=0)
     """Budget of the samples (GB) that are blended at once; fewer bands are then taken at a time, the result is the same."""
+    formats: tuple[Literal["zarr", "cog", "stac"], ...] = ("zarr", "cog", "stac")
+    """Formats of the area; Zarr and STAC item are always among them."""
     license: str = "other"
     """SPDX identifier, or `other`; goes to the STAC item."""
+
+    @field_validator("formats")
+    @classmethod
+    def _always_zarr(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not {"zarr", "stac"} <= set(value):
+            raise ValueError("an area is always published as zarr and stac; cog may be left out")
+        return tuple(name for name in ("zarr", "cog", "stac") if name in value)
 
     @field_validator("bounds")
     @classmethod

@@ -37,6 +37,7 @@ from pipeline.publish import COMMON_ASSETS, THUMBNAIL, plain_asset, put_in_place
 from pipeline.thumbnail import cube_picture
 from pipeline.tiles import Box
 from pipeline.writers import Asset, writer
+from pipeline.writers.cog import write_cube
 from pipeline.writers.stac import assemble, band_entries
 from pipeline.writers.zarr import MEDIA_TYPE as ZARR
 
@@ -173,13 +174,23 @@ def publish_area(held: AreaRun) -> Product:
     seams = seam_record(sums, area.inputs.names)
     resumed = json.loads((area.folder / "resumed.json").read_text())["tiles"]
     facts = area_provenance(area, summary, seams, started=held.started, ended=ended, resumed=resumed)
-    step = Steps(held.progress, "publish", 4)
+    step = Steps(held.progress, "publish", 5)
+    for entry in area.product.iterdir():
+        # What a run left that died while it published.
+        if entry not in {area.fused.parent, area.source.parent}:
+            entry.unlink()
     close(area, started=held.started, ended=ended, summary=summary)
     write_atomic(area.product / PROVENANCE, json.dumps(facts, indent=1, allow_nan=False))
     write_atomic(area.product / SEAMS, json.dumps(seams, allow_nan=False))
     cube_picture(area.fused, area.inputs.bands, area.product / THUMBNAIL)
     step()
-    writer("zarr").check(area.product, facts["product"])
+    assets = [*_assets(area)]
+    if "cog" in area.config.formats:
+        assets += write_cube(area.cube, area.product / f"{area.name}.tif", workplace=area.folder / "cog")
+    step()
+    for name in area.config.formats:
+        if name != "stac":
+            writer(name).check(area.product, facts["product"])
     step()
     described, checksum = write_manifest(
         area.product,
@@ -189,7 +200,7 @@ def publish_area(held: AreaRun) -> Product:
             path.relative_to(area.product).as_posix(): {"chunks": store.n_chunk_files(path, store.open_array(path))[0]}
             for path in (area.fused, area.source)
         },
-        assets=(*_assets(area), *COMMON_ASSETS),
+        assets=(*assets, *COMMON_ASSETS),
     )
     record = assemble(
         area.name,

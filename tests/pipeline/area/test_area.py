@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pystac
 import pytest
+import rasterio
 import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
@@ -34,7 +35,9 @@ FEATHER = 20
 
 
 def area(folder: Path, *products: Path, **settings: Any) -> Product:
-    settings = {"feather_px": FEATHER, "chunk": 32, "chunk_bands": 2, "output": folder / "area"} | settings
+    settings = {
+        "feather_px": FEATHER, "chunk": 32, "chunk_bands": 2, "output": folder / "area", "formats": ("zarr", "stac"),
+    } | settings  # fmt: skip
     return mosaic_products(AreaConfig(products=products, **settings))
 
 
@@ -71,13 +74,16 @@ def test_two_halves_give_the_cube_back(halves, tmp_path):
 
 
 def test_the_product_is_one_that_everybody_reads(halves, tmp_path):
-    made = area(tmp_path, *halves)
+    made = area(tmp_path, *halves, formats=("zarr", "cog", "stac"))
     assert verify(made.path) == made
     with xr.open_zarr(made.zarr) as data:
         assert data["reflectance"].odc.geobox == grid(0, 0, HEIGHT, WIDTH)
         assert float(data["reflectance"].sel(wavelength=600, method="nearest")[5, 6]) == pytest.approx(
             float(ground(HEIGHT, WIDTH)[0, 5, 6]), abs=1e-6
         )
+    with rasterio.open(made.cog) as raster:
+        np.testing.assert_array_equal(raster.read(), counts(made))
+        assert (raster.nodata, raster.scales[0], raster.crs.to_epsg()) == (-32768, 1e-4, 32633)
     with xr.open_zarr(made.path / "area_source.zarr") as layer:
         table = {entry["number"]: entry["id"] for entry in layer["source"].attrs["products"]}
         assert table == {1: "west", 2: "east"}
@@ -89,7 +95,7 @@ def test_the_product_is_one_that_everybody_reads(halves, tmp_path):
     ]
     assert item.properties["start_datetime"] == "2026-06-01T10:00:00Z"
     assert item.properties["end_datetime"] == "2026-06-02T10:00:00Z"
-    assert set(item.assets) == {"zarr", "source", "seams", "thumbnail", "provenance", "manifest"}
+    assert set(item.assets) == {"zarr", "fused", "source", "seams", "thumbnail", "provenance", "manifest"}
     inputs = made.provenance["inputs"]
     assert [(entry["id"], entry["copied"]) for entry in inputs] == [("west", True), ("east", True)]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -350,6 +356,23 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(halves, tmp_path, monkey
     made = mosaic_products(config)
     assert made.provenance["tiles"] == {"core": 32, "finished": 12, "resumed": 12}
     np.testing.assert_array_equal(counts(made), whole)
+
+
+def test_a_run_that_died_while_it_published_publishes_whole(halves, tmp_path, monkeypatch):
+    settings: dict[str, Any] = {"formats": ("zarr", "cog", "stac")}
+
+    def dying(cube, target, *, workplace):
+        target.write_bytes(b"half a file")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow, "write_cube", dying)
+        with pytest.raises(Killed):
+            area(tmp_path, *halves, **settings)
+    assert not (tmp_path / "area").exists()
+    made = area(tmp_path, *halves, **settings)
+    assert verify(made.path).provenance["tiles"]["resumed"] == 12
+    assert not list(tmp_path.glob(".area.*"))
 
 
 def test_a_full_disk_is_told_before_anything_is_written(halves, tmp_path, monkeypatch):
