@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from catalogs.errors import Busy, InputRejected, OutOfResources
+from pipeline.device import exhausted
 from pipeline.job import locked
 
 log = logging.getLogger(__name__)
@@ -75,5 +74,7 @@ def resources_named(output: Path) -> Iterator[None]:
                 "to resume"
             ) from error
         raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not exhausted(error):
+            raise
         raise OutOfResources(f"a tile does not fit in memory ({error}); lower tiles.core and run again") from error
