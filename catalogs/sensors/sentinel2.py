@@ -146,6 +146,7 @@ def _scene(description: Description, package: Package, source: Source) -> Scene:
             time=description.time,
             files=tuple(package.files([*description.files, *used])),
             look_for_dead=False,
+            conditions=description.conditions,
             notes=(*description.notes, *notes),
         ),
         source,
