@@ -34,7 +34,7 @@ from catalogs.errors import InputRejected
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, Source
 
-SENSOR = Sensor(title="DESIS L2A", gsd_m=30.0)
+SENSOR = Sensor(title="DESIS L2A", gsd_m=30.0, role="hsi")
 
 _NODATA = -32768.0
 _LAYERS: dict[Flag, tuple[int, ...]] = {

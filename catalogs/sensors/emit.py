@@ -37,7 +37,7 @@ from catalogs.errors import InputRejected
 from catalogs.scene import Conditions, Scene
 from catalogs.sensors import Sensor, Source
 
-SENSOR = Sensor(title="EMIT L2A", gsd_m=60.0)
+SENSOR = Sensor(title="EMIT L2A", gsd_m=60.0, role="hsi")
 
 _TABLE = ("location/glt_x", "location/glt_y", "location/lat", "location/lon")
 _FLAGS: dict[Flag, str] = {

@@ -37,7 +37,7 @@ from catalogs.errors import InputRejected
 from catalogs.scene import Conditions, Quantity, Scene
 from catalogs.sensors import Sensor, Source
 
-SENSOR = Sensor(title="EnMAP L2A and L1C", gsd_m=30.0, mtf_nyquist=0.2)
+SENSOR = Sensor(title="EnMAP L2A and L1C", gsd_m=30.0, role="hsi", mtf_nyquist=0.2)
 
 _IMAGES = ("tif", "tiff", "jp2", "bsq", "bil", "bip")
 _BACKGROUND_CLASS, _WATER_CLASS = 3, 2

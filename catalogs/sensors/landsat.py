@@ -31,7 +31,7 @@ from catalogs.responses import LANDSAT_8
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, Source
 
-SENSOR = Sensor(title="Landsat 8 and 9 Collection 2 Level 2", gsd_m=30.0)
+SENSOR = Sensor(title="Landsat 8 and 9 Collection 2 Level 2", gsd_m=30.0, role="msi")
 
 _ROOT = "LANDSAT_METADATA_FILE"
 _SPACECRAFT = ("LANDSAT_8", "LANDSAT_9")

@@ -31,7 +31,7 @@ from catalogs.errors import InputRejected
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, Source
 
-SENSOR = Sensor(title="PlanetScope surface reflectance", gsd_m=3.0)
+SENSOR = Sensor(title="PlanetScope surface reflectance", gsd_m=3.0, role="msi")
 
 _UDM2_LAYERS = 8
 _LAYERS: dict[Flag, int] = {"snow": 1, "shadow": 2, "haze": 4, "cloud": 5, "defective": 7}

@@ -39,7 +39,7 @@ from catalogs.errors import InputRejected
 from catalogs.scene import Conditions, Scene
 from catalogs.sensors import Sensor, Source
 
-SENSOR = Sensor(title="PRISMA L2D", gsd_m=30.0, mtf_nyquist=0.04)
+SENSOR = Sensor(title="PRISMA L2D", gsd_m=30.0, role="hsi", mtf_nyquist=0.04)
 
 _SWATHS = "HDFEOS/SWATHS"
 _HCO = f"{_SWATHS}/PRS_L2D_HCO"

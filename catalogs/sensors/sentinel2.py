@@ -44,7 +44,7 @@ from catalogs.sensors._sentinel2 import (
     two_digits,
 )
 
-SENSOR = Sensor(title="Sentinel-2 L2A and L1C", gsd_m=10.0, mtf_nyquist=0.2)
+SENSOR = Sensor(title="Sentinel-2 L2A and L1C", gsd_m=10.0, role="msi", mtf_nyquist=0.2)
 
 _COARSE_M = 60
 _SCL_M = 20
