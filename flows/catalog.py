@@ -119,15 +119,17 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
 
 def show(display: Display, record: dict[str, Any]) -> None:
     """The record as lines."""
-    rows: list[tuple[str, str]] = []
-    for one in record.get("gathered", ()):
-        rows.append((one["state"], one["reason"] if one["id"] is None else f"{one['id']} {one['reason']}"))
+    rows = [
+        (one["state"], one["reason"] if one["id"] is None else f"{one['id']} {one['reason']}")
+        for one in record.get("gathered", ())
+    ]
     for scene in record.get("scenes", ()):
         cloud = "" if scene["cloud_cover"] is None else f", {scene['cloud_cover']:.0%} cloud"
         told = f"{scene['time'] or 'time unknown'}, {scene['gsd_m']:g} m, {scene['n_bands']} bands{cloud}"
         rows.append((scene["role"], f"{scene['id']} ({scene['sensor'] or 'sensor unknown'}; {told})"))
-    for product in record.get("products", ()):
-        rows.append(("product", f"{product['id']} (of {product['hsi']} and {product['msi']}, by {product['method']})"))
+    rows += [
+        ("product", f"{p['id']} ({p['method']}, of {p['hsi']} and {p['msi']})") for p in record.get("products", ())
+    ]
     for one in record.get("pairs", ()):
         rows.append(("no pair" if one["msi"] is None else "pair", f"{one['hsi']}: {one['reason']}"))
         if record["all"]:
