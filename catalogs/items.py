@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
@@ -32,6 +33,7 @@ _EXTENSIONS = {
         "file": "file/v2.1.0",
     }.items()
 }
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._-]{0,199}")
 _SETTINGS = {f.name for f in fields_of(Source)} - {"uri", "sensor"}
 _NAMED_ROLES: dict[str, Role] = {
     "hsi": "hsi", "prisma": "hsi", "emit": "hsi", "desis": "hsi", "enmap": "hsi", "hyperion": "hsi", "aviris": "hsi",
@@ -91,6 +93,11 @@ class SceneItem:
     def collection(self) -> str:
         """Collection of the catalogue to which it belongs."""
         return self.sensor or "other"
+
+
+def is_file_name(name: str) -> bool:
+    """Whether an identifier can name the file of its item."""
+    return _FILE_NAME.fullmatch(name) is not None and name != "collection"
 
 
 def to_record(item: SceneItem, folder: Path, *, now: datetime) -> dict[str, Any]:

@@ -103,7 +103,10 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     contents = Catalog.open(options.catalog, roots=options.root).read()
     if options.action == "list":
         return _listed(contents, options.role)
-    pairings = pair(contents.scenes, rules(options))
+    chosen = rules(options)
+    pairings = pair(contents.scenes, chosen)
+    if unknown := sorted(set(chosen.overrides) - {pairing.hsi.id for pairing in pairings}):
+        raise UsageError(f"--choose {unknown[0]}: is no HSI of {options.catalog}; see `hyperfuse catalog list`")
     if options.hsi is not None:
         pairings = [pairing for pairing in pairings if pairing.hsi.id == options.hsi]
         if not pairings:

@@ -116,6 +116,13 @@ def test_items_that_came_before_an_error_stay(catalog):
     assert not [path for path in catalog.folder.rglob(".*") if path.name != ".lock"]
 
 
+@pytest.mark.parametrize("name", ["../h", "/h", "", ".h", "collection", "a/b", "a\nb"])
+def test_identifiers_that_are_no_file_names(catalog, name):
+    with pytest.raises(ValueError, match="no name for an item"):
+        catalog.add([scene_item(name, "hsi")])
+    assert len(catalog.read().scenes) == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

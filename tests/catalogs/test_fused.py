@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,18 @@ def test_inputs_that_the_catalogue_does_not_know(product, tmp_path):
     catalog.add_product(product)
     (found,) = catalog.products
     assert (found.hsi, found.msi) == (None, "m")
+
+
+def test_two_products_of_one_name(product, tmp_path):
+    catalog = Catalog.open(tmp_path / "cat", roots=[tmp_path])
+    catalog.add_product(product)
+    other = shutil.copytree(product, tmp_path / "other")
+    assert catalog.add_product(other).name == "fused-ab.json"
+    assert {found.id: found.folder for found in catalog.products} == {"fused": product, "fused-ab": other}
+    # One that was moved keeps its name.
+    shutil.rmtree(other)
+    moved = product.rename(tmp_path / "moved")
+    assert catalog.add_product(moved).name == "fused.json"
 
 
 def test_what_is_no_product(product, tmp_path):

@@ -109,6 +109,11 @@ def test_cloud_counts_where_the_hsi_lies():
     assert names(pairing) == ["there"]
     assert pairing.chosen is not None
     assert pairing.chosen.cloud == 0
+    # A map without clouds of a scene that counts them: nobody looked for clouds.
+    blind = scene_item("blind", "msi", width=0.8, clear=("f" * CELLS,) * CELLS, conditions=under(cloud_cover=0.3))
+    best = ranked(blind).chosen
+    assert best is not None
+    assert best.cloud == 0.3
     assert (
         ranked(here).reason
         == "no partner: of 1 MSI scenes that meet it, 1 are clouded or masked to more than 50% there"

@@ -77,13 +77,14 @@ def test_errors(folder, tmp_path, capsys):
     assert main(["catalog", "list", str(tmp_path)]) == 3
     assert main(["catalog", "pairs", folder, "--hsi", "absent"]) == 2
     assert main(["catalog", "pairs", folder, "--choose", "absent"]) == 2
+    assert main(["catalog", "pairs", folder, "--choose", "absent=synthetic-msi"]) == 2
     assert main(["catalog", "pairs", folder, "--min-overlap", "2"]) == 2
     assert main(["catalog", "pairs", folder, "--max-gap-days", "1e300"]) == 2
     assert main(["catalog", "add", "x", "--set", "fog=1", "--catalog", folder]) == 2
     assert main(["catalog", "add", "x", "--set", "mask", "--catalog", folder]) == 2
     assert main(["catalog", "add", "x", "--catalog", "https://stac.example.org"]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert len(told) == 8
+    assert len(told) == 9
     assert all(line.startswith("hyperfuse: ") for line in told)
     with pytest.raises(SystemExit):
         main(["catalog"])
