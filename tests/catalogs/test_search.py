@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,7 @@ from catalogs import search
 from catalogs.archive import Catalog
 from catalogs.errors import InputRejected, UsageError
 from catalogs.items import to_record
+from catalogs.sensors import open_scene
 from tests.archives import scene_item
 
 pytest.importorskip("pystac_client")
@@ -102,6 +104,8 @@ def test_pages_of_a_search(server):
     assert [(scene.id, scene.uri) for scene in contents.scenes] == [
         (f"s{i}", f"https://data.example.org/{i}.tif") for i in range(5)
     ]
+    with pytest.raises(InputRejected, match="lies on a server, .* fetch the product first"):
+        open_scene(replace(contents.scenes[0].source(), sensor=None))
     assert len(server.asked) == 3
     assert server.asked[0]["collections"] == ["x", "y"]
     assert server.asked[0]["bbox"] == [5, 47, 15, 55]
