@@ -31,12 +31,15 @@ def clear_map(lon: ArrayLike, lat: ArrayLike, valid: ArrayLike, area: BaseGeomet
     valid : array_like of bool, shape (sample,)
         Whether the pixel can be used.
     area : shapely geometry
-        Outline whose box is divided; samples outside do not count.
+        Outline whose box is divided; samples outside of it do not count.
     """
     west, south, east, north = box_of(area)
+    shapely.prepare(area)
     x = (np.asarray(lon, np.float64) - west) % 360 / (east - west)
     y = (north - np.asarray(lat, np.float64)) / (north - south)
-    inside = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)
+    # Around a swath that lies askew the image is empty: that is no cloud.
+    inside = shapely.intersects_xy(area, (np.asarray(lon, np.float64) + 180) % 360 - 180, np.asarray(lat, np.float64))
+    inside &= (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)
     col, row = (np.minimum((part[inside] * CELLS).astype(int), CELLS - 1) for part in (x, y))
     cell, good = row * CELLS + col, np.asarray(valid, bool)[inside]
     total = np.bincount(cell, minlength=CELLS**2)
