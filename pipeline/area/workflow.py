@@ -206,7 +206,7 @@ def publish_area(held: AreaRun) -> Product:
         area.name,
         area.inputs.target,
         properties=item_properties(area, facts, ended),
-        derived_from=[
+        links=[
             {"rel": "derived_from", "href": (p.item or p.path).absolute().as_uri(), "title": f"{name}, fused product"}
             for name, p in zip(area.inputs.names, area.inputs.products, strict=True)
         ],

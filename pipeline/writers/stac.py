@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ STAC_VERSION = "1.1.0"
 MANIFEST = "manifest.json"
 DIGEST = "hrhsi:item_sha256"
 """Property with the SHA-256 of the item's canonical JSON without this property."""
+_DOI = re.compile(r"doi:(10\.\S+?)[.,;)]?(?:\s|$)")
 _PYSTAC = (STACError, STACTypeError, RequiredPropertyMissing)
 EXTENSIONS = (
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
@@ -68,13 +70,14 @@ def item(draft: Draft, assets: Sequence[Asset], manifest_sha256: str) -> dict[st
         job.name,
         job.grids.product,
         properties=_properties(draft),
-        derived_from=[
+        links=[
             {"rel": "derived_from", "href": _href(scene), "title": f"{scene.name}, {role}"}
             for scene, role in (
                 (job.record.hsi, "hyperspectral input"),
                 (job.record.msi, "multispectral input"),
             )
-        ],
+        ]
+        + _model_links(draft),
         assets=assets,
         bands=band_entries(job.bands, draft.summary, draft.provenance["product"]),
         manifest_sha256=manifest_sha256,
@@ -86,7 +89,7 @@ def assemble(
     geobox: GeoBox,
     *,
     properties: dict[str, Any],
-    derived_from: Sequence[dict[str, str]],
+    links: Sequence[dict[str, str]],
     assets: Sequence[Asset],
     bands: Sequence[dict[str, Any]],
     manifest_sha256: str,
@@ -101,8 +104,8 @@ def assemble(
         Grid of its cube.
     properties : dict
         Without the digest.
-    derived_from : sequence of dict
-        Links to what it was made of.
+    links : sequence of dict
+        To what it was made of.
     assets, manifest_sha256
         As `item` has them.
     bands : sequence of dict
@@ -118,7 +121,7 @@ def assemble(
         "geometry": outline,
         "bbox": bbox(outline),
         "properties": properties,
-        "links": [*derived_from, *stores],
+        "links": [*links, *stores],
         "assets": {},
     }
     for asset in assets:
@@ -213,6 +216,19 @@ def _times(hsi: datetime | None, msi: datetime | None, created: datetime) -> dic
     if hsi is None:
         return {"datetime": None, **span}
     return {"datetime": _rfc3339(hsi)} | (span if known[0] != known[-1] else {})
+
+
+def _model_links(draft: Draft) -> list[dict[str, str]]:
+    """The weights that made the product, if it has some, and the paper of the method."""
+    network, weights, path = draft.job.config.network, draft.job.record.weights, draft.job.config.weights
+    links = []
+    if weights is not None and path is not None:
+        title = f"weights of {network}, SHA-256 {weights['sha256']}"
+        links.append({"rel": "derived_from", "href": path.absolute().as_uri(), "title": title})
+    paper = draft.provenance["method"]["paper"]
+    if found := _DOI.search(paper):
+        links.append({"rel": "cite-as", "href": f"https://doi.org/{quote(found[1], safe='/')}", "title": paper})
+    return links
 
 
 def _href(scene: InputRecord) -> str:
