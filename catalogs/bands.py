@@ -26,6 +26,45 @@ SIGMA_PER_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ResponseCurve:
+    """Spectral response of one band as it was measured, relative; straight lines between the samples, 0 outside.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two samples, wavelengths do not increase, or the response is negative or 0 throughout.
+    """
+
+    wavelength_nm: NDArray[np.float64]
+    """Wavelengths (nm), shape (sample,), increasing."""
+    response: NDArray[np.float64]
+    """Response at them, in any unit, shape (sample,)."""
+
+    def __post_init__(self) -> None:
+        if self.wavelength_nm.shape != self.response.shape or self.wavelength_nm.size < 2:
+            raise ValueError(
+                f"{self.response.size} responses at {self.wavelength_nm.size} wavelengths, expected two or more"
+            )
+        if not np.all(np.diff(self.wavelength_nm) > 0):
+            raise ValueError("the wavelengths do not increase")
+        if not (np.all(self.response >= 0) and np.any(self.response > 0)):
+            raise ValueError("a response is negative, not a number, or 0 at all wavelengths")
+
+    def area(self, low_nm: NDArray[np.float64], high_nm: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Share of the area under the curve that lies between two wavelengths, 0 to 1."""
+        steps = np.diff(self.wavelength_nm) * (self.response[1:] + self.response[:-1]) / 2
+        below = np.concatenate([[0.0], np.cumsum(steps)])
+
+        def up_to(nm: NDArray[np.float64]) -> NDArray[np.float64]:
+            at = np.clip(np.searchsorted(self.wavelength_nm, nm, side="right") - 1, 0, len(steps) - 1)
+            inside = np.clip(nm, self.wavelength_nm[0], self.wavelength_nm[-1])
+            here = np.interp(inside, self.wavelength_nm, self.response)
+            return np.asarray(below[at] + (inside - self.wavelength_nm[at]) * (self.response[at] + here) / 2)
+
+        return np.asarray((up_to(high_nm) - up_to(low_nm)) / below[-1])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Bands:
     """Spectral bands of a scene, sorted by wavelength; the scene's band axis is in the same order.
 
@@ -48,6 +87,8 @@ class Bands:
     gsd_m: NDArray[np.float64] | None = None
     """Native sampling distance (m), shape (band,); a band coarser than the scene's grid comes as blocks of equal pixels
     that begin at the scene's corner. None: all bands are of the scene's grid."""
+    curves: tuple[ResponseCurve, ...] | None = None
+    """Measured responses of the bands; None: Gaussians of the centers and widths."""
 
     def __post_init__(self) -> None:
         n_bands = self.center_nm.shape[0]
@@ -56,6 +97,8 @@ class Bands:
                 raise ValueError(f"{field} has shape {getattr(self, field).shape}, center_nm has {n_bands} bands")
         if len(self.names) != n_bands:
             raise ValueError(f"{len(self.names)} names for {n_bands} bands")
+        if self.curves is not None and len(self.curves) != n_bands:
+            raise ValueError(f"{len(self.curves)} response curves for {n_bands} bands")
         if np.any(np.diff(self.center_nm) < 0):
             raise ValueError("center_nm decreases: build Bands with Bands.sort, which permutes the data too")
         if np.any(self.fwhm_nm <= 0):
@@ -74,6 +117,7 @@ class Bands:
             source_band=self.source_band[picked],
             names=tuple(self.names[i] for i in picked),
             gsd_m=None if self.gsd_m is None else self.gsd_m[picked],
+            curves=None if self.curves is None else tuple(self.curves[i] for i in picked),
         )
 
     @classmethod
@@ -178,8 +222,8 @@ class Bands:
     def srf(self, broad: Bands) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Weights that turn these bands into the bands of a broader sensor.
 
-        Gaussian responses; each weight is the response of the broad band at our center times our spacing, over good
-        bands only.
+        Gaussian responses unless the broad sensor's are measured; each weight is the response of the broad band at our
+        center times our spacing, or the area of its curve over our spacing, over good bands only.
 
         Returns
         -------
@@ -188,13 +232,18 @@ class Bands:
         coverage : ndarray, shape (broad band,)
             Share of the response's area that our good bands cover, 0 to 1.
         """
-        sigma = broad.width_nm()[:, None] * SIGMA_PER_FWHM
-        response = np.exp(-0.5 * ((self.center_nm[None, :] - broad.center_nm[:, None]) / sigma) ** 2)
         # A gap in the spectrum must not be credited to the bands at its rim, hence the cap at our own width.
         spacing = np.minimum(np.gradient(self.center_nm) if len(self) > 1 else np.inf, 1.5 * self.width_nm())
-        weights = response * np.where(self.good, spacing, 0.0)
+        if broad.curves is None:
+            sigma = broad.width_nm()[:, None] * SIGMA_PER_FWHM
+            response = np.exp(-0.5 * ((self.center_nm[None, :] - broad.center_nm[:, None]) / sigma) ** 2)
+            weights, whole = response * spacing, sigma[:, 0] * np.sqrt(2.0 * np.pi)
+        else:
+            limits = self.center_nm - spacing / 2, self.center_nm + spacing / 2
+            weights, whole = np.stack([curve.area(*limits) for curve in broad.curves]), np.ones(len(broad))
+        weights = np.where(self.good, weights, 0.0)
         area = weights.sum(axis=1)
-        coverage = np.clip(area / (sigma[:, 0] * np.sqrt(2.0 * np.pi)), 0.0, 1.0)
+        coverage = np.clip(area / whole, 0.0, 1.0)
         seen = coverage > 0.01
         return np.where(seen[:, None], weights / np.where(seen, area, 1.0)[:, None], 0.0), coverage
 
@@ -207,6 +256,7 @@ class Bands:
             "source_band": [int(v) for v in self.source_band],
             "names": list(self.names),
             **({} if self.gsd_m is None else {"gsd_m": [float(v) for v in self.gsd_m]}),
+            **({} if self.curves is None else {"curves": [_pairs(curve) for curve in self.curves]}),
         }
 
     @classmethod
@@ -219,6 +269,7 @@ class Bands:
             source_band=np.array(record["source_band"], dtype=np.int64),
             names=tuple(record["names"]),
             gsd_m=np.array(record["gsd_m"], dtype=np.float64) if "gsd_m" in record else None,
+            curves=tuple(_curve(pairs) for pairs in record["curves"]) if "curves" in record else None,
         )
 
 
@@ -258,7 +309,7 @@ def read_table(source: str) -> BandTable:
     path = Path(source)
     if not path.is_file():
         raise InputRejected(f"{source}: no such band table; give a CSV file or the wavelengths separated by commas")
-    rows = _rows(path)
+    rows = csv_rows(path)
     columns = set(rows[0]) if rows else set()
     center = _first(columns, "center_nm", "wavelength_nm", "centre_nm", "wavelength", "center_um", "wavelength_um")
     if center is None:
@@ -284,7 +335,7 @@ def nm_per(unit: str | None) -> float | None:
     return _UNIT_TO_NM.get((unit or "").strip().lower())
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def csv_rows(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV file, keys in lower case; lines that begin with # are comments."""
     try:
         lines = [
@@ -300,6 +351,14 @@ def _rows(path: Path) -> list[dict[str, str]]:
                 f"{path}: row {number} has {len(row)} values for {len(header)} columns; correct the table"
             )
     return [dict(zip(header, row, strict=True)) for row in table[1:]]
+
+
+def _pairs(curve: ResponseCurve) -> list[list[float]]:
+    return [curve.wavelength_nm.tolist(), curve.response.tolist()]
+
+
+def _curve(pairs: list[list[float]]) -> ResponseCurve:
+    return ResponseCurve(wavelength_nm=np.array(pairs[0]), response=np.array(pairs[1]))
 
 
 def _suffix_unit(column: str) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
-from flows import evaluate, info
+from flows import catalog, evaluate, info, mosaic
 from flows.display import Display
 
 EXIT_CODES = """exit codes:
@@ -180,7 +180,7 @@ def _product_record(product: Any) -> dict[str, Any]:
             if (path := getattr(product, key)) is not None
         },
         "job_key": product.job_key,
-        "registration": product.provenance["registration"],
+        "registration": product.provenance.get("registration"),
         "grid": {key: product.provenance["product"][key] for key in ("shape", "transform", "valid_fraction")},
         "bands": len(product.provenance["product"]["wavelength_nm"]),
         "tiles": product.provenance["tiles"],
@@ -227,7 +227,10 @@ def _parser() -> argparse.ArgumentParser:
         "only the co-registration: the displacement, and whether to believe it",
     )
     _add_register_options(register)
+    catalog.add_options(command("catalog", catalog.run, catalog.show, "scenes of an archive: add, list, find pairs"))
     info.add_options(command("info", info.run, info.show, "print what a reader understands of a product or image"))
+
+    mosaic.add_options(command("mosaic", mosaic.run, mosaic.show, "blend several fused products into one area product"))
 
     verify = command(
         "verify", _verify, Display.show_product, "check a product: manifest, checksums, grid, bands, STAC; offline"

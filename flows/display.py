@@ -80,7 +80,8 @@ class Display:
             "grid",
             f"{grid['shape'][0]} x {grid['shape'][1]} px, {record['bands']} bands, {100 * grid['valid_fraction']:.2f} % valid",
         )
-        self._row("registration", f"{registration['decision']}: {registration['reason']}")
+        if registration is not None:
+            self._row("registration", f"{registration['decision']}: {registration['reason']}")
         self._row("tiles", f"{record['tiles']['finished']}, of which {record['tiles']['resumed']} resumed")
         if record["quality"] is not None:
             self._row("quality", record["quality"]["state"])

@@ -52,7 +52,7 @@ def publish_task(run: Run) -> Product:
 def fuse_scene(config: RunConfig) -> str:
     """Fuse a low-resolution hyperspectral and a high-resolution multispectral scene; returns the product's folder."""
     logger = get_run_logger()
-    with _forwarded_logs():
+    with forwarded_logs():
         try:
             with open_run(config, progress=_ProgressArtifact()) as run:
                 stage_task(run)
@@ -118,7 +118,7 @@ def _report(product: Product) -> None:
     )
 
 
-class _forwarded_logs:  # noqa: N801 (a context manager, named like one)
+class forwarded_logs:  # noqa: N801 (a context manager, named like one)
     """Log records of the pipeline in the run's log."""
 
     def __enter__(self) -> None:

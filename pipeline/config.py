@@ -45,6 +45,8 @@ class SceneConfig(_Frozen):
     """Flags of the product's masks that make a pixel invalid, for example cloud,shadow, or none; the reader's choice unless given."""
     bands: str | None = None
     """Bands of a multispectral product to open, for example B02,B03,B04,B08; the reader's choice unless given."""
+    responses: str | None = None
+    """CSV table of measured spectral responses of an MSI: wavelength_nm, and a column per band; Gaussians unless given."""
 
     def source(self) -> Source:
         """The same for the catalogs."""
@@ -209,6 +211,13 @@ class RunConfig(_Frozen):
     bf16 where the device has it."""
     dask: str | None = None
     """`local` for worker processes here, or the address of a Dask scheduler; in this process unless given."""
+
+    @field_validator("hsi")
+    @classmethod
+    def _no_curves(cls, value: SceneConfig) -> SceneConfig:
+        if value.responses is not None:
+            raise ValueError("hsi.responses is not used: only the responses of the MSI are; give msi.responses")
+        return value
 
     @field_validator("network")
     @classmethod

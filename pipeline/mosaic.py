@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict
 
 from catalogs.errors import HyperFuseError
@@ -68,16 +70,21 @@ def mosaic(job: Job) -> MosaicSummary:
         raise HyperFuseError(
             f"{job.name}: {len(missing)} of {job.plan.n_tiles} tiles are not finished (first: {missing[0]}); run again to resume"
         )
-    per_band = list(zip(*(zip(r.valid, r.total, r.low, r.high, strict=True) for r in records.values()), strict=True))
+    return summarize(list(records.values()))
+
+
+def summarize(records: Sequence[TileRecord]) -> MosaicSummary:
+    """Statistics of a mosaic from the records of all its tiles."""
+    per_band = list(zip(*(zip(r.valid, r.total, r.low, r.high, strict=True) for r in records), strict=True))
     valid = [sum(v for v, *_ in band) for band in per_band]
     return MosaicSummary(
         n_tiles=len(records),
-        pixels=sum(record.pixels for record in records.values()),
+        pixels=sum(record.pixels for record in records),
         valid=valid,
         mean=[sum(t for _, t, *_ in band) / n if n else None for band, n in zip(per_band, valid, strict=True)],
         low=[min((x for *_, x, _ in band if x is not None), default=None) for band in per_band],
         high=[max((x for *_, x in band if x is not None), default=None) for band in per_band],
-        clipped=sum(record.clipped for record in records.values()),
-        devices=sorted({record.device for record in records.values()}),
-        precisions=sorted({record.precision for record in records.values()}),
+        clipped=sum(record.clipped for record in records),
+        devices=sorted({record.device for record in records}),
+        precisions=sorted({record.precision for record in records}),
     )

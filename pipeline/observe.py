@@ -68,7 +68,7 @@ class Observation(BaseModel):
     srf: tuple[tuple[float, ...], ...]
     """Weights of the HSI bands in each MSI band; rows sum to 1, or to 0 where the HSI does not see the band."""
     srf_origin: Origin
-    """From the `table` of bands of both sensors, or estimated (`blind`)."""
+    """From the `table` of bands of both sensors, `given` by the user as measured, or estimated (`blind`)."""
     coverage: tuple[float, ...]
     """Share of each MSI band's response, by the table, that lies inside HSI bands."""
     misfit: tuple[RadiometricFit | None, ...] = ()
@@ -202,13 +202,13 @@ def sigma_from_mtf(mtf: float, ratio: float) -> float:
 
 
 def known(hsi: Bands, msi: Bands, *, psf_sigma_px: float, psf_origin: Origin) -> Observation:
-    """The observation model of the sensors' tables: Gaussian responses of the given centers and widths."""
+    """The observation model of the sensors' tables: measured responses, or Gaussians of the given centers and widths."""
     srf, coverage = hsi.srf(msi)
     return Observation(
         psf_sigma_px=psf_sigma_px,
         psf_origin=psf_origin,
         srf=srf.tolist(),
-        srf_origin="table",
+        srf_origin="table" if msi.curves is None else "given",
         coverage=coverage.tolist(),
     )
 

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +39,23 @@ THUMBNAIL = "thumbnail.png"
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
+COMMON_ASSETS = (
+    Asset(
+        key="thumbnail",
+        href=THUMBNAIL,
+        media_type="image/png",
+        title="True color, or the spectrum in three bands",
+        roles=("thumbnail",),
+    ),
+    Asset(
+        key="provenance",
+        href=PROVENANCE,
+        media_type="application/json",
+        title="Inputs, settings, software and steps",
+        roles=("metadata",),
+    ),
+)
+"""Files of every product, beside its cube."""
 
 
 def publish(draft: Draft, *, progress: Progress = silent) -> Product:
@@ -84,12 +101,23 @@ def publish(draft: Draft, *, progress: Progress = silent) -> Product:
     step()
     _seal(draft, root, assets)
     step()
-    _sync(root)
-    _rename_new(root, job)
-    _fsync(job.config.output.parent)
+    put_in_place(root, job.config.output)
     _discard(job.folder)
     step()
     return Product.load(job.config.output)
+
+
+def put_in_place(root: Path, output: Path) -> None:
+    """Bring a sealed folder to the disk and rename it to the product's path, on the same file system.
+
+    Raises
+    ------
+    ExpectedSkip
+        If something has appeared there.
+    """
+    _sync(root)
+    _rename_new(root, output)
+    _fsync(output.parent)
 
 
 def require_free(job: Job) -> None:
@@ -106,14 +134,18 @@ def require_free(job: Job) -> None:
     InputRejected
         If anything else is there, the parent folder is missing, or the name is that of a file of every product.
     """
-    output = job.config.output
-    if f"{job.name}.json" in {MANIFEST, PROVENANCE}:
-        raise InputRejected(f"{output}: {job.name}.json is a file of every product; choose another name")
+    require_vacant(job.config.output, job.record.key)
+
+
+def require_vacant(output: Path, key: str) -> None:
+    """The same of any product folder and the key of what is to be in it."""
+    if f"{output.name}.json" in {MANIFEST, PROVENANCE}:
+        raise InputRejected(f"{output}: {output.name}.json is a file of every product; choose another name")
     if not output.parent.is_dir():
         raise InputRejected(f"{output}: its parent folder does not exist; create it")
     if not os.path.lexists(output):
         return
-    if _is_of(output, job.record.key):
+    if _is_of(output, key):
         raise ExpectedSkip(f"{output}: already published from the same inputs and settings; nothing to do")
     raise InputRejected(f"{output}: exists and is not this product; choose another output, or move it away")
 
@@ -187,41 +219,66 @@ def _product_root(job: Job) -> Path:
 
 def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
     """Manifest, then the item."""
-    job, files = draft.job, {path.relative_to(root).as_posix(): path for path in _files(root)}
+    job = draft.job
     array = store.open_array(job.fused)
     published = root / job.fused.relative_to(job.product)
     arrays = {job.fused.relative_to(job.product).as_posix(): {"chunks": store.n_chunk_files(published, array)[0]}}
-    manifest = {
-        "schema": SCHEMA,
-        "product": job.name,
-        "job_key": job.record.key,
-        "arrays": arrays if published.is_dir() else {},
-        "files": {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in sorted(files.items())},
-    }
-    text = json.dumps(manifest, indent=1)
-    write_atomic(root / MANIFEST, text)
+    more = (
+        plain_asset("tie-points", TABLE, "application/geo+json", "Tie points of the registration", "metadata"),
+        plain_asset("registration", FIGURE, "image/png", "Tie points of the registration over the HSI", "overview"),
+        plain_asset("qa", QA, "application/json", "Scores, gates and their definitions", "metadata"),
+        plain_asset("report", REPORT, "text/html", "Report to look at in any browser", "overview"),
+    )
+    described, checksum = write_manifest(
+        root,
+        name=job.name,
+        key=job.record.key,
+        arrays=arrays if published.is_dir() else {},
+        assets=(*assets, *COMMON_ASSETS, *more),
+    )
     if "stac" not in job.config.publish.formats:
         return
-    described = [_with_checksum(asset, manifest["files"]) for asset in assets] + [
-        _with_checksum(asset, manifest["files"])
-        for asset in (
-            _plain("thumbnail", THUMBNAIL, "image/png", "True color, or the spectrum in three bands", "thumbnail"),
-            _plain("provenance", PROVENANCE, "application/json", "Inputs, settings, software and steps", "metadata"),
-            _plain("tie-points", TABLE, "application/geo+json", "Tie points of the registration", "metadata"),
-            _plain("registration", FIGURE, "image/png", "Tie points of the registration over the HSI", "overview"),
-            _plain("qa", QA, "application/json", "Scores, gates and their definitions", "metadata"),
-            _plain("report", REPORT, "text/html", "Report to look at in any browser", "overview"),
-        )
-        if asset.href in manifest["files"]
-    ]
-    sealed = _plain("manifest", MANIFEST, "application/json", "Size and SHA-256 of every file", "metadata")
-    described.append(replace(sealed, extra={"file:size": len(text.encode())}))
-    record = item(draft, described, hashlib.sha256(text.encode()).hexdigest())
+    record = item(draft, described, checksum)
     write_atomic(root / f"{job.name}.json", json.dumps(record, indent=1, allow_nan=False))
     writer("stac").check(root, draft.provenance["product"])
 
 
-def _plain(key: str, href: str, media_type: str, title: str, role: str) -> Asset:
+def write_manifest(
+    root: Path, *, name: str, key: str, arrays: dict[str, Any], assets: Iterable[Asset]
+) -> tuple[list[Asset], str]:
+    """Write the manifest of all files of a product that is being built.
+
+    Parameters
+    ----------
+    root : Path
+        Folder that will be renamed.
+    name, key : str
+        Identifier and job key of the product.
+    arrays : dict
+        Number of chunk files by array.
+    assets : iterable of Asset
+        What the product may offer; those that are not there are left out.
+
+    Returns
+    -------
+    list of Asset
+        For the item: files with size and checksum, the manifest last.
+    str
+        SHA-256 of the manifest, hexadecimal.
+    """
+    files = {path.relative_to(root).as_posix(): path for path in _files(root)}
+    listed = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in sorted(files.items())}
+    manifest = {"schema": SCHEMA, "product": name, "job_key": key, "arrays": arrays, "files": listed}
+    text = json.dumps(manifest, indent=1)
+    write_atomic(root / MANIFEST, text)
+    described = [_with_checksum(asset, listed) for asset in assets if (root / asset.href).exists()]
+    sealed = plain_asset("manifest", MANIFEST, "application/json", "Size and SHA-256 of every file", "metadata")
+    described.append(replace(sealed, extra={"file:size": len(text.encode())}))
+    return described, hashlib.sha256(text.encode()).hexdigest()
+
+
+def plain_asset(key: str, href: str, media_type: str, title: str, role: str) -> Asset:
+    """An asset of one role without further fields."""
     return Asset(key=key, href=href, media_type=media_type, title=title, roles=(role,))
 
 
@@ -295,9 +352,8 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-def _rename_new(root: Path, job: Job) -> None:
+def _rename_new(root: Path, output: Path) -> None:
     """Rename onto a path that must not exist."""
-    output = job.config.output
     try:
         if not _renameat2(root, output):
             # Without the system call a race remains in which an empty folder is replaced; a full one never is.

@@ -12,6 +12,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,12 +199,13 @@ def write(array: Array, box: Box, values: NDArray[Any]) -> None:
 
 
 def chunk_paths(folder: Path, array: Array, box: Box) -> Iterator[Path]:
-    """Files of the chunks under a rectangle, all bands, in order."""
-    bands, rows, cols = array.chunks
-    for band in range(-(-array.shape[0] // bands)):
+    """Files of the chunks under a rectangle of a cube or of one layer, all bands, in order."""
+    rows, cols = array.chunks[-2:]
+    counts = (-(-size // chunk) for size, chunk in zip(array.shape[:-2], array.chunks[:-2], strict=True))
+    for leading in product(*map(range, counts)):
         for row in range(box.y0 // rows, -(-box.y1 // rows)):
             for col in range(box.x0 // cols, -(-box.x1 // cols)):
-                yield folder / "c" / str(band) / str(row) / str(col)
+                yield folder.joinpath("c", *map(str, (*leading, row, col)))
 
 
 def chunks_digest(folder: Path, array: Array, box: Box) -> str | None:

@@ -39,7 +39,12 @@ def thumbnail(job: Job, path: Path) -> None:
     path : Path
         File to write; an existing one is replaced.
     """
-    samples = _thinned(job, picture_bands(job.bands))
+    cube_picture(job.fused, job.bands, path)
+
+
+def cube_picture(array: Path, bands: Bands, path: Path) -> None:
+    """The same of any product cube, by its Zarr array and its bands."""
+    samples = _thinned(array, picture_bands(bands))
     invalid = samples == NODATA if samples.dtype == np.int16 else ~np.isfinite(samples)
     save_picture(samples, ~invalid.any(axis=0), path)
 
@@ -73,9 +78,9 @@ def save_picture(samples: NDArray[np.generic], opaque: NDArray[np.bool_], path: 
     Image.fromarray(image).save(path, format="PNG", optimize=True)
 
 
-def _thinned(job: Job, picked: tuple[int, ...]) -> NDArray[np.generic]:
+def _thinned(path: Path, picked: tuple[int, ...]) -> NDArray[np.generic]:
     """Every n-th pixel of three bands, read chunk by chunk."""
-    array = store.open_array(job.fused)
+    array = store.open_array(path)
     _, height, width = array.shape
     _, rows, cols = array.chunks
     step = -(-max(height, width) // EDGE_PX)

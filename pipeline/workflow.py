@@ -10,12 +10,10 @@ is what `run` does, what the Prefect flow does, and what a notebook may do.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,13 +21,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from catalogs.errors import Busy, ExpectedSkip, InputRejected, OutOfResources, QualityRefused
+from catalogs.errors import ExpectedSkip, InputRejected, OutOfResources, QualityRefused
 from catalogs.networks import WeightCard, read_card
 from catalogs.pairs import RATIOS, ScenePair
 from catalogs.sensors import open_scene, sensor_module
 from models import Observed, method
 from pipeline.config import RunConfig
-from pipeline.device import exhausted, pick_device
+from pipeline.device import pick_device
 from pipeline.engine import run_batches
 from pipeline.grids import GridRecord, NestedGrids, nest, on_lattice
 from pipeline.job import InputRecord, Job, JobRecord, code_version, job_key, locked
@@ -38,6 +36,7 @@ from pipeline.ledger import write_atomic
 from pipeline.mosaic import finished, mosaic
 from pipeline.notices import tell_harmony, tell_observation
 from pipeline.observe import sigma_from_mtf
+from pipeline.placing import drop_abandoned, require_parent, resources_named, staging_folder
 from pipeline.product import Product
 from pipeline.progress import Meter, Progress, silent
 from pipeline.provenance import provenance
@@ -125,6 +124,8 @@ def job_record(config: RunConfig, pair: ScenePair) -> JobRecord:
             "config": config.decisive(),
             "grid": grid.model_dump(mode="json"),
             "inputs": {role: scene.sha256 for role, scene in inputs.items()},
+            # Tables beside the images are no part of their digests.
+            "bands": {role: scene.bands for role, scene in inputs.items()},
             "code": code_version(),
             "weights": None if card is None else card.sha256,
         }
@@ -215,21 +216,21 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Run]
         If another process works on the same job.
     """
     started = datetime.now(UTC)
-    _check_parent(config.output)
+    require_parent(config.output)
     pair = open_pair(config)
     record = job_record(config, pair)
     planned = Job(Path(), record)
     require_free(planned)
     _check_resources(planned)
     _warn_coverage(pair)
-    folder = config.output.parent / f".{config.output.name}.{record.key[:12]}.staging"
+    folder = staging_folder(config.output, record.key)
     folder.mkdir(exist_ok=True)
     with locked(folder):
-        _drop_abandoned(config.output, keep=folder)
+        drop_abandoned(config.output, keep=folder)
         # Written anew when resuming: device, dask and batch may differ from those of the run that was killed.
         write_atomic(folder / "job.json", record.model_dump_json(indent=1))
         try:
-            with _resources_named(config):
+            with resources_named(config.output):
                 keep_weights(Job(folder, record))
                 yield Run(job=Job(folder, record), pair=pair, progress=progress, started=started)
         except (InputRejected, ExpectedSkip, QualityRefused):
@@ -294,39 +295,6 @@ def publish_product(held: Run) -> Product:
     return publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=held.progress)
 
 
-@contextmanager
-def _resources_named(config: RunConfig) -> Iterator[None]:
-    """Turn a full disk and exhausted memory into the sentence of whoever must act; what is done stays done."""
-    try:
-        yield
-    except OSError as error:
-        # GDAL reports a full disk in words only.
-        if error.errno in {errno.ENOSPC, errno.EDQUOT} or "No space left" in str(error):
-            free = shutil.disk_usage(config.output.absolute().parent).free
-            raise OutOfResources(
-                f"{config.output.absolute().parent}: the disk is full ({free / 1e9:.2f} GB free); free some space and run again "
-                "to resume"
-            ) from error
-        raise
-    except (MemoryError, RuntimeError) as error:
-        if not exhausted(error):
-            raise
-        raise OutOfResources(f"a tile does not fit in memory ({error}); lower tiles.core and run again") from error
-
-
-def _check_parent(output: Path) -> None:
-    parent = output.absolute().parent
-    if not parent.is_dir():
-        raise InputRejected(f"{output}: its parent folder {parent} does not exist or is no folder; create it first")
-    try:
-        # Permission bits lie to root and know nothing of read-only mounts, so a folder is made and taken away.
-        Path(tempfile.mkdtemp(prefix=".hyperfuse-probe-", dir=parent)).rmdir()
-    except OSError as error:
-        raise InputRejected(
-            f"{output}: {parent} is read-only ({error}); choose a folder that can be written"
-        ) from error
-
-
 def _check_resources(job: Job) -> None:
     budget = job.config.tiles.memory_gb * 1e9
     if job.plan.peak_bytes > budget:
@@ -350,19 +318,6 @@ def _disk_bytes(plan: TilePlan) -> int:
     height, width = plan.grids.product.shape
     coarse = math.prod(plan.grids.coarse_shape)
     return 4 * coarse * observed.hsi_bands + height * width * (4 * observed.msi_bands + 3 * 2 * observed.hsi_bands)
-
-
-def _drop_abandoned(output: Path, keep: Path) -> None:
-    """Remove the staging of other settings for the same product, unless a process still holds it."""
-    for other in output.parent.glob(f".{output.name}.*.staging"):
-        if other == keep:
-            continue
-        try:
-            with locked(other):
-                log.info("removing %s, left by a run with other settings", other.name)
-                shutil.rmtree(other, ignore_errors=True)
-        except Busy:
-            continue
 
 
 def _warn_coverage(pair: ScenePair) -> None:

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
+from catalogs.curves import with_curves
 from catalogs.errors import InputRejected
-from catalogs.scene import Quantity, Scene
+from catalogs.scene import Quantity, Role, Scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class Sensor:
     """Name and product, for people."""
     gsd_m: float | None = None
     """Ground sampling distance (m), None if it varies."""
+    role: Role | None = None
+    """Part that its scenes play in a pair; None where the number of bands tells."""
     mtf_nyquist: float = 0.3
     """Modulation at the Nyquist frequency of its own grid, 0 to 1; 0.3 is typical of the field."""
 
@@ -61,6 +65,8 @@ class Source:
     """Flags of the product's masks that make a pixel invalid, separated by commas, or `none`; for products with masks."""
     bands: str | None = None
     """Bands to open, by the product's names, separated by commas; for multispectral products."""
+    responses: str | None = None
+    """CSV table of measured spectral responses, see `catalogs.curves`."""
 
 
 class SensorModule(Protocol):
@@ -104,11 +110,9 @@ def open_scene(source: Source) -> Scene:
     InputRejected
         If no sensor accepts it, or the one that does cannot use it.
     """
-    if source.sensor is not None:
-        return sensor_module(source.sensor).open_scene(source)
-    for name in available():
-        module = sensor_module(name)
-        if module.accepts(source.uri):
-            return module.open_scene(source)
     # Nobody accepts it: the reader of last resort knows best what is wrong with it.
-    return sensor_module("generic").open_scene(source)
+    name = source.sensor or next((n for n in available() if sensor_module(n).accepts(source.uri)), "generic")
+    scene = sensor_module(name).open_scene(source)
+    if source.responses is None:
+        return scene
+    return replace(scene, bands=with_curves(scene.bands, Path(source.responses), of=scene.name))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
+from catalogs.bands import Bands
 from catalogs.errors import HyperFuseError
+from catalogs.scene import Quantity
 from pipeline import store
-from pipeline.job import Job
 from pipeline.provenance import NODATA
 from pipeline.thumbnail import true_color
 from pipeline.tiles import Box
@@ -46,20 +48,66 @@ _GDAL = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class PackedCube:
+    """A finished cube in a product's Zarr array, and what a raster file has to say of it."""
+
+    array: Path
+    """The array (band, y, x)."""
+    geobox: GeoBox
+    """Its grid."""
+    crs: str
+    """CRS of the grid as the record has it."""
+    bands: Bands
+    """Its bands."""
+    scale: float
+    """Physical value of one stored count; 1 for floats."""
+    quantity: Quantity
+    """What the samples measure."""
+    unit: str
+    """Unit of the physical values."""
+
+
 def write(draft: Draft) -> list[Asset]:
     """Build `<name>.tif` from the mosaic; peak memory does not depend on the size of the scene."""
     job = draft.job
-    target = draft.folder / f"{job.name}.tif"
+    cube = PackedCube(
+        array=job.fused,
+        geobox=job.grids.product,
+        crs=job.record.grid.crs,
+        bands=job.bands,
+        scale=job.staged.scale if job.config.publish.dtype == "int16" else 1.0,
+        quantity=job.record.hsi.quantity,
+        unit=job.record.hsi.unit,
+    )
+    return write_cube(cube, draft.folder / f"{job.name}.tif", workplace=job.folder / "cog")
+
+
+def write_cube(cube: PackedCube, target: Path, *, workplace: Path) -> list[Asset]:
+    """Build the file of any product's cube.
+
+    Parameters
+    ----------
+    cube : PackedCube
+    target : Path
+        File to write.
+    workplace : Path
+        Folder on the same file system, outside of the product; it is made, and gone at the end.
+
+    Raises
+    ------
+    BadProduct
+        If a chunk of the cube does not decode.
+    """
     # Outside the product folder: a killed GDAL leaves a file that opens and reads as zeros, and side files.
-    workplace = job.folder / "cog"
     workplace.mkdir(exist_ok=True)
     plain, final = workplace / "plain.tif", workplace / "final.tif"
     for leftover in workplace.iterdir():
         leftover.unlink()
     with rasterio.Env(**_GDAL):
-        _write_plain(job, plain)
+        _write_plain(cube, plain)
         with rasterio.open(plain, "r+") as source:
-            source.build_overviews(_levels(tuple(job.grids.product.shape)), Resampling.average)
+            source.build_overviews(_levels(tuple(cube.geobox.shape)), Resampling.average)
         rasterio.shutil.copy(
             plain,
             final,
@@ -75,14 +123,13 @@ def write(draft: Draft) -> list[Asset]:
     plain.unlink()
     final.replace(target)
     workplace.rmdir()
-    quantity = job.record.hsi.quantity
     return [
         Asset(
             key="fused",
             href=target.name,
             media_type=MEDIA_TYPE,
             title="Fused cube, cloud-optimized GeoTIFF",
-            roles=("data", quantity),
+            roles=("data", cube.quantity),
         )
     ]
 
@@ -108,8 +155,8 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
         raise BadProduct(f"{path.name}: cannot be read ({error})") from error
 
 
-def _write_plain(job: Job, path: Path) -> None:
-    array = store.open_array(job.fused)
+def _write_plain(cube: PackedCube, path: Path) -> None:
+    array = store.open_array(cube.array)
     n_bands, height, width = array.shape
     with rasterio.open(
         path,
@@ -119,8 +166,8 @@ def _write_plain(job: Job, path: Path) -> None:
         height=height,
         width=width,
         dtype=str(array.dtype),
-        crs=job.record.grid.crs,
-        transform=job.grids.product.affine,
+        crs=cube.crs,
+        transform=cube.geobox.affine,
         nodata=NODATA if array.dtype == np.int16 else np.nan,
         tiled=True,
         blockxsize=BLOCK,
@@ -131,7 +178,7 @@ def _write_plain(job: Job, path: Path) -> None:
         # Every block is written once and whole: filling the file first would write it twice.
         SPARSE_OK=True,
     ) as target:
-        _describe(target, job)
+        _describe(target, cube)
         edge = max(-(-array.chunks[1] // BLOCK), -(-array.chunks[2] // BLOCK)) * BLOCK
         for y0 in range(0, height, edge):
             for x0 in range(0, width, edge):
@@ -140,7 +187,7 @@ def _write_plain(job: Job, path: Path) -> None:
                     samples = store.read(array, box)
                 except (RuntimeError, ValueError, OSError) as error:
                     raise BadProduct(
-                        f"{job.fused}: a chunk under {box} does not decode ({error}); run again"
+                        f"{cube.array}: a chunk under {box} does not decode ({error}); run again"
                     ) from error
                 target.write(samples, window=Window(x0, y0, box.x1 - x0, box.y1 - y0))
 
@@ -150,14 +197,13 @@ def _levels(shape: Sequence[int]) -> list[int]:
     return [2**k for k in range(1, 32) if max(shape) > BLOCK * 2 ** (k - 1)]
 
 
-def _describe(target: Any, job: Job) -> None:
+def _describe(target: Any, cube: PackedCube) -> None:
     """Scale, unit and spectrum of every band, in all the places where readers look."""
-    bands, colors = job.bands, true_color(job.bands)
+    bands, colors = cube.bands, true_color(cube.bands)
     n_bands = len(bands)
-    packed = job.config.publish.dtype == "int16"
-    target.scales = [job.staged.scale if packed else 1.0] * n_bands
+    target.scales = [cube.scale] * n_bands
     target.offsets = [0.0] * n_bands
-    target.units = [job.record.hsi.unit] * n_bands
+    target.units = [cube.unit] * n_bands
     target.descriptions = [f"{nm:.1f} nm" for nm in bands.center_nm]
     interpretation = [ColorInterp.gray] + [ColorInterp.undefined] * (n_bands - 1)
     if colors is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +21,11 @@ from odc.geo.geobox import GeoBox
 from pystac.errors import RequiredPropertyMissing, STACError, STACTypeError, STACValidationError
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
+from catalogs.bands import Bands
 from catalogs.errors import HyperFuseError
 from catalogs.scene import pixel_size_m
 from pipeline.job import InputRecord
+from pipeline.mosaic import MosaicSummary
 from pipeline.thumbnail import true_color
 from pipeline.writers import Asset, BadProduct, Draft
 from pipeline.writers._expected import VARIABLE, require_values
@@ -35,8 +38,9 @@ STAC_VERSION = "1.1.0"
 MANIFEST = "manifest.json"
 DIGEST = "hrhsi:item_sha256"
 """Property with the SHA-256 of the item's canonical JSON without this property."""
+_DOI = re.compile(r"doi:(10\.\S+?)[.,;)]?(?:\s|$)")
 _PYSTAC = (STACError, STACTypeError, RequiredPropertyMissing)
-_EXTENSIONS = (
+EXTENSIONS = (
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
     "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
@@ -62,16 +66,62 @@ def item(draft: Draft, assets: Sequence[Asset], manifest_sha256: str) -> dict[st
         Hexadecimal.
     """
     job = draft.job
-    geobox, outline = job.grids.product, footprint(job.grids.product)
+    return assemble(
+        job.name,
+        job.grids.product,
+        properties=_properties(draft),
+        links=[
+            {"rel": "derived_from", "href": _href(scene), "title": f"{scene.name}, {role}"}
+            for scene, role in (
+                (job.record.hsi, "hyperspectral input"),
+                (job.record.msi, "multispectral input"),
+            )
+        ]
+        + _model_links(draft),
+        assets=assets,
+        bands=band_entries(job.bands, draft.summary, draft.provenance["product"]),
+        manifest_sha256=manifest_sha256,
+    )
+
+
+def assemble(
+    name: str,
+    geobox: GeoBox,
+    *,
+    properties: dict[str, Any],
+    links: Sequence[dict[str, str]],
+    assets: Sequence[Asset],
+    bands: Sequence[dict[str, Any]],
+    manifest_sha256: str,
+) -> dict[str, Any]:
+    """The item of any product, as plain JSON.
+
+    Parameters
+    ----------
+    name : str
+        Identifier.
+    geobox : GeoBox
+        Grid of its cube.
+    properties : dict
+        Without the digest.
+    links : sequence of dict
+        To what it was made of.
+    assets, manifest_sha256
+        As `item` has them.
+    bands : sequence of dict
+        By `band_entries`.
+    """
+    outline = footprint(geobox)
+    stores = [{"rel": "store", "href": f"./{asset.href}", "type": ZARR} for asset in assets if asset.media_type == ZARR]
     record: dict[str, Any] = {
         "type": "Feature",
         "stac_version": STAC_VERSION,
-        "stac_extensions": list(_EXTENSIONS),
-        "id": job.name,
+        "stac_extensions": list(EXTENSIONS),
+        "id": name,
         "geometry": outline,
         "bbox": bbox(outline),
-        "properties": _properties(draft),
-        "links": _links(draft, assets),
+        "properties": properties,
+        "links": [*links, *stores],
         "assets": {},
     }
     for asset in assets:
@@ -80,7 +130,8 @@ def item(draft: Draft, assets: Sequence[Asset], manifest_sha256: str) -> dict[st
         if asset.href == MANIFEST:
             entry["file:checksum"] = multihash(manifest_sha256)
         if "data" in asset.roles:
-            entry |= _grid(geobox) | {"bands": _bands(draft, zarr=asset.media_type == ZARR)}
+            zarr = asset.media_type == ZARR
+            entry |= _grid(geobox) | {"bands": [_named(band, index, zarr=zarr) for index, band in enumerate(bands)]}
         record["assets"][asset.key] = entry
     record["properties"][DIGEST] = digest(record)
     return record
@@ -133,7 +184,7 @@ def _properties(draft: Draft) -> dict[str, Any]:
         "instruments": sorted({hsi.sensor, msi.sensor}),
         "gsd": float(f"{(pixel[0] * pixel[1]) ** 0.5:.6g}"),
         "license": job.config.publish.license,
-        **_projection(job.grids.product),
+        **projection(job.grids.product),
         "processing:level": processing_level(job),
         "processing:datetime": facts["ended"],
         "processing:version": facts["software"]["code_version"],
@@ -167,14 +218,17 @@ def _times(hsi: datetime | None, msi: datetime | None, created: datetime) -> dic
     return {"datetime": _rfc3339(hsi)} | (span if known[0] != known[-1] else {})
 
 
-def _links(draft: Draft, assets: Sequence[Asset]) -> list[dict[str, str]]:
-    inputs = (draft.job.record.hsi, draft.job.record.msi)
-    links = [
-        {"rel": "derived_from", "href": _href(scene), "title": f"{scene.name}, {role}"}
-        for scene, role in zip(inputs, ("hyperspectral input", "multispectral input"), strict=True)
-    ]
-    stores = [{"rel": "store", "href": f"./{asset.href}", "type": ZARR} for asset in assets if asset.media_type == ZARR]
-    return links + stores
+def _model_links(draft: Draft) -> list[dict[str, str]]:
+    """The weights that made the product, if it has some, and the paper of the method."""
+    network, weights, path = draft.job.config.network, draft.job.record.weights, draft.job.config.weights
+    links = []
+    if weights is not None and path is not None:
+        title = f"weights of {network}, SHA-256 {weights['sha256']}"
+        links.append({"rel": "derived_from", "href": path.absolute().as_uri(), "title": title})
+    paper = draft.provenance["method"]["paper"]
+    if found := _DOI.search(paper):
+        links.append({"rel": "cite-as", "href": f"https://doi.org/{quote(found[1], safe='/')}", "title": paper})
+    return links
 
 
 def _href(scene: InputRecord) -> str:
@@ -184,7 +238,7 @@ def _href(scene: InputRecord) -> str:
     return quote(scene.uri, safe=":/?&=%#,@+") if known else Path(scene.uri).absolute().as_uri()
 
 
-def _projection(geobox: GeoBox) -> dict[str, Any]:
+def projection(geobox: GeoBox) -> dict[str, Any]:
     """CRS of the grid: a code if it has one, otherwise WKT 2."""
     assert geobox.crs is not None  # noqa: S101 (our invariant: products have a CRS)
     if geobox.crs.epsg is not None:
@@ -194,22 +248,27 @@ def _projection(geobox: GeoBox) -> dict[str, Any]:
 
 def _grid(geobox: GeoBox) -> dict[str, Any]:
     box = geobox.boundingbox
-    return _projection(geobox) | {
+    return projection(geobox) | {
         "proj:shape": list(geobox.shape),
         "proj:transform": list(tuple(geobox.affine)[:6]),
         "proj:bbox": [box.left, box.bottom, box.right, box.top],
     }
 
 
-def _bands(draft: Draft, *, zarr: bool) -> list[dict[str, Any]]:
-    """One entry per band, in the file's order."""
-    job, summary, facts = draft.job, draft.summary, draft.provenance["product"]
-    bands = job.bands
+def band_entries(bands: Bands, summary: MosaicSummary, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """One entry per band, in the cube's order, without the name, which depends on the format.
+
+    Parameters
+    ----------
+    bands : Bands
+    summary : MosaicSummary
+    facts : dict
+        The `product` part of the provenance record.
+    """
     common = dict(zip(true_color(bands) or (), ("red", "green", "blue"), strict=False))
     entries = []
     for index, (center, width) in enumerate(zip(bands.center_nm, bands.fwhm_nm, strict=True)):
         entry: dict[str, Any] = {
-            "name": f"{VARIABLE}[wavelength={center:.10g}]" if zarr else str(index + 1),
             "description": f"{center:.1f} nm",
             "data_type": facts["dtype"],
             "nodata": "nan" if facts["nodata"] is None else facts["nodata"],
@@ -228,6 +287,11 @@ def _bands(draft: Draft, *, zarr: bool) -> list[dict[str, Any]]:
             entry["statistics"] |= {"minimum": low, "maximum": high, "mean": mean}
         entries.append(entry)
     return entries
+
+
+def _named(band: dict[str, Any], index: int, *, zarr: bool) -> dict[str, Any]:
+    center_nm = band["eo:center_wavelength"] * 1000.0
+    return {"name": f"{VARIABLE}[wavelength={center_nm:.10g}]" if zarr else str(index + 1)} | band
 
 
 def _rfc3339(time: datetime) -> str:

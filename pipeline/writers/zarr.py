@@ -19,7 +19,9 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
+from catalogs.bands import Bands
 from catalogs.errors import HyperFuseError
+from catalogs.scene import Quantity
 from models import method
 from pipeline import store
 from pipeline.job import Job, code_version
@@ -29,7 +31,7 @@ from pipeline.writers._expected import VARIABLE, n_valid, require_dataset, requi
 from pipeline.writers._footprint import bbox, footprint
 
 MEDIA_TYPE = "application/vnd.zarr; version=3"
-_TITLES = {"reflectance": "Surface reflectance", "radiance": "Radiance", "digital_number": "Digital number"}
+TITLES = {"reflectance": "Surface reflectance", "radiance": "Radiance", "digital_number": "Digital number"}
 _PROJ, _PROJ_TEXT = (
     "f17cb550-5864-4468-aeb7-f3180cfb622f",
     "Coordinate reference system information for geospatial data",
@@ -48,7 +50,7 @@ def create(job: Job) -> None:
     """
     group, bands, geobox = job.fused.parent, job.bands, job.grids.product
     group.parent.mkdir(exist_ok=True)
-    here = _georeference(geobox)
+    here = georeference(geobox)
     store.create_group(group, here | _describe(job))
     height, width = geobox.shape
     tiles = job.config.tiles
@@ -62,8 +64,8 @@ def create(job: Job) -> None:
         dims=("wavelength", "y", "x"),
         attributes=_cube(job) | here,
     )
-    _spectral(group, job)
-    _axes(group, geobox)
+    write_spectrum(group, job.bands)
+    write_axes(group, geobox)
     if job.record.hsi.time is not None:
         _time(group, job.record.hsi.time)
 
@@ -78,7 +80,7 @@ def write(draft: Draft) -> list[Asset]:
             key="zarr",
             href=group.name,
             media_type=MEDIA_TYPE,
-            title=f"{_TITLES[draft.job.record.hsi.quantity]} cube, Zarr v3 group",
+            title=f"{TITLES[draft.job.record.hsi.quantity]} cube, Zarr v3 group",
             roles=("data", draft.job.record.hsi.quantity),
         )
     ]
@@ -87,7 +89,7 @@ def write(draft: Draft) -> list[Asset]:
 def closing_attributes(draft: Draft) -> dict[str, Any]:
     """Attributes of the group that only the finished mosaic knows: its history, and how much of it is valid."""
     job, summary, facts = draft.job, draft.summary, draft.provenance
-    created, code = _rfc3339(draft.created), facts["software"]["code_version"]
+    created, code = rfc3339(draft.created), facts["software"]["code_version"]
     record = store.attributes(job.fused.parent)["hrhsi"] | {
         "code_version": code,
         "weights_sha256": facts["method"]["weights_sha256"],
@@ -127,7 +129,7 @@ def _packed(job: Job) -> bool:
     return job.config.publish.dtype == "int16"
 
 
-def _georeference(geobox: GeoBox) -> dict[str, Any]:
+def georeference(geobox: GeoBox) -> dict[str, Any]:
     """Conventions `proj` and `spatial`, under the names of v0.1 and those that rioxarray knows."""
     assert geobox.crs is not None  # noqa: S101 (our invariant: products have a CRS)
     box = geobox.boundingbox
@@ -172,7 +174,7 @@ def _describe(job: Job) -> dict[str, Any]:
         "Conventions": "CF-1.11, ACDD-1.3",
         "id": job.name,
         "naming_authority": "hyperfuse",
-        "title": f"{_TITLES[hsi.quantity]}, fused from {hsi.name} and {msi.name}",
+        "title": f"{TITLES[hsi.quantity]}, fused from {hsi.name} and {msi.name}",
         "summary": (
             f"Image cube with the bands of {hsi.name} ({hsi.sensor}, {hsi.gsd_m:.6g} m) and the pixels of {msi.name} "
             f"({msi.sensor}, {msi.gsd_m:.6g} m), computed by {card.title}."
@@ -199,7 +201,7 @@ def _describe(job: Job) -> dict[str, Any]:
     }
     if hsi.time is not None:
         times = sorted(time for time in (hsi.time, msi.time) if time is not None)
-        attributes |= {"time_coverage_start": _rfc3339(times[0]), "time_coverage_end": _rfc3339(times[-1])}
+        attributes |= {"time_coverage_start": rfc3339(times[0]), "time_coverage_end": rfc3339(times[-1])}
     return attributes
 
 
@@ -211,21 +213,38 @@ def processing_level(job: Job) -> str:
 def _cube(job: Job) -> dict[str, Any]:
     """Attributes of the cube."""
     hsi = job.record.hsi
-    auxiliary = ["fwhm", "good_band", "source_band"] + (["time"] if hsi.time is not None else [])
+    return cube_attributes(
+        hsi.quantity, hsi.unit, scale=job.staged.scale if _packed(job) else None, timed=hsi.time is not None
+    )
+
+
+def cube_attributes(quantity: Quantity, unit: str, *, scale: float | None, timed: bool) -> dict[str, Any]:
+    """Attributes of a cube.
+
+    Parameters
+    ----------
+    quantity, unit
+        Of the samples.
+    scale : float or None
+        Physical value of one count of an int16 cube; None for floats.
+    timed : bool
+        Whether the group tells the time.
+    """
+    auxiliary = ["fwhm", "good_band", "source_band"] + (["time"] if timed else [])
     attributes: dict[str, Any] = {
-        "long_name": _TITLES[hsi.quantity].lower(),
-        "units": hsi.unit,
+        "long_name": TITLES[quantity].lower(),
+        "units": unit,
         "grid_mapping": "spatial_ref",
         "coordinates": " ".join(auxiliary),
         "cell_methods": "area: mean",
     }
-    if hsi.quantity == "reflectance":
+    if quantity == "reflectance":
         attributes["standard_name"] = "surface_bidirectional_reflectance"
-    if _packed(job):
+    if scale is not None:
         # xarray masks by the attribute, GDAL by the array's own fill value: both are needed.
         return attributes | {
             "_FillValue": NODATA,
-            "scale_factor": job.staged.scale,
+            "scale_factor": scale,
             "add_offset": 0.0,
             "valid_min": NODATA + 1,
             "valid_max": -NODATA - 1,
@@ -234,10 +253,9 @@ def _cube(job: Job) -> dict[str, Any]:
     return attributes | {"_FillValue": base64.standard_b64encode(np.array(np.nan, "<f8").tobytes()).decode()}
 
 
-def _spectral(group: Path, job: Job) -> None:
+def write_spectrum(group: Path, bands: Bands) -> None:
     """Wavelength axis and what goes with it."""
-    bands, dims = job.bands, ("wavelength",)
-    size = (len(bands),)
+    dims, size = ("wavelength",), (len(bands),)
     center = {"standard_name": "radiation_wavelength", "long_name": "band center wavelength", "units": "nm"}
     width = {"long_name": "full width at half maximum of the band", "units": "nm"}
     good = {"long_name": "band carries signal", "flag_values": [0, 1], "flag_meanings": "bad good"}
@@ -252,7 +270,7 @@ def _spectral(group: Path, job: Job) -> None:
         store.create_array(group, name, shape=size, dtype=dtype, dims=dims, attributes=attributes, data=array)
 
 
-def _axes(group: Path, geobox: GeoBox) -> None:
+def write_axes(group: Path, geobox: GeoBox) -> None:
     """Pixel centers and the grid mapping."""
     assert geobox.crs is not None  # noqa: S101 (our invariant: products have a CRS)
     crs = CRS(geobox.crs.proj)
@@ -294,7 +312,8 @@ def _time(group: Path, time: datetime) -> None:
     store.create_array(group, "time", shape=(), dtype="int64", dims=(), attributes=attributes, data=np.asarray(micros))
 
 
-def _rfc3339(time: datetime) -> str:
+def rfc3339(time: datetime) -> str:
+    """A time of a record, UTC, to the second."""
     return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

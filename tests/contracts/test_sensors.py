@@ -13,10 +13,11 @@ import pytest
 from catalogs.errors import HyperFuseError
 from catalogs.scene import Cube, Scene
 from catalogs.sensors import Source, available, open_scene, sensor_module
-from tests.products import desis, emit, enmap, landsat, neon, planetscope, prisma, sentinel2
+from tests.products import aviris, desis, emit, enmap, landsat, neon, planetscope, prisma, sentinel2
 from tests.synthetic import whole
 
 BUILDERS = {
+    "aviris": aviris.aviris,
     "desis": desis.desis,
     "emit": emit.emit,
     "enmap": enmap.enmap,

@@ -57,4 +57,4 @@ def test_the_deployment_is_declared():
 
     declared = yaml.safe_load((Path(__file__).parents[2] / "prefect.yaml").read_text())
     entry = {f"fuse-scene/{d['name']}": d["entrypoint"] for d in declared["deployments"]}
-    assert entry == {"fuse-scene/fuse-scene": "flows.fuse_scene.fuse_scene"}
+    assert entry["fuse-scene/fuse-scene"] == "flows.fuse_scene.fuse_scene"

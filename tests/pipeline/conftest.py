@@ -55,8 +55,9 @@ def build_job(
     hsi_time: datetime | None = HSI_TIME,
     msi_time: datetime | None = MSI_TIME,
     span_nm: tuple[float, float] = (450.0, 900.0),
+    cube: np.ndarray[Any, Any] | None = None,
 ) -> Draft:
-    """A staging folder with a complete mosaic, and the draft of its product."""
+    """A staging folder with a complete mosaic, and the draft of its product; samples are those of `truth` unless given."""
     if geobox is None:
         left, top, gsd = ORIGINS[crs]
         geobox = GeoBox.from_bbox(
@@ -88,7 +89,7 @@ def build_job(
     (job.folder / "job.json").write_text(record.model_dump_json())
     (job.folder / "staged.json").write_text(_staged(n_bands).model_dump_json())
     zarr_writer.create(job)
-    _fill(job, truth(n_bands, shape))
+    _fill(job, truth(n_bands, shape) if cube is None else cube)
     summary = mosaic(job)
     started = datetime(2026, 11, 21, 11, 0, tzinfo=UTC)
     facts = provenance(job, summary, started=started, ended=CREATED, effort={"tiles": 0})

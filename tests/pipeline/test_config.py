@@ -66,3 +66,8 @@ def test_the_key_ignores_where_and_how_but_not_what():
 def test_schema_is_a_form():
     schema = RunConfig.model_json_schema()
     assert schema["properties"]["network"]["description"].startswith("Method")
+
+
+def test_responses_are_those_of_the_msi():
+    with pytest.raises(UsageError, match=r"setting hsi: hsi.responses is not used"):
+        load_config(None, {"hsi.uri": "a", "hsi.responses": "a.csv", "msi.uri": "b", "output": "c"})

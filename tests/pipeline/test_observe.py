@@ -25,7 +25,7 @@ from pipeline.observe import (
     sampled_blocks,
     sigma_from_mtf,
 )
-from pipeline.workflow import run
+from pipeline.workflow import open_run, run
 from tests.synthetic import DATA, config, scene, whole
 
 NOISE = "snr_hsi=35&snr_msi=40"
@@ -274,3 +274,23 @@ def test_a_band_that_the_hsi_does_not_predict_is_named(tmp_path, caplog):
     assert "predicts its band at 490 nm poorly" in caplog.text
     assert "no blind estimate" in product.provenance["observation"]["note"]
     assert len(product.provenance["observation"]["misfit"]) == 4
+
+
+def test_measured_responses_reach_the_method_and_change_the_key(tmp_path):
+    """A table of narrow triangles: the weights are theirs, the record says who gave them, and another table is another job."""
+    centers = scene("msi").bands.center_nm
+    keys = []
+    for width in (30.0, 60.0):
+        nm = np.arange(350.0, 2600.0, 2.0)
+        columns = [np.maximum(0.0, 1.0 - np.abs(nm - center) / width) for center in centers]
+        rows = [f"{at:g}," + ",".join(f"{column[i]:g}" for column in columns) for i, at in enumerate(nm)]
+        path = tmp_path / "responses.csv"
+        path.write_text("wavelength_nm," + ",".join(f"b{i}" for i in range(centers.size)) + "\n" + "\n".join(rows))
+        with open_run(config(tmp_path / "out", msi__responses=str(path))) as held:
+            observation = held.job.observation
+            keys.append(held.job.record.key)
+        assert observation.srf_origin == "given"
+    assert keys[0] != keys[1]
+    hsi = scene("hsi").bands
+    reach = np.abs(hsi.center_nm[None] - centers[:, None]) > width + hsi.width_nm() * 2
+    assert not np.array(observation.srf)[reach].any()
