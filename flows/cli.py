@@ -158,6 +158,7 @@ def _config(options: argparse.Namespace) -> Any:
         "device": options.device,
         "tiles.memory_gb": options.memory,
         "dask": options.dask,
+        "strict": options.strict or None,
     }
     return load_config(options.config, settings | {key: value for key, value in named.items() if value is not None})
 
@@ -294,7 +295,9 @@ def _add_register_options(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="settings as YAML, TOML or JSON; options overrule it"
     )
     # A run's other options mean nothing here; its configuration wants a place for a product that is not made.
-    parser.set_defaults(output=Path("registration"), network=None, weights=None, ratio=None, device=None, memory=None)
+    parser.set_defaults(
+        output=Path("registration"), network=None, weights=None, ratio=None, device=None, memory=None, strict=False
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -309,6 +312,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--ratio", type=int, metavar="N", help="fine pixels per coarse pixel (default: rounded GSD ratio)"
     )
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--strict", action="store_true", help="make the product agree with the HSI within the HSI's noise"
+    )
     parser.add_argument(
         "--memory", type=float, metavar="GB", help="memory of a process; tiles are cut to fit (default: 8)"
     )

@@ -160,11 +160,14 @@ class Display:
 
     def show_evaluation(self, record: dict[str, Any]) -> None:
         """A table of rows and their means for each protocol."""
+        measures = dict(_MEASURES)
+        if any("over_noise" in row for row in record["rows"]):
+            measures["over_noise"] = ("HSI / noise", 2)
         for protocol in record["protocols"]:
             hsi_db, msi_db = protocol["hsi_snr_db"], protocol["msi_snr_db"]
             noise = "no noise" if hsi_db is msi_db is None else f"noise {_shown(hsi_db)} / {_shown(msi_db)} dB"
             table = Table(
-                "cube", "network", *(title for title, _ in _MEASURES.values()), box=None, pad_edge=False,
+                "cube", "network", *(title for title, _ in measures.values()), box=None, pad_edge=False,
                 title=f"ratio {protocol['ratio']}, MSI {protocol['msi']}, {noise}", title_justify="left",
             )  # fmt: skip
             failures = []
@@ -174,7 +177,7 @@ class Display:
                 if row["error"]:
                     failures.append(f"{row['cube']}, {row['method']}: {row['error']}")
                 if row.get("cubes") != 1:  # the mean over one cube is its row
-                    cells = [_shown(row.get(key), digits) for key, (_, digits) in _MEASURES.items()]
+                    cells = [_shown(row.get(key), digits) for key, (_, digits) in measures.items()]
                     table.add_row(row["cube"], row["method"], *cells, style="bold" if row["cube"] == "mean" else None)
             self._out.print(table)
             for failure in failures:

@@ -53,6 +53,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--crs", metavar="CRS", help="CRS of a scene whose file has none, such as EPSG:32633")
     parser.add_argument("--device", default="cpu", metavar="D", help="auto, cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument(
+        "--strict", action="store_true",
+        help="score each method in strict mode as well, and say how far it disagrees with the HSI",
+    )  # fmt: skip
     parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw PSNR and SAM as bars")
 
 
@@ -79,8 +83,13 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     device = str(pick_device(options.device))
     trials = _trials(options)
     rows = evaluate(
-        trials, list(dict.fromkeys(named)), weights=weights, device=device, progress=display.progress
-    )  # fmt: skip
+        trials,
+        list(dict.fromkeys(named)),
+        weights=weights,
+        device=device,
+        strict=options.strict,
+        progress=display.progress,
+    )
     if all(row.scores is None for row in rows):
         raise InputRejected(rows[0].error or "nothing was scored")
     if options.figure is not None:

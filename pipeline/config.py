@@ -84,6 +84,29 @@ class AlignConfig(_Frozen):
     """Product extent (left, bottom, right, top) in the reference's CRS; the overlap of the scenes unless given."""
 
 
+class HarmonizeConfig(_Frozen):
+    """Bringing the MSI to the radiometry of the HSI; see `pipeline.harmonize`."""
+
+    mode: Literal["auto", "off", "require"] = "auto"
+    """`auto` corrects what lies within the limits and warns of the rest; `off` leaves the MSI as it is; `require` ends a fusion
+    with exit code 7 where the MSI differs from the HSI by more than is corrected."""
+    min_gain: float = Field(default=0.85, gt=0)
+    """Smallest gain of an MSI band that is corrected."""
+    max_gain: float = Field(default=1.15, gt=0)
+    """Largest gain of an MSI band that is corrected."""
+    max_offset: float = Field(default=0.02, ge=0)
+    """Largest offset of an MSI band that is corrected, either way, reflectance."""
+    min_r2: float = Field(default=0.9, ge=0, le=1)
+    """A fit is believed if it explains at least this share of the variance of the pixels near its line ..."""
+    max_error: float = Field(default=0.05, gt=0)
+    """... and if the standard error of the gain is at most this share of it."""
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML 1.1 reads off as false
+
+
 class TileConfig(_Frozen):
     """How the work is cut."""
 
@@ -169,8 +192,12 @@ class RunConfig(_Frozen):
     """Modulation of the HSI at its Nyquist frequency; the sensor's own unless given."""
     observe: Literal["tables", "blind"] = "tables"
     """PSF and SRF: by the tables of the sensors, or estimated from the pair where nobody knows them."""
+    strict: bool = False
+    """Correct the product by back-projection until it agrees with the HSI within the HSI's noise."""
     align: AlignConfig = AlignConfig()
     """Co-registration and grids."""
+    harmonize: HarmonizeConfig = HarmonizeConfig()
+    """Radiometry of the MSI."""
     tiles: TileConfig = TileConfig()
     """Tiles, chunks and the memory budget."""
     publish: OutputConfig = OutputConfig()

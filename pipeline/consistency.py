@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from models._layers import blur_reach
 from pipeline import store
 from pipeline.agreement import F32, Agreement, Moments, Seams, SeamSums
+from pipeline.backprojection import MAX_LOST, taps
 from pipeline.job import Job
 from pipeline.progress import Progress, silent
 from pipeline.provenance import NODATA
@@ -35,8 +36,6 @@ PLAUSIBLE = (-0.05, 1.6)
 """Reflectance outside this range is no reflectance."""
 _SWATH_PX = 4096
 """Product pixels across one swath."""
-_MAX_LOST = 1e-3
-"""A coarse pixel counts if less than this share of its PSF falls on invalid pixels or outside the product."""
 _STRIP = 64
 """Rows of a chunk that are degraded together: fewer coarse rows are then computed that they do not reach."""
 
@@ -99,32 +98,19 @@ def consistency(job: Job, progress: Progress = silent) -> Consistency:
 def radiometry(job: Job) -> tuple[F32, F32]:
     """Gain and offset that bring a predicted MSI into the MSI's own unit, kept bands, shape (band, 1, 1).
 
-    Those of the radiometric fit where the two images measure different quantities, NaN where that found none; 1 and 0
-    where both measure the same, for then a difference is an error.
+    Those of the radiometric fit where the two images measure different quantities, NaN where that found none; where both
+    measure the same, those that harmonizing took out, or 1 and 0, for then a difference is an error.
     """
     shape = (len(job.staged.msi.kept), 1, 1)
     if job.record.hsi.quantity == job.record.msi.quantity:
+        harmony = job.staged.harmony
+        if harmony is not None:
+            return harmony.gain, harmony.offset
         return np.ones(shape, np.float32), np.zeros(shape, np.float32)
     fits = job.observation.misfit or (None,) * shape[0]
     told = [(np.nan, np.nan) if fit is None or fit.gain <= 0 else (fit.gain, fit.offset) for fit in fits]
     gain, offset = np.array(told, np.float32).T
     return gain.reshape(shape), offset.reshape(shape)
-
-
-def taps(coarse: range, fine: range, ratio: int, sigma_px: float) -> F32:
-    """Weights of a stretch of fine pixels in a stretch of coarse ones along one axis, as `models._layers.degrade` has them.
-
-    Returns
-    -------
-    ndarray, shape (coarse pixel, fine pixel)
-        A row sums to 1 where the stretch holds all that the PSF of its coarse pixel reaches.
-    """
-    reach = blur_reach(ratio, sigma_px)
-    offset = np.arange(-reach, ratio + reach) - (ratio - 1) / 2
-    total = np.exp(-0.5 * (offset / sigma_px) ** 2).sum()
-    first = np.arange(fine.start, fine.stop)[None, :] - np.arange(coarse.start, coarse.stop)[:, None] * ratio
-    weight = np.exp(-0.5 * ((first - (ratio - 1) / 2) / sigma_px) ** 2) / total
-    return np.where((first >= -reach) & (first < ratio + reach), weight, 0.0).astype(np.float32)
 
 
 def _swaths(shape: tuple[int, ...], chunks: tuple[int, ...], reach: int) -> Iterator[tuple[range, Box]]:
@@ -257,7 +243,7 @@ class _Pass:
         box = Box(y0=first, y1=first + total.shape[1], x0=columns.start, x1=columns.stop)
         measured = store.read(self._hsi, box, self._hsi_kept)
         share = total[-1]
-        both = (share > 1.0 - _MAX_LOST) & np.isfinite(measured).all(axis=0)
+        both = (share > 1.0 - MAX_LOST) & np.isfinite(measured).all(axis=0)
         found = self._hsi_moments.add(total[:-1, both] / share[both], measured[:, both])
         for layer, values in zip(self._hsi_maps, found, strict=True):
             picture = np.full(box.shape, np.nan, np.float32)

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,7 +27,10 @@ from models._weights import load_weights
 from pipeline.progress import Progress, silent
 from pipeline.quality import Comparison, Scores
 from pipeline.simulate import Protocol, SimulatedPair
+from pipeline.strict import project_whole
 
+STRICT_SUFFIX = " strict"
+"""What the name of a method ends with in a row of its strict mode."""
 _SAMPLING_S = 0.01  # between two looks at the memory
 
 
@@ -82,6 +85,8 @@ class Row:
     """Memory of the fusion."""
     unit: float = 1.0
     """Step of the cube's own unit per unit of the truth."""
+    over_noise: float | None = None
+    """Disagreement of the degraded image with the HSI, over the HSI's noise, of the worst band; None if not asked for."""
     error: str | None = None
     """Why it failed."""
 
@@ -99,6 +104,7 @@ class Row:
             **({"rmse_own_unit": self.scores.rmse * self.unit} if self.scores is not None else {}),
             "seconds": round(self.seconds, 3),
             "peak_mb": round(self.peak_bytes / 1e6, 1),
+            **({} if self.over_noise is None else {"over_noise": round(self.over_noise, 4)}),
             "error": self.error,
         }
 
@@ -173,6 +179,7 @@ def evaluate(
     *,
     weights: Mapping[str, Path] | None = None,
     device: str = "cpu",
+    strict: bool = False,
     progress: Progress = silent,
 ) -> list[Row]:
     """A row for every trial and method, in this order.
@@ -185,6 +192,8 @@ def evaluate(
         Trained weights by method.
     device : str
         A torch device.
+    strict : bool
+        Add a row for each method in strict mode, see `pipeline.strict`, named after it.
     progress : Progress
 
     Returns
@@ -199,38 +208,49 @@ def evaluate(
     """
     rows: list[Row] = []
     refusals: list[HyperFuseError] = []
-    for trial in trials:
+    for n_before, trial in enumerate(trials):
         try:
             pair = trial.make()
         except (InputRejected, ExpectedSkip) as error:
             refusals.append(error)
             rows += [Row(cube=trial.cube, method=m, protocol=trial.protocol, error=str(error)) for m in methods]
             continue
-        for name in methods:
-            rows.append(_row(trial, name, pair, weights=(weights or {}).get(name), device=device))
-            progress("evaluate", len(rows), len(trials) * len(methods))
+        for done, name in enumerate(methods, start=1):
+            rows += _rows(trial, name, pair, weights=(weights or {}).get(name), device=device, strict=strict)
+            progress("evaluate", n_before * len(methods) + done, len(trials) * len(methods))
     if refusals and len(refusals) == len(trials):
         raise refusals[0]
     return rows
 
 
-def _row(trial: Trial, name: str, pair: SimulatedPair, *, weights: Path | None, device: str) -> Row:
+def _rows(
+    trial: Trial, name: str, pair: SimulatedPair, *, weights: Path | None, device: str, strict: bool
+) -> list[Row]:
+    """The row of a method, and that of its strict mode."""
+    unscored = Row(cube=trial.cube, method=name, protocol=trial.protocol, unit=pair.unit)
+    names = [name, f"{name}{STRICT_SUFFIX}"] if strict else [name]
     try:
         fused = fuse_whole(name, pair, weights=weights, device=device)
-        scores = score(fused.image, pair)
+        plain = replace(unscored, scores=score(fused.image, pair), seconds=fused.seconds, peak_bytes=fused.peak_bytes)
+        if not strict:
+            return [plain]
+        with _Cost("cpu") as cost:
+            made = project_whole(fused.image, pair)
+        return [
+            replace(plain, over_noise=made.before),
+            replace(
+                plain,
+                method=names[1],
+                scores=score(made.image, pair),
+                seconds=fused.seconds + cost.seconds,
+                peak_bytes=max(fused.peak_bytes, cost.peak_bytes),
+                over_noise=made.after,
+            ),
+        ]
     # Whatever a method raises is its result on this cube; it must not end the comparison of the others.
     except Exception as error:  # noqa: BLE001
         told = " ".join(str(error).split()) or type(error).__name__
-        return Row(cube=trial.cube, method=name, protocol=trial.protocol, error=told)
-    return Row(
-        cube=trial.cube,
-        method=name,
-        protocol=trial.protocol,
-        scores=scores,
-        seconds=fused.seconds,
-        peak_bytes=fused.peak_bytes,
-        unit=pair.unit,
-    )
+        return [replace(unscored, method=each, unit=1.0, error=told) for each in names]
 
 
 def means(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -247,6 +267,8 @@ def means(rows: Sequence[Row]) -> list[dict[str, Any]]:
             record[key] = float(np.mean(values)) if values else None
         record["seconds"] = round(float(np.mean([row.seconds for row in done])), 3) if done else None
         record["peak_mb"] = round(max(row.peak_bytes for row in done) / 1e6, 1) if done else None
+        if over := [row.over_noise for row in done if row.over_noise is not None]:
+            record["over_noise"] = round(max(over), 4)
         record["cubes"] = len(done)
         record["error"] = f"failed on {len(group) - len(done)} of {len(group)}" if len(done) < len(group) else None
         found.append(record)

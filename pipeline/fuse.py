@@ -29,6 +29,7 @@ from pipeline.ledger import TileRecord
 from pipeline.pack import Packed, Packing
 from pipeline.stage import build_model, in_precision, precision
 from pipeline.staged import StagedPair
+from pipeline.strict import load_projection
 from pipeline.tiles import Box, Tile
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ class _Part:
     windows: tuple[Box, ...]
     """Coarse pixels of each window."""
     layers: tuple[tuple[torch.Tensor, int], ...]
-    """Arguments of the method, shape (N, channel, y, x), and their pixels per coarse pixel."""
+    """Arguments of the method, shape (N, channel, y, x), and their pixels per coarse pixel; in strict mode also where the HSI
+    and the product are valid, as the last two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ class TileFuser:
         self._lane = Lane(self.device)
         self._pair = StagedPair(job)
         self._model = build_model(job, self.device)
+        self._project = load_projection(job)
         self._product = store.open_array(job.fused, write=True)
         gain, offset = self._pair.unscaling
         scale = job.staged.scale if job.config.publish.dtype == "int16" else None
@@ -110,6 +113,11 @@ class TileFuser:
             columns += [
                 ([w.hsi_valid.all(dim=1, keepdim=True) for w in windows], 1),
                 ([w.msi_valid for w in windows], ratio),
+            ]
+        if self._project is not None:
+            columns += [
+                ([w.hsi_valid.all(dim=1, keepdim=True) for w in windows], 1),
+                ([self._pair.valid_under(tile.window)[None, None] for tile in tiles], ratio),
             ]
         batched = [column[0] if len(tiles) == 1 else torch.cat(column) for column, _ in columns]
         valid = [self._pair.valid(tile) for tile in tiles]
@@ -190,7 +198,15 @@ class TileFuser:
             packed[tile.key].add(wanted, None if mask is None else mask[:, rows, cols], rows, cols)
 
     def _call(self, part: _Part) -> torch.Tensor:
-        arguments = [layer for layer, _ in part.layers]
+        layers = [layer for layer, _ in part.layers]
+        if self._project is None:
+            return self._fused(layers)
+        fused = self._fused(layers[:-2]).float()
+        for image, hsi, shown, valid in zip(fused, layers[0], *layers[-2:], strict=True):
+            self._project(image, hsi, shown[0], valid[0])
+        return fused
+
+    def _fused(self, arguments: list[torch.Tensor]) -> torch.Tensor:
         with in_precision(self.job, self.device):
             if isinstance(self._model, TwoRateModel):
                 return self._model.fine(*arguments)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -39,9 +40,11 @@ from catalogs.errors import Busy
 from catalogs.scene import Quantity, Scene
 from catalogs.sensors import sensor_module
 from models import ModelSpec, Observed, method
+from pipeline.backprojection import reach as projection_reach
 from pipeline.config import RunConfig
 from pipeline.displacement import NO_DISPLACEMENT, Displacement
 from pipeline.grids import GridRecord, NestedGrids, block_steps
+from pipeline.harmonize import Harmony
 from pipeline.ledger import Ledger
 from pipeline.observe import Observation, known, sigma_from_mtf
 from pipeline.tiles import TilePlan
@@ -172,6 +175,12 @@ class StagedRecord(BaseModel):
     """How the two sensors see the scene."""
     scale: float
     """Physical value of one count of an int16 product."""
+    harmony: Harmony | None = None
+    """How the MSI is brought to the radiometry of the HSI."""
+
+    def as_fused(self, msi: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A window of the staged MSI, kept bands, in the radiometry in which methods see it."""
+        return msi if self.harmony is None else self.harmony.corrected(msi)
 
 
 @dataclass(frozen=True)
@@ -266,13 +275,28 @@ class Job:
         mtf = sensor_module(self.record.msi.sensor).SENSOR.mtf_nyquist
         return tuple(sigma_from_mtf(mtf, step) if step > 1 else 0.0 for step in steps)
 
+    def own_blur_px(self, kept: list[int]) -> tuple[float, ...]:
+        """Standard deviation of the blur that kept MSI bands of coarser pixels have of their own, in fine pixels."""
+        if self.record.grid.block <= 1:
+            return (0.0,) * len(kept)
+        steps = block_steps(self.staged_bands[1][kept], self.record.msi.gsd_m)
+        # The PSF, and the block of equal pixels as which a sample comes.
+        return tuple(
+            math.hypot(sigma, math.sqrt((step**2 - 1) / 12))
+            for step, sigma in zip(steps, self._msi_sigma_px(steps), strict=True)
+        )
+
     @cached_property
     def plan(self) -> TilePlan:
         """Tiles."""
         tiles = self.config.tiles
+        margin = 0
+        if self.config.strict:
+            margin = projection_reach(self.record.grid.ratio, self.observation.psf_sigma_px)
         if tiles.core is not None:
-            return TilePlan(grids=self.grids, spec=self.spec, core=tiles.core, chunk=tiles.chunk)
-        return TilePlan.fitting(self.grids, self.spec, chunk=tiles.chunk, budget=int(tiles.memory_gb * 1e9))
+            return TilePlan(grids=self.grids, spec=self.spec, core=tiles.core, chunk=tiles.chunk, margin=margin)
+        budget = int(tiles.memory_gb * 1e9)
+        return TilePlan.fitting(self.grids, self.spec, chunk=tiles.chunk, budget=budget, margin=margin)
 
     @property
     def ledger(self) -> Ledger:

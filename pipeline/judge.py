@@ -24,7 +24,7 @@ from pipeline import store
 from pipeline.agreement import Agreement
 from pipeline.consistency import PLAUSIBLE, Consistency, Maps, consistency
 from pipeline.device import pick_device
-from pipeline.evaluate import Row, Trial, evaluate
+from pipeline.evaluate import STRICT_SUFFIX, Row, Trial, evaluate
 from pipeline.job import Job
 from pipeline.ledger import write_atomic
 from pipeline.mosaic import MosaicSummary
@@ -33,6 +33,7 @@ from pipeline.product import QA
 from pipeline.progress import Progress, silent
 from pipeline.simulate import MIN_COVERAGE, Protocol, SimulatedPair
 from pipeline.stage import WEIGHTS
+from pipeline.strict import load_record
 from pipeline.tiles import Box
 from pipeline.wald import OWN_BANDS, degraded_pair
 
@@ -50,8 +51,12 @@ CONVENTIONS = {
     "valid": "a pixel counts where all bands of both images are valid; NaN and nodata never do",
     "hsi": "product blurred by the Gaussian PSF and sampled at the centers of the coarse pixels, against the staged HSI; "
     "coarse pixels that lose more than 0.1 % of their PSF to holes or to the rim do not count",
+    "strict": "residual: RMS of HSI less degraded image before the correction, on a sample; noise: that of the HSI, by factor "
+    "analysis of its spectra; over_noise: RMS of the product's own residual over the noise, worst band",
     "msi": "SRF times product against the staged MSI at every pixel, by the gain and offset of the radiometric fit where the "
     "two inputs measure different quantities; r2 is the squared correlation",
+    "radiometric_fit": "per MSI band, degraded MSI = gain * (SRF x HSI) + offset by a robust line; gain_error and offset_error are "
+    "standard errors; harmony holds what of it was taken out of the MSI before fusion",
     "sam": "degrees; mean over pixels of the angle between spectra",
     "seam": "mean absolute gradient over all bands across the lines between tiles, over that one and two coarse pixels "
     "beside them, less 1",
@@ -140,11 +145,13 @@ def judge(job: Job, summary: MosaicSummary, progress: Progress = silent) -> Verd
             "hsi": found.hsi and _banded(found.hsi, job.bands.center_nm),
             "msi": found.msi and _banded(found.msi, job.staged_bands[1][found.msi_bands].center_nm),
         },
+        "strict": _strict(job, found),
         "seams": found.seams and found.seams.to_json(),
         "no_reference": _finite(blind),
         "reduced_resolution": {"rows": [row.to_json() for row in rows], "window_px": window, "error": reason},
         "registration": job.staged.registration.model_dump(mode="json"),
         "radiometric_fit": [fit and fit.model_dump() for fit in job.observation.misfit],
+        "harmony": job.staged.harmony and job.staged.harmony.model_dump(mode="json"),
         "validity": {
             "valid": summary.valid_fraction,
             "invalid_pixels": found.invalid,
@@ -188,6 +195,10 @@ def _gates(job: Job, found: Consistency, rows: list[Row]) -> list[Gate]:
             sentence=f"registration: {registration.decision}, {registration.reason}",
         )
     ]
+    if job.staged.harmony is not None:
+        harmony = job.staged.harmony
+        told = harmony.mistake or harmony.reason
+        gates.append(Gate(name="radiometry", value=None, limit=None, passed=harmony.passed, sentence=told))
     if found.hsi is not None:
         gates += [
             _at_most("max_hsi_sam_deg", found.hsi.sam_deg, limits.max_hsi_sam_deg, "spectral angle to the HSI", "deg"),
@@ -218,7 +229,7 @@ def _gates(job: Job, found: Consistency, rows: list[Row]) -> list[Gate]:
                 "",
             )
         )
-    return gates + (_against_bicubic(job.config.network, rows) if limits.better_than_bicubic else [])
+    return gates + (_against_bicubic(own_row(job), rows) if limits.better_than_bicubic else [])
 
 
 def _covered(job: Job, found: Consistency) -> list[int]:
@@ -261,6 +272,18 @@ def _banded(agreement: Agreement, center_nm: Any) -> dict[str, Any]:
     return agreement.to_json() | {"wavelength_nm": [float(nm) for nm in center_nm]}
 
 
+def _strict(job: Job, found: Consistency) -> dict[str, Any] | None:
+    """What strict mode was to reach and what it has reached; None of a job that is not strict."""
+    record = load_record(job)
+    if record is None:
+        return None
+    told = record.model_dump()
+    if found.hsi is None:
+        return told | {"over_noise": None, "bands_above_noise": None}
+    over = np.array(found.hsi.band_rmse) / np.array(record.noise)
+    return told | {"over_noise": float(over.max()), "bands_above_noise": int((over > 1.0).sum())}
+
+
 def _finite(blind: NoReference | None) -> dict[str, Any] | None:
     return None if blind is None or not math.isfinite(blind.d_lambda_k) else blind.to_json()
 
@@ -276,7 +299,7 @@ def _reduced(job: Job) -> tuple[list[Row], str | None, list[int]]:
         hsi, msi = (store.open_array(job.folder / "stage" / f"{role}.zarr") for role in ("hsi", "msi"))
         return degraded_pair(
             store.read(hsi, window, np.array(job.staged.hsi.kept)),
-            store.read(msi, window.times(ratio), np.array(job.staged.msi.kept)),
+            job.staged.as_fused(store.read(msi, window.times(ratio), np.array(job.staged.msi.kept))),
             protocol,
             name=job.name,
             srf=np.array(job.observation.srf),
@@ -285,10 +308,18 @@ def _reduced(job: Job) -> tuple[list[Row], str | None, list[int]]:
     weights = {} if job.record.weights is None else {job.config.network: job.folder / WEIGHTS}
     trial = Trial(cube=job.name, protocol=protocol, make=make)
     extent = [window.y0, window.y1, window.x0, window.x1]
+    device, strict = str(pick_device(job.config.device)), job.config.strict
     try:
-        return evaluate([trial], names, weights=weights, device=str(pick_device(job.config.device))), None, extent
+        rows = evaluate([trial], names, weights=weights, device=device, strict=strict)
+        # The controls stay what they are; the product is what strict mode makes of the method.
+        return [row for row in rows if row.method in {*names, own_row(job)}], None, extent
     except HyperFuseError as error:
         return [], str(error), extent
+
+
+def own_row(job: Job) -> str:
+    """Name of the product's own row at reduced resolution."""
+    return f"{job.config.network}{STRICT_SUFFIX}" if job.config.strict else job.config.network
 
 
 def _central(job: Job) -> Box:

@@ -225,6 +225,7 @@ def _read(job: Job, window: Box) -> Sequence[F64] | None:
     else:
         fused = stored
     msi = store.read(store.open_array(job.folder / "stage" / "msi.zarr"), around, np.array(job.staged.msi.kept))
+    msi = job.staged.as_fused(msi)
     hsi = store.read(store.open_array(job.folder / "stage" / "hsi.zarr"), window, np.array(job.staged.hsi.kept))
     if not all(np.isfinite(image).all() for image in (fused, msi, hsi)):
         return None

@@ -10,6 +10,7 @@ SRF such that it holds.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.ndimage import gaussian_filter
 
 from catalogs.bands import Bands
+from pipeline.radiometry import RadiometricFit, fit_line
 from pipeline.tiles import Box
 
 F32 = NDArray[np.float32]
@@ -36,6 +38,10 @@ BLUR = 1.5
 """Standard deviation of the strong blur, in coarse pixels: three times that of a usual PSF."""
 _EDGE = 40
 """Coarse pixels along the edge of a sampled block."""
+_SHARP_PX = 0.3
+"""Narrowest blur, in fine pixels."""
+_CELL = 5
+"""Coarse pixels along the edge of a neighborhood whose residuals are not taken for independent."""
 _MAX_SAMPLES = 1 << 23
 """Samples of both images that are looked at, at most: 32 MiB in single precision."""
 _MAX_LOST = 0.05
@@ -46,21 +52,6 @@ Origin = Literal["given", "sensor", "table", "blind"]
 
 class NotEstimable(ValueError):
     """The pair does not tell how it was observed; the message says why."""
-
-
-class BandMisfit(BaseModel):
-    """How well one degraded MSI band is predicted from the HSI, after the best gain and offset."""
-
-    model_config = ConfigDict(frozen=True)
-
-    gain: float
-    """MSI per predicted MSI."""
-    offset: float
-    """MSI where 0 is predicted, in the MSI's unit."""
-    relative_rmse: float
-    """RMS of the residual over the RMS of the degraded band."""
-    r2: float
-    """Share of the degraded band's variance that is predicted, 0 to 1."""
 
 
 class Observation(BaseModel):
@@ -80,7 +71,7 @@ class Observation(BaseModel):
     """From the `table` of bands of both sensors, `given` by the user as measured, or estimated (`blind`)."""
     coverage: tuple[float, ...]
     """Share of each MSI band's response, by the table, that lies inside HSI bands."""
-    misfit: tuple[BandMisfit | None, ...] = ()
+    misfit: tuple[RadiometricFit | None, ...] = ()
     """Per MSI band, None where the HSI does not see it; empty if too few pixels are valid to tell."""
     note: str = ""
     """Why it was not tested, or not estimated though that was asked for; empty otherwise."""
@@ -113,9 +104,11 @@ class Sample:
     """1 where all bands are valid, else 0, shape (block, h * ratio, w * ratio)."""
     valid: NDArray[np.bool_]
     """Coarse pixels that count, shape (block, h, w)."""
+    own_sigma_px: tuple[float, ...]
+    """Standard deviation of the blur that each MSI band has of its own, in fine pixels."""
 
     @classmethod
-    def of(cls, hsi: F32, msi: F32, ratio: int) -> Sample:
+    def of(cls, hsi: F32, msi: F32, ratio: int, own_sigma_px: Sequence[float] = ()) -> Sample:
         """A sample of blocks as they are read.
 
         Parameters
@@ -125,6 +118,8 @@ class Sample:
         msi : ndarray, shape (block, c, h * ratio, w * ratio), float32
             NaN where invalid; registered to the HSI.
         ratio : int
+        own_sigma_px : sequence of float, optional
+            Standard deviation of the blur that each MSI band has of its own, in fine pixels; 0 unless given.
 
         Raises
         ------
@@ -149,12 +144,27 @@ class Sample:
             msi_mean=fine_mean,
             msi_weight=weight,
             valid=valid,
+            own_sigma_px=tuple(own_sigma_px) or (0.0,) * len(fine),
         )
 
     def degraded(self, psf: Psf) -> F32:
         """The MSI less its mean as the HSI's sensor would see it, shape (c, block, h, w)."""
-        reached = _blurred(self.msi_weight, self.ratio, psf)
-        return cast("F32", _blurred(self.msi, self.ratio, psf) / np.maximum(reached, np.float32(0.5)))
+        seen = np.empty((len(self.msi), *self.valid.shape), np.float32)
+        for own in set(self.own_sigma_px):
+            # A band of coarser pixels is blurred already; what it lacks of the HSI's PSF is left to do.
+            lacking = psf._replace(sigma=math.sqrt(max(psf.sigma**2 - own**2, _SHARP_PX**2)))
+            reached = _blurred(self.msi_weight, self.ratio, lacking)
+            bands = [k for k, sigma in enumerate(self.own_sigma_px) if sigma == own]
+            seen[bands] = _blurred(self.msi[bands], self.ratio, lacking) / np.maximum(reached, np.float32(0.5))
+        return seen
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """Label of the neighborhood of each valid pixel, shape (pixel,)."""
+        block, y, x = np.nonzero(self.valid)
+        rows, cols = (-(-size // _CELL) for size in self.valid.shape[1:])
+        labels: NDArray[np.int64] = (block * rows + y // _CELL) * cols + x // _CELL
+        return labels
 
     def strongly_blurred(self, images: F32) -> F64:
         """Two strong blurs of coarse images (layer, block, h, w), less their means, shape (2, layer, pixel).
@@ -232,7 +242,7 @@ def assess(observation: Observation, sample: Sample) -> Observation:
     srf = np.array(observation.srf)
     low = sample.degraded(psf)[:, sample.valid].astype(np.float64) + sample.msi_mean[:, None]
     misfit = tuple(
-        _band_misfit(band, predicted) if row.any() else None
+        fit_line(predicted, band, sample.cells) if row.any() else None
         for band, predicted, row in zip(low, sample.predicted(srf), srf, strict=True)
     )
     return observation.model_copy(update={"misfit": misfit})
@@ -241,18 +251,6 @@ def assess(observation: Observation, sample: Sample) -> Observation:
 def centered(pixels: NDArray[Any]) -> F64:
     """Pixels (layer, pixel) less the mean of their layer."""
     return cast("F64", pixels - pixels.mean(axis=1, keepdims=True, dtype=np.float64))
-
-
-def _band_misfit(band: F64, predicted: F64) -> BandMisfit:
-    variance, spread = float(band.var()), float(predicted.var())
-    gain = float(((band - band.mean()) * (predicted - predicted.mean())).mean()) / max(spread, 1e-30)
-    explained = min(gain**2 * spread, variance)
-    return BandMisfit(
-        gain=gain,
-        offset=float(band.mean() - gain * predicted.mean()),
-        relative_rmse=math.sqrt((variance - explained) / max(float((band**2).mean()), 1e-30)),
-        r2=explained / max(variance, 1e-30),
-    )
 
 
 def _blurred(fine: F32, ratio: int, psf: Psf) -> F32:

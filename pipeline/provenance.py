@@ -54,6 +54,7 @@ def provenance(
             **staged.observation.model_dump(mode="json"),
             "lead": list(record.grid.lead),
         },
+        "harmony": staged.harmony and staged.harmony.model_dump(mode="json"),
         "method": {
             "name": job.config.network,
             "title": card.title,
@@ -65,6 +66,7 @@ def provenance(
             "precision": " and ".join(summary.precisions),
             "exact_tiling": job.spec.exact,
             "halo": job.spec.halo,
+            "strict": job.config.strict,
         },
         "tiles": {
             "core": job.plan.core,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.job import InputRecord, Job
-from pipeline.judge import Verdict
+from pipeline.judge import Verdict, own_row
 from pipeline.ledger import write_atomic
 from pipeline.pictures import Composite, Map, composites, disagreement, spectra
 from pipeline.product import REPORT
@@ -95,7 +95,7 @@ def write_report(job: Job, verdict: Verdict, provenance: dict[str, Any]) -> Path
         "agreement": _agreement(qa["consistency"]),
         "maps": "".join(_map(one) for one in maps if one is not None),
         "reduced_about": _text(_reduced_about(qa["reduced_resolution"])),
-        "reduced": _reduced(qa["reduced_resolution"]["rows"], job.config.network),
+        "reduced": _reduced(qa["reduced_resolution"]["rows"], own_row(job)),
         "blind": _pairs(
             "no_reference", qa["no_reference"], _BLIND, empty="No window of the product is valid throughout."
         ),
@@ -211,13 +211,13 @@ def _reduced_about(reduced: dict[str, Any]) -> str:
     )
 
 
-def _reduced(rows: list[dict[str, Any]], network: str) -> str:
+def _reduced(rows: list[dict[str, Any]], chosen_row: str) -> str:
     if not rows:
         return ""
     head = "".join(f'<th class="number">{_text(title)}</th>' for _, title in _REDUCED)
     body = []
     for index, row in enumerate(rows):
-        chosen = ' class="chosen"' if row["method"] == network else ""
+        chosen = ' class="chosen"' if row["method"] == chosen_row else ""
         cells = "".join(_cell(f"reduced_resolution.rows.{index}.{key}", row.get(key)) for key, _ in _REDUCED)
         if row["error"]:
             cells = f'<td colspan="{len(_REDUCED)}">{_text(row["error"])}</td>'
@@ -277,6 +277,8 @@ def _provenance(job: Job, qa: dict[str, Any], provenance: dict[str, Any]) -> lis
         ("weights", str(provenance["method"]["weights_sha256"] or "none needed")),
         ("registration", f"{registration.decision}: {registration.reason}"),
         ("observation", f"PSF {seen.psf_sigma_px:.2f} px ({seen.psf_origin}), responses ({seen.srf_origin})"),
+        ("radiometry", _harmony_about(qa["harmony"])),
+        ("strict mode", _strict_about(qa["strict"])),
         ("software", ", ".join(f"{name} {value}" for name, value in provenance["software"].items())),
         ("computed on", f"{provenance['facility']['host']}, {', '.join(provenance['facility']['devices'])}"),
         ("run", f"{provenance['started']} to {provenance['ended']}"),
@@ -285,3 +287,19 @@ def _provenance(job: Job, qa: dict[str, Any], provenance: dict[str, Any]) -> lis
         ("job", job.record.key),
     ]  # fmt: skip
     return rows
+
+
+def _harmony_about(harmony: dict[str, Any] | None) -> str:
+    return "not looked at" if harmony is None else harmony["mistake"] or harmony["reason"]
+
+
+def _strict_about(strict: dict[str, Any] | None) -> str:
+    if strict is None:
+        return "off"
+    if strict["over_noise"] is None:
+        return "on; nothing of the product could be compared with the hyperspectral input"
+    corrected = sum(value is not None for value in strict["lambdas"])
+    return (
+        f"on; {corrected} of {len(strict['lambdas'])} bands were corrected, the worst band's disagreement with the "
+        f"hyperspectral input is {strict['over_noise']:.2f} of its noise"
+    )

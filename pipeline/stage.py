@@ -30,6 +30,7 @@ from pipeline.conveyor import convey
 from pipeline.coregister import estimate
 from pipeline.coregister.report import write_report
 from pipeline.displacement import NO_DISPLACEMENT, Displacement
+from pipeline.harmonize import harmonize
 from pipeline.job import ImageSums, Job, StagedRecord
 from pipeline.ledger import write_atomic
 from pipeline.observe import NotEstimable, Observation, Sample, assess, sampled_blocks
@@ -58,7 +59,8 @@ def stage(job: Job, pair: ScenePair, progress: Progress) -> None:
     InputRejected
         If a source cannot be read, or an image has no valid sample in the overlap.
     QualityRefused
-        If no displacement can be believed and the settings do not say to go on without one.
+        If no displacement can be believed and the settings do not say to go on without one, or if they require an MSI that
+        agrees with the HSI and it does not.
     """
     if job.is_staged:
         return
@@ -82,7 +84,10 @@ def stage(job: Job, pair: ScenePair, progress: Progress) -> None:
     )
     observation = _observe(job, hsi, msi)
     scale = REFLECTANCE_SCALE if pair.hsi.quantity == "reflectance" else _scale(hsi)
-    record = StagedRecord(registration=registration, hsi=hsi, msi=msi, observation=observation, scale=scale)
+    harmony = harmonize(job.config, observation, (pair.hsi.quantity, pair.msi.quantity), pair.msi.name)
+    record = StagedRecord(
+        registration=registration, hsi=hsi, msi=msi, observation=observation, scale=scale, harmony=harmony
+    )
     write_atomic(job.folder / "staged.json", record.model_dump_json(indent=1))
 
 
@@ -259,6 +264,7 @@ def _observe(job: Job, hsi: ImageSums, msi: ImageSums) -> Observation:
             np.stack([store.read(coarse, block, np.array(hsi.kept)) for block in blocks]),
             np.stack([store.read(fine, block.times(ratio), np.array(msi.kept)) for block in blocks]),
             ratio,
+            job.own_blur_px(msi.kept),
         )
     except NotEstimable as why:
         return tables.model_copy(update={"note": f"the tables of the sensors are used untested: {why}"})

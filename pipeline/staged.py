@@ -43,6 +43,9 @@ class StagedPair:
         self._hsi_mean, self._msi_mean = (
             torch.tensor(image.mean, dtype=torch.float32)[None, :, None, None] for image in sums
         )
+        harmony = job.staged.harmony
+        self._harmony = harmony if harmony is not None and harmony.is_applied else None
+        self._msi_mean = self._harmonized(self._msi_mean)
         self._whole = all(image.valid_fraction == 1.0 for image in sums)
         self._span = (sums[0].low, sums[0].high) if job.spec.symmetric_range else None
 
@@ -53,7 +56,7 @@ class StagedPair:
         hsi_valid, msi_valid = torch.isfinite(hsi), torch.isfinite(msi)
         return PairWindow(
             hsi=self._scaled(torch.where(hsi_valid, hsi, self._hsi_mean)),
-            msi=self._scaled(torch.where(msi_valid, msi, self._msi_mean)),
+            msi=self._scaled(torch.where(msi_valid, self._harmonized(msi), self._msi_mean)),
             hsi_valid=hsi_valid,
             msi_valid=msi_valid.all(dim=1, keepdim=True),
         )
@@ -75,10 +78,27 @@ class StagedPair:
 
     def valid(self, tile: Tile) -> torch.Tensor | None:
         """Pixels of a tile's core that no invalid input reached, shape (band or 1, y, x), bool; None if that is all of them."""
-        spec, core, lead = self._job.spec, tile.core, self._job.grids.lead
         if self._whole:
             return None
-        fine = Box(y0=core.y0 + lead[0], y1=core.y1 + lead[0], x0=core.x0 + lead[1], x1=core.x1 + lead[1])
+        core, lead = tile.core, self._job.grids.lead
+        return self._valid(Box(y0=core.y0 + lead[0], y1=core.y1 + lead[0], x0=core.x0 + lead[1], x1=core.x1 + lead[1]))
+
+    def valid_under(self, box: Box) -> torch.Tensor:
+        """Fine pixels of a window in coarse pixels that the product will hold in all bands, shape (y, x), bool."""
+        fine, (top, left), (height, width) = box.times(self._ratio), self._job.grids.lead, self._job.grids.product.shape
+        valid = self._valid(fine).all(dim=0)
+        inside = torch.zeros_like(valid)
+        inside[
+            max(top - fine.y0, 0) : max(top + height - fine.y0, 0),
+            max(left - fine.x0, 0) : max(left + width - fine.x0, 0),
+        ] = True
+        return valid & inside
+
+    def _valid(self, fine: Box) -> torch.Tensor:
+        """Pixels of a box on the fine grid that no invalid input reached, shape (band or 1, y, x), bool."""
+        spec = self._job.spec
+        if self._whole:
+            return torch.ones((1, *fine.shape), dtype=torch.bool)
         coarse = Box(
             y0=fine.y0 // self._ratio,
             y1=-(-fine.y1 // self._ratio),
@@ -89,11 +109,17 @@ class StagedPair:
         valid = _eroded(hsi.all(dim=1, keepdim=True) if spec.mixes_bands else hsi, spec.hsi_reach)
         valid = valid.repeat_interleave(self._ratio, dim=-2).repeat_interleave(self._ratio, dim=-1)
         y, x = fine.y0 - coarse.y0 * self._ratio, fine.x0 - coarse.x0 * self._ratio
-        valid = valid[0, :, y : y + core.shape[0], x : x + core.shape[1]]
+        valid = valid[0, :, y : y + fine.shape[0], x : x + fine.shape[1]]
         if spec.msi_reach is None:
             return valid
         msi = torch.isfinite(_read_repeated(self._msi, fine.grown(spec.msi_reach), self._msi_kept))
         return valid & _eroded(msi.all(dim=1, keepdim=True), spec.msi_reach)[0]
+
+    def _harmonized(self, msi: torch.Tensor) -> torch.Tensor:
+        """The MSI in the radiometry of the HSI, as far as the pair told."""
+        if self._harmony is None:
+            return msi
+        return (msi - torch.from_numpy(self._harmony.offset)) / torch.from_numpy(self._harmony.gain)
 
     def _scaled(self, image: torch.Tensor) -> torch.Tensor:
         if self._span is None:

@@ -20,6 +20,8 @@ _WINDOWS = 3
 """Copies of a tile's inputs alive at once: in the method, read ahead, and on the way between."""
 _PACKED = 2.5
 """Packed tiles alive at once: computed, being written, and its chunks being encoded."""
+_MARGIN_FLOATS = 80
+"""Numbers per fine pixel that what reads the margin holds at once: a group of bands, twice, and masks."""
 STAGE_BLOCK_BYTES = 12 * 2**20
 """Budget of one staging step; `stage_edge` turns it into pixels."""
 _STAGE_COPIES = 6
@@ -108,6 +110,8 @@ class TilePlan:
     """Edge of a tile in product pixels."""
     chunk: int
     """Edge of a Zarr chunk in product pixels."""
+    margin: int = 0
+    """Coarse pixels around a tile that are wanted beyond the method's halo: what is done to the fused image reads them."""
 
     def __post_init__(self) -> None:
         if self.core % self.chunk:
@@ -116,13 +120,13 @@ class TilePlan:
             )
 
     @classmethod
-    def fitting(cls, grids: NestedGrids, spec: ModelSpec, *, chunk: int, budget: int) -> TilePlan:
+    def fitting(cls, grids: NestedGrids, spec: ModelSpec, *, chunk: int, budget: int, margin: int = 0) -> TilePlan:
         """The plan with the tile that the method prefers, or the largest of whole chunks whose peak memory fits a budget (bytes).
 
         Where nothing fits, tiles are one chunk, and `peak_bytes` tells by how much it is too little.
         """
         most = max(spec.tile // chunk, 1)
-        plans = (cls(grids=grids, spec=spec, core=n * chunk, chunk=chunk) for n in range(most, 0, -1))
+        plans = (cls(grids=grids, spec=spec, core=n * chunk, chunk=chunk, margin=margin) for n in range(most, 0, -1))
         return next(plan for plan in plans if plan.peak_bytes <= budget or plan.core == chunk)
 
     @property
@@ -154,6 +158,11 @@ class TilePlan:
         return [todo[first : first + size] for first in range(0, len(todo), size)]
 
     @property
+    def halo(self) -> int:
+        """Coarse pixels that a tile reads around its core."""
+        return self.spec.tile_halo + self.margin
+
+    @property
     def redundancy(self) -> float:
         """Fine pixels computed per product pixel."""
         ratio, height, width = self.grids.ratio, *self.grids.product.shape
@@ -170,13 +179,15 @@ class TilePlan:
     def call_bytes(self) -> int:
         """Predicted memory of one call of the method with the largest window (bytes), its inputs counted."""
         per_pixel = self.spec.band_copies * self.spec.observed.hsi_bands + self.spec.work_floats
+        if self.margin:
+            per_pixel += _MARGIN_FLOATS
         return int(4 * self._window_pixels * per_pixel) + self._input_bytes
 
     @property
     def _window_pixels(self) -> int:
         """Fine pixels of the largest window: a core with its halo on all sides."""
         ratio, step = self.spec.observed.ratio, self.spec.multiple_of
-        edge = -(-self.core // ratio) + 1 + 2 * self.spec.tile_halo
+        edge = -(-self.core // ratio) + 1 + 2 * self.halo
         return ((-(-edge // step) + 1) * step * ratio) ** 2 if step > 1 else (edge * ratio) ** 2
 
     @property
@@ -193,9 +204,7 @@ class TilePlan:
 
     def _extent(self, first: int, last: int, lead: int, size: int) -> tuple[int, int]:
         ratio = self.grids.ratio
-        return aligned(
-            (first + lead) // ratio, -(-(last + lead) // ratio), self.spec.tile_halo, self.spec.multiple_of, size
-        )
+        return aligned((first + lead) // ratio, -(-(last + lead) // ratio), self.halo, self.spec.multiple_of, size)
 
 
 def aligned(first: int, last: int, halo: int, step: int, size: int) -> tuple[int, int]:

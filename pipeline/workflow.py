@@ -34,7 +34,8 @@ from pipeline.job import InputRecord, Job, JobRecord, code_version, job_key, loc
 from pipeline.judge import judge, require_passed
 from pipeline.ledger import write_atomic
 from pipeline.mosaic import finished, mosaic
-from pipeline.observe import GOOD_R2, sigma_from_mtf
+from pipeline.notices import tell_harmony, tell_observation
+from pipeline.observe import sigma_from_mtf
 from pipeline.placing import drop_abandoned, require_parent, resources_named, staging_folder
 from pipeline.product import Product
 from pipeline.progress import Meter, Progress, silent
@@ -42,6 +43,7 @@ from pipeline.provenance import provenance
 from pipeline.publish import publish, require_free
 from pipeline.report import write_report
 from pipeline.stage import coarse_pass, first_pass, keep_weights, stage
+from pipeline.strict import strict_pass
 from pipeline.tiles import TilePlan
 from pipeline.writers import Draft, writer
 
@@ -49,9 +51,6 @@ log = logging.getLogger(__name__)
 
 _MIN_COVERAGE = 0.5
 """An MSI band of whose response less than this lies inside the good HSI bands is named in the log."""
-
-_MAX_CENTER_PX = 0.5
-"""A PSF estimated farther off center than this, in fine pixels, is named in the log: it shows a misregistration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +195,7 @@ def plan_report(config: RunConfig) -> dict[str, Any]:
         "tiles": {
             "number": plan.n_tiles,
             "core": plan.core,
-            "halo": plan.spec.halo,
+            "halo": plan.halo,
             "redundancy": round(plan.redundancy, 3),
         },
         "memory_gb": round(plan.peak_bytes / 1e9, 2),
@@ -247,9 +246,11 @@ def stage_pair(held: Run) -> None:
     stage(job, held.pair, held.progress)
     told = job.staged.registration
     (log.info if told.decision == "accept" else log.warning)("registration: %s", told.reason)
-    _tell_observation(job)
+    tell_observation(job)
+    tell_harmony(job)
     first_pass(job, held.progress)
     coarse_pass(job, pick_device(job.config.device), held.progress)
+    strict_pass(job, pick_device(job.config.device), held.progress)
     if not job.fused.is_dir():
         writer("zarr").create(job)  # type: ignore[attr-defined]
 
@@ -324,29 +325,6 @@ def _warn_coverage(pair: ScenePair) -> None:
     for nm, share in zip(pair.msi.bands.center_nm, coverage, strict=True):
         if share < _MIN_COVERAGE:
             log.warning("%s: the good HSI bands cover %.0f %% of its band at %.0f nm", pair.msi.name, 100 * share, nm)
-
-
-def _tell_observation(job: Job) -> None:
-    observation, (y, x) = job.observation, job.observation.psf_center_px
-    if observation.note:
-        log.warning("observation model: %s", observation.note)
-    log.info(
-        "observation model: PSF of %.2f px (%s), SRF (%s)",
-        observation.psf_sigma_px,
-        observation.psf_origin,
-        observation.srf_origin,
-    )
-    if math.hypot(y, x) > _MAX_CENTER_PX:
-        log.warning("the PSF lies %.2f, %.2f fine px (y, x) off center: the scenes are not well registered", y, x)
-    centers = job.staged_bands[1][job.staged.msi.kept].center_nm
-    for nm, misfit in zip(centers, observation.misfit, strict=False):
-        if misfit is not None and misfit.r2 < GOOD_R2:
-            log.warning(
-                "%s: the HSI predicts its band at %.0f nm poorly (R2 %.2f); check registration, wavelengths and dates",
-                job.record.msi.name,
-                nm,
-                misfit.r2,
-            )
 
 
 def _scene_report(record: InputRecord) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pipeline.consistency as module
 from models._layers import degrade
 from pipeline import store
 from pipeline.agreement import Moments
-from pipeline.consistency import Consistency, consistency, taps
+from pipeline.backprojection import taps
+from pipeline.consistency import Consistency, consistency
 from pipeline.job import Job
 from pipeline.noreference import no_reference, q2n, sampled_windows, uiqi
 from pipeline.tiles import Box

@@ -22,10 +22,11 @@ def fused(product) -> np.ndarray:
         return data["reflectance"].values
 
 
-@pytest.fixture(params=["map_subspace", "gsa", "csakd-student"])
+@pytest.fixture(params=["map_subspace", "gsa", "csakd-student", "gsa strict"])
 def settings(request, tmp_path) -> dict[str, object]:
-    """One method of each kind: with masks, plain, with two rates."""
-    chosen = SETTINGS | {"network": request.param}
+    """One method of each kind: with masks, plain, with two rates, and back-projected."""
+    network, _, strict = request.param.partition(" ")
+    chosen = SETTINGS | {"network": network, "strict": bool(strict)}
     if request.param == "csakd-student":
         chosen["weights"] = str(weight_file(tmp_path / "w.safetensors", request.param))
     return chosen
