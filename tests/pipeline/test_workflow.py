@@ -166,7 +166,7 @@ class Stopped(Exception):
 def stop_after(n: int):
     """A progress that stops the run once `n` tiles are fused, as a signal would."""
 
-    def progress(stage: str, done: int, total: int) -> None:
+    def progress(stage: str, done: int, total: int, pace: object = None) -> None:
         if stage == "fuse" and done >= n:
             raise Stopped
 
@@ -243,7 +243,7 @@ def test_a_target_that_appears_costs_no_tile(tmp_path):
     """Somebody makes a folder where the product should go while tiles are fused: refused, and nothing is lost."""
     settings = config(tmp_path / "out", **QUICK)
 
-    def meddle(stage: str, done: int, total: int) -> None:
+    def meddle(stage: str, done: int, total: int, pace: object = None) -> None:
         if stage == "fuse" and done == total:
             (tmp_path / "out").mkdir(exist_ok=True)
 
