@@ -30,7 +30,7 @@ function runs({ x, y, gap }) {
   return found;
 }
 
-// Lines (or dots) of {x, y, color, name, dots, low, high}; breaks where a value is missing or the next is farther than `gap`.
+// Lines (or dots) of {x, y, color, name, dots, thin, low, high}; breaks where a value is missing or the next is farther than `gap`.
 // `low` and `high`, where given, are the edges of a band of uncertainty around the line.
 function chart(svg, series, xTitle, yTitle) {
   svg.replaceChildren();
@@ -65,7 +65,7 @@ function chart(svg, series, xTitle, yTitle) {
     } else {
       const path = runs(s).map(([from, to]) =>
         "M" + s.x.slice(from, to).map((x, k) => `${px(x).toFixed(1)} ${py(s.y[from + k]).toFixed(1)}`).join("L")).join("");
-      element(svg, "path", { d: path, fill: "none", stroke: s.color, "stroke-width": 2 });
+      element(svg, "path", { d: path, fill: "none", stroke: s.color, "stroke-width": s.thin ? 1 : 2 });
     }
     if (s.name) {
       element(svg, "text", { x: at, y: 14, "text-anchor": "end", fill: s.color, "font-weight": 600 }, s.name);
