@@ -14,6 +14,10 @@ from pipeline.writers import BadProduct
 from pipeline.writers._expected import VARIABLE
 
 PROVENANCE = "provenance.json"
+PROV = "prov.json"
+"""The same as W3C PROV-JSON."""
+CRATE = "ro-crate-metadata.json"
+"""The same as RO-Crate."""
 QA = "qa.json"
 """Scores, gates and their definitions, written by `pipeline.judge`."""
 REPORT = "report.html"

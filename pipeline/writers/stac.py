@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pystac
 from odc.geo.geobox import GeoBox
@@ -22,7 +21,7 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 from catalogs.errors import HyperFuseError
 from catalogs.scene import pixel_size_m
-from pipeline.job import InputRecord
+from pipeline.lineage import address
 from pipeline.thumbnail import true_color
 from pipeline.writers import Asset, BadProduct, Draft
 from pipeline.writers._expected import VARIABLE, require_values
@@ -170,18 +169,11 @@ def _times(hsi: datetime | None, msi: datetime | None, created: datetime) -> dic
 def _links(draft: Draft, assets: Sequence[Asset]) -> list[dict[str, str]]:
     inputs = (draft.job.record.hsi, draft.job.record.msi)
     links = [
-        {"rel": "derived_from", "href": _href(scene), "title": f"{scene.name}, {role}"}
+        {"rel": "derived_from", "href": address(scene.uri), "title": f"{scene.name}, {role}"}
         for scene, role in zip(inputs, ("hyperspectral input", "multispectral input"), strict=True)
     ]
     stores = [{"rel": "store", "href": f"./{asset.href}", "type": ZARR} for asset in assets if asset.media_type == ZARR]
     return links + stores
-
-
-def _href(scene: InputRecord) -> str:
-    """An input's address as a URI."""
-    scheme = scene.uri.split(":", 1)[0]
-    known = "://" in scene.uri or scheme == "synthetic"
-    return quote(scene.uri, safe=":/?&=%#,@+") if known else Path(scene.uri).absolute().as_uri()
 
 
 def _projection(geobox: GeoBox) -> dict[str, Any]:
