@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.page import number
+
 PHONE = {"width": 390, "height": 800}
+SHARES = {
+    "validity.valid", "validity.invalid_pixels", "validity.filled_hsi", "validity.filled_msi", "validity.implausible_samples",
+}  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -26,6 +31,7 @@ class Page(HTMLParser):
         self.cells: dict[str, str] = {}
         self.scripts: list[str] = []
         self.policy = ""
+        self.paths: list[str] = []
         self.open: list[str] = []
         self._key: str | None = None
         self.feed(text)
@@ -39,6 +45,8 @@ class Page(HTMLParser):
             assert found["alt"]
         if tag == "meta" and found.get("http-equiv") == "Content-Security-Policy":
             self.policy = found["content"]
+        if tag == "path":
+            self.paths.append(found["d"])
         if tag not in self.void:
             self.open.append(tag)
         self._key = found.get("data-key", self._key)
@@ -59,6 +67,17 @@ def looked_up(record: Any, key: str) -> Any:
     for part in key.split("."):
         record = record[int(part)] if part.isdigit() else record[part]
     return record
+
+
+def require_figures(page: Page, qa: dict[str, Any]) -> int:
+    """Every figure that a report shows is that of `qa.json`; returns how many there are."""
+    assert page.cells["state"] == qa["state"]
+    figures = {key: shown for key, shown in page.cells.items() if key != "state"}
+    for key, shown in figures.items():
+        part = qa[key.partition(".")[0]]
+        missing = part is None or (key.startswith("consistency.") and part[key.split(".")[1]] is None)
+        assert shown == number(None if missing else looked_up(qa, key), share=key in SHARES), key
+    return len(figures)
 
 
 @contextmanager
