@@ -34,7 +34,7 @@ slow: $(VENV)/.installed-test  ## the tests that take minutes (kill and resume, 
 server: $(VENV)/.installed-test  ## a real Prefect server, work pool, worker and deployment
 	$(BIN)/pytest -m server --timeout 900
 
-browser: $(VENV)/.installed-test  ## a report in a headless Chromium; needs `pip install playwright && playwright install chromium`
+browser: $(VENV)/.installed-test  ## reports, comparisons and indices in a headless Chromium; needs `pip install playwright && playwright install chromium`
 	$(BIN)/pytest -m browser
 
 bench-memory: $(VENV)/.installed-test  ## peak memory of a 1,000 x 1,000 and a 4,000 x 4,000 px fusion, 60 bands
