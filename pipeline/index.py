@@ -51,7 +51,7 @@ class IndexEntry:
     """Figures by the keys of `pipeline.scores.SCORES`; missing ones are shown as such."""
 
 
-def entry(folder: Path) -> IndexEntry:
+def product_entry(folder: Path) -> IndexEntry:
     """The entry of a product folder, from its own records; a folder that cannot be read as a product says so."""
     try:
         product = Product.load(folder)
@@ -71,10 +71,12 @@ def entry(folder: Path) -> IndexEntry:
     )
 
 
-def entries(folder: Path) -> list[IndexEntry]:
+def product_entries(folder: Path) -> list[IndexEntry]:
     """Entries of all products directly inside a folder, by name; a product is a folder with a provenance record."""
     return [
-        entry(path.parent) for path in sorted(folder.glob(f"*/{PROVENANCE}")) if not path.parent.name.startswith(".")
+        product_entry(path.parent)
+        for path in sorted(folder.glob(f"*/{PROVENANCE}"))
+        if not path.parent.name.startswith(".")
     ]
 
 
