@@ -56,8 +56,7 @@ def product_entry(folder: Path) -> IndexEntry:
     try:
         product = Product.load(folder)
         qa = product.scores()
-        network = str(product.provenance["method"]["name"])
-        scores = read_scores(qa, network)
+        scores = read_scores(qa, product.method)
     except (BadProduct, LookupError, TypeError, AttributeError) as error:
         return IndexEntry(id=folder.name, state="damaged", reason=str(error), product=folder)
     reasons = [] if qa is None else [str(warning) for warning in qa["warnings"]]
@@ -66,7 +65,7 @@ def product_entry(folder: Path) -> IndexEntry:
         state=str(scores["state"] or "published"),
         reason="; ".join(reasons),
         product=folder,
-        network=network,
+        network=product.method,
         scores=scores,
     )
 
