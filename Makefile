@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check slow server browser bench-memory bench-methods bench-quality bench-models bench-register clean
+.PHONY: help test demo check slow server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog bench-register clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -37,6 +37,10 @@ server: $(VENV)/.installed-test  ## a real Prefect server, work pool, worker and
 browser: $(VENV)/.installed-test  ## reports, comparisons and indices in a headless Chromium; needs `pip install playwright && playwright install chromium`
 	$(BIN)/pytest -m browser
 
+bench: $(VENV)/.installed-test  ## the engine over the network's forward, over the raw write, and beside its peers; memory; Dask workers
+	$(BIN)/pip install --quiet monai
+	$(BIN)/python -m tests.benchmarks.engine
+
 bench-memory: $(VENV)/.installed-test  ## peak memory of a 1,000 x 1,000 and a 4,000 x 4,000 px fusion, 60 bands
 	$(BIN)/python -m tests.benchmarks.memory
 
@@ -48,6 +52,9 @@ bench-quality: $(VENV)/.installed-test  ## what judging costs beside a fusion by
 
 bench-models: $(VENV)/.installed-test  ## each network's fast forward against its plain one, 256 x 256 px, CPU
 	$(BIN)/python -m tests.benchmarks.models csakd-student csakd-teacher hyfusion-s
+
+bench-catalog: $(VENV)/.installed-test  ## listing and pairing of a catalogue of 10,000 scenes
+	$(BIN)/python -m tests.benchmarks.catalog
 
 bench-register: $(VENV)/.installed-test  ## known displacements, beside phase correlation and (install_arosics.sh) AROSICS
 	$(BIN)/python -m tests.benchmarks.register
