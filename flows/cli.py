@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
-from flows import catalog, evaluate, info, mosaic
+from flows import catalog, compare, evaluate, index, info, mosaic
 from flows.display import Display
 
 EXIT_CODES = """exit codes:
@@ -231,6 +231,12 @@ def _parser() -> argparse.ArgumentParser:
     info.add_options(command("info", info.run, info.show, "print what a reader understands of a product or image"))
 
     mosaic.add_options(command("mosaic", mosaic.run, mosaic.show, "blend several fused products into one area product"))
+    compare.add_options(
+        command(
+            "compare", compare.run, compare.show, "lay products of one scene beside each other: scores and differences"
+        )
+    )
+    index.add_options(command("index", index.run, index.show, "write index.html for a folder of products"))
 
     verify = command(
         "verify", _verify, Display.show_product, "check a product: manifest, checksums, grid, bands, STAC; offline"

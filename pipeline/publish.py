@@ -4,7 +4,7 @@ A product folder is absent or complete, whatever dies when:
 
     build    files are written inside the staging folder; everything can be written again
     check    every format is read back as a stranger would
-    seal     manifest.json (SHA-256 of every file), then the STAC item, which holds the manifest's checksum
+    seal     RO-Crate, manifest.json (SHA-256 of every file), then the STAC item, which holds the manifest's checksum
     sync     files and folders reach the disk
     rename   one system call that refuses an existing target; the staging folder goes after it
 """
@@ -28,7 +28,8 @@ from pipeline import store
 from pipeline.coregister.report import FIGURE, TABLE
 from pipeline.job import Job
 from pipeline.ledger import write_atomic
-from pipeline.product import PROVENANCE, QA, REPORT, Product
+from pipeline.lineage import crate, prov_document
+from pipeline.product import CRATE, PROV, PROVENANCE, QA, REPORT, Product
 from pipeline.progress import Progress, Steps, silent
 from pipeline.thumbnail import thumbnail
 from pipeline.writers import Asset, BadProduct, Draft, writer
@@ -39,23 +40,27 @@ THUMBNAIL = "thumbnail.png"
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
+
+
+def plain_asset(key: str, href: str, media_type: str, title: str, role: str) -> Asset:
+    """An asset of one role without further fields."""
+    return Asset(key=key, href=href, media_type=media_type, title=title, roles=(role,))
+
+
 COMMON_ASSETS = (
-    Asset(
-        key="thumbnail",
-        href=THUMBNAIL,
-        media_type="image/png",
-        title="True color, or the spectrum in three bands",
-        roles=("thumbnail",),
-    ),
-    Asset(
-        key="provenance",
-        href=PROVENANCE,
-        media_type="application/json",
-        title="Inputs, settings, software and steps",
-        roles=("metadata",),
-    ),
+    plain_asset("thumbnail", THUMBNAIL, "image/png", "True color, or the spectrum in three bands", "thumbnail"),
+    plain_asset("provenance", PROVENANCE, "application/json", "Inputs, settings, software and steps", "metadata"),
 )
 """Files of every product, beside its cube."""
+_RECORDS = (
+    plain_asset("prov", PROV, "application/json", "The same as W3C PROV-JSON", "metadata"),
+    plain_asset("tie-points", TABLE, "application/geo+json", "Tie points of the registration", "metadata"),
+    plain_asset("registration", FIGURE, "image/png", "Tie points of the registration over the HSI", "overview"),
+    plain_asset("qa", QA, "application/json", "Scores, gates and their definitions", "metadata"),
+    plain_asset("report", REPORT, "text/html", "Report to look at in any browser", "overview"),
+)
+"""Files of a fused product, as far as they were made."""
+_SEALED = plain_asset("manifest", MANIFEST, "application/json", "Size and SHA-256 of every file", "metadata")
 
 
 def publish(draft: Draft, *, progress: Progress = silent) -> Product:
@@ -91,6 +96,7 @@ def publish(draft: Draft, *, progress: Progress = silent) -> Product:
         step()
     root = _product_root(job)
     write_atomic(root / PROVENANCE, json.dumps(draft.provenance, indent=1, allow_nan=False))
+    write_atomic(root / PROV, json.dumps(prov_document(draft.provenance), indent=1, allow_nan=False))
     for name in formats:
         writer(name).check(root, draft.provenance["product"])
         step()
@@ -139,7 +145,7 @@ def require_free(job: Job) -> None:
 
 def require_vacant(output: Path, key: str) -> None:
     """The same of any product folder and the key of what is to be in it."""
-    if f"{output.name}.json" in {MANIFEST, PROVENANCE}:
+    if f"{output.name}.json" in {MANIFEST, PROVENANCE, PROV, QA, CRATE}:
         raise InputRejected(f"{output}: {output.name}.json is a file of every product; choose another name")
     if not output.parent.is_dir():
         raise InputRejected(f"{output}: its parent folder does not exist; create it")
@@ -218,27 +224,32 @@ def _product_root(job: Job) -> Path:
 
 
 def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
-    """Manifest, then the item."""
+    """Crate, manifest, then the item."""
     job = draft.job
+    listed = [asset for asset in (*assets, *COMMON_ASSETS, *_RECORDS) if (root / asset.href).exists()]
+    described = crate(
+        draft.provenance,
+        [*listed, _SEALED],
+        published=draft.created.isoformat(timespec="seconds"),
+        license_id=job.config.publish.license,
+    )
+    write_atomic(root / CRATE, json.dumps(described, indent=1, allow_nan=False))
+    listed.append(
+        plain_asset("ro-crate", CRATE, "application/ld+json", "The product as a Process Run Crate", "metadata")
+    )
     array = store.open_array(job.fused)
     published = root / job.fused.relative_to(job.product)
     arrays = {job.fused.relative_to(job.product).as_posix(): {"chunks": store.n_chunk_files(published, array)[0]}}
-    more = (
-        plain_asset("tie-points", TABLE, "application/geo+json", "Tie points of the registration", "metadata"),
-        plain_asset("registration", FIGURE, "image/png", "Tie points of the registration over the HSI", "overview"),
-        plain_asset("qa", QA, "application/json", "Scores, gates and their definitions", "metadata"),
-        plain_asset("report", REPORT, "text/html", "Report to look at in any browser", "overview"),
-    )
-    described, checksum = write_manifest(
+    sealed, checksum = write_manifest(
         root,
         name=job.name,
         key=job.record.key,
         arrays=arrays if published.is_dir() else {},
-        assets=(*assets, *COMMON_ASSETS, *more),
+        assets=listed,
     )
     if "stac" not in job.config.publish.formats:
         return
-    record = item(draft, described, checksum)
+    record = item(draft, sealed, checksum)
     write_atomic(root / f"{job.name}.json", json.dumps(record, indent=1, allow_nan=False))
     writer("stac").check(root, draft.provenance["product"])
 
@@ -272,14 +283,8 @@ def write_manifest(
     text = json.dumps(manifest, indent=1)
     write_atomic(root / MANIFEST, text)
     described = [_with_checksum(asset, listed) for asset in assets if (root / asset.href).exists()]
-    sealed = plain_asset("manifest", MANIFEST, "application/json", "Size and SHA-256 of every file", "metadata")
-    described.append(replace(sealed, extra={"file:size": len(text.encode())}))
+    described.append(replace(_SEALED, extra={"file:size": len(text.encode())}))
     return described, hashlib.sha256(text.encode()).hexdigest()
-
-
-def plain_asset(key: str, href: str, media_type: str, title: str, role: str) -> Asset:
-    """An asset of one role without further fields."""
-    return Asset(key=key, href=href, media_type=media_type, title=title, roles=(role,))
 
 
 def _with_checksum(asset: Asset, files: Any) -> Asset:

@@ -24,7 +24,7 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from catalogs.bands import Bands
 from catalogs.errors import HyperFuseError
 from catalogs.scene import pixel_size_m
-from pipeline.job import InputRecord
+from pipeline.lineage import address
 from pipeline.mosaic import MosaicSummary
 from pipeline.thumbnail import true_color
 from pipeline.writers import Asset, BadProduct, Draft
@@ -71,7 +71,7 @@ def item(draft: Draft, assets: Sequence[Asset], manifest_sha256: str) -> dict[st
         job.grids.product,
         properties=_properties(draft),
         links=[
-            {"rel": "derived_from", "href": _href(scene), "title": f"{scene.name}, {role}"}
+            {"rel": "derived_from", "href": address(scene.uri), "title": f"{scene.name}, {role}"}
             for scene, role in (
                 (job.record.hsi, "hyperspectral input"),
                 (job.record.msi, "multispectral input"),
@@ -229,13 +229,6 @@ def _model_links(draft: Draft) -> list[dict[str, str]]:
     if found := _DOI.search(paper):
         links.append({"rel": "cite-as", "href": f"https://doi.org/{quote(found[1], safe='/')}", "title": paper})
     return links
-
-
-def _href(scene: InputRecord) -> str:
-    """An input's address as a URI."""
-    scheme = scene.uri.split(":", 1)[0]
-    known = "://" in scene.uri or scheme == "synthetic"
-    return quote(scene.uri, safe=":/?&=%#,@+") if known else Path(scene.uri).absolute().as_uri()
 
 
 def projection(geobox: GeoBox) -> dict[str, Any]:
