@@ -157,6 +157,7 @@ def _config(options: argparse.Namespace) -> Any:
         "ratio": options.ratio,
         "device": options.device,
         "dask": options.dask,
+        "publish.uncertainty": options.uncertainty,
     }
     return load_config(options.config, settings | {key: value for key, value in named.items() if value is not None})
 
@@ -290,7 +291,9 @@ def _add_register_options(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="settings as YAML, TOML or JSON; options overrule it"
     )
     # A run's other options mean nothing here; its configuration wants a place for a product that is not made.
-    parser.set_defaults(output=Path("registration"), network=None, weights=None, ratio=None, device=None)
+    parser.set_defaults(
+        output=Path("registration"), network=None, weights=None, ratio=None, device=None, uncertainty=None
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -307,6 +310,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
         "--dask", metavar="ADDRESS", help="local, or the address of a Dask scheduler (default: this process)"
+    )
+    parser.add_argument(
+        "--uncertainty", action="store_true", default=None, help="publish a standard error for every sample"
     )
     parser.add_argument(
         "--set", action="append", metavar="KEY=VALUE",

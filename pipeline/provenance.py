@@ -105,6 +105,7 @@ def product_facts(job: Job, summary: MosaicSummary) -> dict[str, Any]:
         "valid_fraction": summary.valid_fraction,
         "clipped_samples": summary.clipped,
         "formats": list(job.config.publish.formats),
+        **({"error_scale": job.error_scale if integer else 1.0} if job.config.publish.uncertainty else {}),
     }
 
 

@@ -188,9 +188,13 @@ def _product_root(job: Job) -> Path:
 def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
     """Manifest, then the item."""
     job, files = draft.job, {path.relative_to(root).as_posix(): path for path in _files(root)}
-    array = store.open_array(job.fused)
     published = root / job.fused.relative_to(job.product)
-    arrays = {job.fused.relative_to(job.product).as_posix(): {"chunks": store.n_chunk_files(published, array)[0]}}
+    arrays = {
+        path.relative_to(job.product).as_posix(): {
+            "chunks": store.n_chunk_files(published.with_name(path.name), store.open_array(path))[0]
+        }
+        for path in ((job.fused, job.errors) if job.config.publish.uncertainty else (job.fused,))
+    }
     manifest = {
         "schema": SCHEMA,
         "product": job.name,

@@ -32,6 +32,7 @@ from catalogs.sensors import open_scene, sensor_module
 from models import Observed, method
 from pipeline.config import RunConfig
 from pipeline.engine import run_batches
+from pipeline.error_pass import estimate_errors
 from pipeline.fuse import pick_device
 from pipeline.grids import GridRecord, NestedGrids, nest, on_lattice
 from pipeline.job import InputRecord, Job, JobRecord, code_version, job_key, locked
@@ -280,6 +281,8 @@ def publish_product(held: Run) -> Product:
     job = held.job
     summary = mosaic(job)
     resumed = json.loads((job.folder / "resumed.json").read_text())["tiles"]
+    if job.config.publish.uncertainty:
+        estimate_errors(job, held.progress)
     ended = datetime.now(UTC)
     verdict = judge(job, summary, held.progress)
     for warning in verdict.record["warnings"]:

@@ -25,7 +25,7 @@ from catalogs.scene import pixel_size_m
 from pipeline.job import InputRecord
 from pipeline.thumbnail import true_color
 from pipeline.writers import Asset, BadProduct, Draft
-from pipeline.writers._expected import VARIABLE, require_values
+from pipeline.writers._expected import ERRORS, VARIABLE, require_values
 from pipeline.writers._expected import geobox as expected_geobox
 from pipeline.writers._footprint import bbox, footprint
 from pipeline.writers.zarr import MEDIA_TYPE as ZARR
@@ -81,6 +81,8 @@ def item(draft: Draft, assets: Sequence[Asset], manifest_sha256: str) -> dict[st
             entry["file:checksum"] = multihash(manifest_sha256)
         if "data" in asset.roles:
             entry |= _grid(geobox) | {"bands": _bands(draft, zarr=asset.media_type == ZARR)}
+        if "uncertainty" in asset.roles:
+            entry |= _grid(geobox) | {"bands": _error_bands(draft)}
         record["assets"][asset.key] = entry
     record["properties"][DIGEST] = digest(record)
     return record
@@ -173,7 +175,7 @@ def _links(draft: Draft, assets: Sequence[Asset]) -> list[dict[str, str]]:
         {"rel": "derived_from", "href": _href(scene), "title": f"{scene.name}, {role}"}
         for scene, role in zip(inputs, ("hyperspectral input", "multispectral input"), strict=True)
     ]
-    stores = [{"rel": "store", "href": f"./{asset.href}", "type": ZARR} for asset in assets if asset.media_type == ZARR]
+    stores = [{"rel": "store", "href": f"./{asset.href}", "type": ZARR} for asset in assets if asset.key == "zarr"]
     return links + stores
 
 
@@ -227,6 +229,20 @@ def _bands(draft: Draft, *, zarr: bool) -> list[dict[str, Any]]:
         if mean is not None:
             entry["statistics"] |= {"minimum": low, "maximum": high, "mean": mean}
         entries.append(entry)
+    return entries
+
+
+def _error_bands(draft: Draft) -> list[dict[str, Any]]:
+    """The same of the standard errors, whose statistics are in `qa.json`."""
+    entries = []
+    for band in _bands(draft, zarr=True):
+        kept = {key: value for key, value in band.items() if key not in {"statistics", "eo:common_name"}}
+        told = {
+            "name": band["name"].replace(VARIABLE, ERRORS, 1),
+            "description": f"{band['description']}, standard error",
+            "raster:scale": draft.provenance["product"]["error_scale"],
+        }
+        entries.append(kept | told)
     return entries
 
 

@@ -25,7 +25,7 @@ from pipeline import store
 from pipeline.job import Job, code_version
 from pipeline.provenance import NODATA
 from pipeline.writers import Asset, BadProduct, Draft
-from pipeline.writers._expected import VARIABLE, n_valid, require_dataset, require_valid
+from pipeline.writers._expected import ERRORS, VARIABLE, n_valid, require_dataset, require_valid, variables
 from pipeline.writers._footprint import bbox, footprint
 
 MEDIA_TYPE = "application/vnd.zarr; version=3"
@@ -68,20 +68,44 @@ def create(job: Job) -> None:
         _time(group, job.record.hsi.time)
 
 
+def create_errors(job: Job) -> None:
+    """Add the standard errors to the group, laid out as the cube; what an earlier run left there is lost."""
+    like = store.open_array(job.fused)
+    store.create_array(
+        job.errors.parent,
+        job.errors.name,
+        shape=like.shape,
+        chunks=like.chunks,
+        dtype=like.dtype.name,
+        fill=NODATA if _packed(job) else math.nan,
+        dims=("wavelength", "y", "x"),
+        attributes=_errors(job) | _georeference(job.grids.product),
+    )
+
+
 def write(draft: Draft) -> list[Asset]:
     """Add what is known only at the end; the samples are there already."""
     group = draft.job.fused.parent
     store.update_attributes(group, closing_attributes(draft))
     store.consolidate(group)
-    return [
-        Asset(
-            key="zarr",
-            href=group.name,
-            media_type=MEDIA_TYPE,
-            title=f"{_TITLES[draft.job.record.hsi.quantity]} cube, Zarr v3 group",
-            roles=("data", draft.job.record.hsi.quantity),
-        )
-    ]
+    quantity = draft.job.record.hsi.quantity
+    cube = Asset(
+        key="zarr",
+        href=group.name,
+        media_type=MEDIA_TYPE,
+        title=f"{_TITLES[quantity]} cube, Zarr v3 group",
+        roles=("data", quantity),
+    )
+    if not draft.job.config.publish.uncertainty:
+        return [cube]
+    errors = Asset(
+        key="standard-error",
+        href=f"{group.name}/{ERRORS}",
+        media_type=MEDIA_TYPE,
+        title=f"Standard error (k = 1) of the {_TITLES[quantity].lower()}, Zarr v3 array",
+        roles=("uncertainty",),
+    )
+    return [cube, errors]
 
 
 def closing_attributes(draft: Draft) -> dict[str, Any]:
@@ -116,7 +140,8 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
     try:
         with xr.open_zarr(path) as dataset:
             require_dataset(dataset, expected, path.name)
-        _check_chunks(path / VARIABLE, expected)
+        for name in variables(expected):
+            _check_chunks(path / name, expected)
     except HyperFuseError:
         raise
     except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
@@ -221,17 +246,36 @@ def _cube(job: Job) -> dict[str, Any]:
     }
     if hsi.quantity == "reflectance":
         attributes["standard_name"] = "surface_bidirectional_reflectance"
+    if job.config.publish.uncertainty:
+        attributes["ancillary_variables"] = ERRORS
+    return attributes | _packing(job, job.staged.scale, lowest=NODATA + 1)
+
+
+def _errors(job: Job) -> dict[str, Any]:
+    """Attributes of the standard errors."""
+    cube = _cube(job)
+    kept = {name: cube[name] for name in ("units", "grid_mapping", "coordinates")}
+    named = {"standard_name": f"{cube['standard_name']} standard_error"} if "standard_name" in cube else {}
+    told = {
+        "long_name": f"standard error (k = 1) of the {cube['long_name']}",
+        "comment": "calibrated at reduced resolution so that 1.645 standard errors hold 90 % of the errors; see qa.json",
+    }
+    return told | named | kept | _packing(job, job.error_scale, lowest=0)
+
+
+def _packing(job: Job, scale: float, *, lowest: int) -> dict[str, Any]:
+    """How samples are stored."""
     if _packed(job):
         # xarray masks by the attribute, GDAL by the array's own fill value: both are needed.
-        return attributes | {
+        return {
             "_FillValue": NODATA,
-            "scale_factor": job.staged.scale,
+            "scale_factor": scale,
             "add_offset": 0.0,
-            "valid_min": NODATA + 1,
+            "valid_min": lowest,
             "valid_max": -NODATA - 1,
         }
     # NaN is no JSON: xarray stores the bytes of a float fill value, little-endian, in base64.
-    return attributes | {"_FillValue": base64.standard_b64encode(np.array(np.nan, "<f8").tobytes()).decode()}
+    return {"_FillValue": base64.standard_b64encode(np.array(np.nan, "<f8").tobytes()).decode()}
 
 
 def _spectral(group: Path, job: Job) -> None:
