@@ -16,6 +16,7 @@ from catalogs.bands import Bands
 from pipeline import store
 from pipeline.agreement import F32
 from pipeline.consistency import radiometry
+from pipeline.error_pass import unpacked
 from pipeline.job import Job
 from pipeline.provenance import NODATA
 from pipeline.thumbnail import true_color
@@ -102,7 +103,7 @@ def spectra(job: Job) -> dict[str, Any]:
     Returns
     -------
     dict
-        `rows` and `cols` (product pixels) of the lattice; `fused`, `hsi`, `msi`: little-endian int16 counts of `scale` in
+        `rows` and `cols` (product pixels) of the lattice; `fused`, `hsi`, `msi`, and `error` if there are any: little-endian int16 counts of `scale` in
         base64, shape (row, col, band), -32768 where invalid; their wavelengths; `presets`, points worth a look.
     """
     height, width = job.grids.product.shape
@@ -126,6 +127,7 @@ def spectra(job: Job) -> dict[str, Any]:
         "scale": scale,
         "fused": _packed(fused, scale),
         "hsi": _packed(hsi, scale),
+        **({"error": _packed(_errors(job, rows, cols), scale)} if job.config.publish.uncertainty else {}),
         "msi": _packed(msi, scale),
         "wavelength_nm": [float(nm) for nm in job.bands.center_nm],
         "msi_nm": [float(nm) for nm in job.staged_bands[1][job.staged.msi.kept].center_nm],
@@ -138,6 +140,11 @@ def _product(job: Job, bands: Any, rows: NDArray[np.int64], cols: NDArray[np.int
     if stored.dtype != np.int16:
         return stored.astype(np.float32)
     return np.where(stored == NODATA, np.float32(np.nan), stored * np.float32(job.staged.scale)).astype(np.float32)
+
+
+def _errors(job: Job, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
+    """Standard errors of all bands."""
+    return unpacked(job, store.gather(store.open_array(job.errors), range(len(job.bands)), rows, cols))
 
 
 def _hsi(job: Job, bands: Any, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:

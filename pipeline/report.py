@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.consistency import MAP_EDGE
+from pipeline.error_pass import error_map
 from pipeline.job import InputRecord, Job
 from pipeline.judge import Verdict
 from pipeline.ledger import write_atomic
@@ -76,13 +78,16 @@ def write_report(job: Job, verdict: Verdict, provenance: dict[str, Any]) -> Path
         "quantity": quantity,
     }
     found = composites(job)
-    maps = (
+    maps = [
         disagreement("Spectral angle between the degraded product and the HSI", verdict.maps.hsi_sam_deg, "deg"),
         disagreement("Error of the degraded product, root mean square over bands", verdict.maps.hsi_rmse, quantity),
         disagreement(
             "Error of the product through the MSI's responses", verdict.maps.msi_rmse, _measured(job.record.msi)
         ),
-    )
+    ]
+    errors = error_map(job, MAP_EDGE)
+    if errors is not None:
+        maps.append(disagreement("Standard error of the product, root mean square over bands", errors, quantity))
     warned = bool(qa["warnings"])
     parts = {
         "title": _text(f"{job.name}: {job.record.hsi.name} fused with {job.record.msi.name}"),
@@ -92,6 +97,7 @@ def write_report(job: Job, verdict: Verdict, provenance: dict[str, Any]) -> Path
         "about": _text(_about(job, provenance)),
         "composite_buttons": "".join(f'<button type="button">{_text(one.title)}</button>' for one in found),
         "swipes": "".join(map(_swipe, found)),
+        "uncertainty": _text(_uncertainty(qa["uncertainty"])),
         "agreement": _agreement(qa["consistency"]),
         "maps": "".join(_map(one) for one in maps if one is not None),
         "reduced_about": _text(_reduced_about(qa["reduced_resolution"])),
@@ -199,6 +205,18 @@ def _agreement(consistency: dict[str, Any]) -> str:
         cells = "".join(_cell(f"consistency.{role}.{key}", found and found[key]) for key, _ in _AGREEMENT)
         rows.append(f"<tr><td>{title}</td>{cells}</tr>")
     return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _uncertainty(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    band = "The band around the product holds 90 % of the errors (1.645 standard errors)"
+    if not found["calibrated"]:
+        return f"{band} at a guess: nothing could be calibrated, because {found['reason']}."
+    return (
+        f"{band} by a calibration at reduced resolution, where {100 * found['coverage']:.1f} % of {found['calibration_pixels']:,} "
+        f"held-back pixels lay within it. {found['caveat']}"
+    )
 
 
 def _reduced_about(reduced: dict[str, Any]) -> str:
