@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -99,6 +99,7 @@ def uncertainty_record(job: Job) -> dict[str, Any] | None:
         "reason": found.reason,
         "nominal": NOMINAL,
         "coverage": found.coverage,
+        "coverage_range": found.coverage_range,
         "mean_width": found.mean_width,
         "ause": found.ause,
         "scale_gap": found.gap,
@@ -144,18 +145,61 @@ def unpacked(job: Job, stored: Any) -> F32:
 
 
 def _calibrated(job: Job) -> Calibration:
-    window = central_window(job, WINDOW_PX)
-    ratio, sigma = job.grids.ratio, job.observation.psf_sigma_px
-    hsi, msi = (store.open_array(job.folder / "stage" / f"{role}.zarr") for role in ("hsi", "msi"))
-    fine = store.read(msi, window.times(ratio), np.array(job.staged.msi.kept))
+    window = _inside_product(job, central_window(job, WINDOW_PX), step=job.grids.ratio)
     try:
         trial = reduced_trial(job, window).make()
         weights = weights_of(job).get(job.config.network)
         fused = fuse_whole(job.config.network, trial, weights=weights, device=str(pick_device(job.config.device)))
-        return calibrate(trial, fused.image, fine)
+        return calibrate(trial, fused.image, _staged(job, "msi", window.times(job.grids.ratio)))
     # A method may refuse a window of that size in its own words; the product is as good as without.
     except (HyperFuseError, ValueError) as error:
-        return guessed(store.read(hsi, window, np.array(job.staged.hsi.kept)), fine, ratio, sigma, str(error))
+        return _guessed(job, str(error))
+
+
+def _guessed(job: Job, reason: str) -> Calibration:
+    height, width = job.grids.coarse_shape
+    most = max(WINDOW_PX)
+    whole = Box(y0=0, y1=min(height, most), x0=0, x1=min(width, most))
+    window = _inside_product(job, whole, step=1)
+    return guessed(
+        _staged(job, "hsi", window),
+        _staged(job, "msi", window.times(job.grids.ratio)),
+        _product(job, window),
+        ratio=job.grids.ratio,
+        psf_sigma_px=job.observation.psf_sigma_px,
+        reason=reason,
+    )
+
+
+def _inside_product(job: Job, window: Box, *, step: int) -> Box:
+    """The part of a window in coarse pixels that the product covers, in multiples of `step` pixels."""
+    ratio, edges = job.grids.ratio, []
+    for first, last, lead, size in zip(
+        (window.y0, window.x0), (window.y1, window.x1), job.grids.lead, job.grids.product.shape, strict=True
+    ):
+        start = max(first, -(-lead // ratio))
+        stop = min(last, (lead + size) // ratio)
+        edges.append((start, start + max(stop - start, 0) // step * step))
+    (y0, y1), (x0, x1) = edges
+    return Box(y0=y0, y1=y1, x0=x0, x1=x1)
+
+
+def _staged(job: Job, role: Literal["hsi", "msi"], box: Box) -> F32:
+    """The bands of a staged image that carry signal."""
+    sums = job.staged.hsi if role == "hsi" else job.staged.msi
+    return np.asarray(
+        store.read(store.open_array(job.folder / "stage" / f"{role}.zarr"), box, np.array(sums.kept)), np.float32
+    )
+
+
+def _product(job: Job, window: Box) -> F32:
+    """The fused samples of a window in coarse pixels, NaN where they are not valid."""
+    fine, (lead_y, lead_x) = window.times(job.grids.ratio), job.grids.lead
+    box = Box(y0=fine.y0 - lead_y, y1=fine.y1 - lead_y, x0=fine.x0 - lead_x, x1=fine.x1 - lead_x)
+    stored = store.read(store.open_array(job.fused), box)
+    if stored.dtype != np.int16:
+        return np.asarray(stored, np.float32)
+    return np.where(stored == NODATA, np.float32(np.nan), stored * np.float32(job.staged.scale)).astype(np.float32)
 
 
 def _finished(job: Job) -> dict[str, TileRecord]:
