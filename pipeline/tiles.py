@@ -8,6 +8,7 @@ The window lies on the coarse grid; the core need not, because cutting the fused
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -143,6 +144,15 @@ class TilePlan:
         per_pixel = _FLOATS_PER_OUTPUT * observed.hsi_bands + 3 * observed.msi_bands + self.spec.work_floats
         fuse = 4 * pixels * per_pixel
         return int(BASE_BYTES + max(fuse, _STAGE_COPIES * STAGE_BLOCK_BYTES))
+
+    def disk_bytes(self, *, uncertain: bool) -> int:
+        """Uncompressed size (bytes) of everything a run writes, with standard errors or without."""
+        observed, (height, width) = self.spec.observed, self.grids.product.shape
+        coarse = math.prod(self.grids.coarse_shape)
+        cubes = 3 + 2 * uncertain  # standard errors come in Zarr and NetCDF
+        return 4 * coarse * observed.hsi_bands + height * width * (
+            4 * observed.msi_bands + cubes * 2 * observed.hsi_bands
+        )
 
     def _window(self, core: Box) -> Box:
         rows = self._extent(core.y0, core.y1, self.grids.lead[0], self.grids.coarse_shape[0])

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -202,7 +201,7 @@ def plan_report(config: RunConfig) -> dict[str, Any]:
             "redundancy": round(plan.redundancy, 3),
         },
         "memory_gb": round(plan.peak_bytes / 1e9, 2),
-        "disk_gb": round(_disk_bytes(plan) / 1e9, 2),
+        "disk_gb": round(plan.disk_bytes(uncertain=config.publish.uncertainty) / 1e9, 2),
         "job_key": job.record.key,
     }
 
@@ -333,19 +332,11 @@ def _check_resources(job: Job) -> None:
         )
     free = shutil.disk_usage(job.config.output.absolute().parent).free
     # Half of the uncompressed size: noise bounds what lossless codecs save.
-    needed = _disk_bytes(job.plan) // 2
+    needed = job.plan.disk_bytes(uncertain=job.config.publish.uncertainty) // 2
     if free < needed:
         raise OutOfResources(
             f"{job.config.output.absolute().parent}: {free / 1e9:.1f} GB free, at least {needed / 1e9:.1f} GB needed; free some space"
         )
-
-
-def _disk_bytes(plan: TilePlan) -> int:
-    """Uncompressed size of everything a run writes."""
-    observed = plan.spec.observed
-    height, width = plan.grids.product.shape
-    coarse = math.prod(plan.grids.coarse_shape)
-    return 4 * coarse * observed.hsi_bands + height * width * (4 * observed.msi_bands + 3 * 2 * observed.hsi_bands)
 
 
 def _drop_abandoned(output: Path, keep: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from catalogs.sensors import Source, open_scene
 from models import Observed
 from pipeline import store
 from pipeline.error_pass import _finished, _ledger, estimate_errors
@@ -197,12 +199,28 @@ def test_every_format_tells_the_same(product: Product) -> None:
     with xr.open_dataset(product.netcdf, engine="netcdf4") as dataset, product.open() as data:
         assert dataset[ERRORS].attrs["standard_name"] == data[ERRORS].attrs["standard_name"]
         assert dataset[ERRORS].encoding["scale_factor"] == data[ERRORS].encoding["scale_factor"]
+    # The product stays an input like any other, and its standard errors can be asked for.
+    for path in (product.zarr, product.netcdf):
+        assert open_scene(Source(uri=str(path))).cube.shape == stored.shape
+        assert open_scene(Source(uri=str(path), variable=ERRORS)).cube.shape == stored.shape
     asset = json.loads(product.item.read_text())["assets"]["standard-error"]
     assert asset["roles"] == ["uncertainty"]
     assert (product.path / asset["href"]).is_dir()
     assert len(asset["bands"]) == len(stored)
     assert asset["bands"][0]["raster:scale"] == pytest.approx(1e-5)
     assert "Standard error of the product" in (product.path / REPORT).read_text()
+
+
+def test_the_netcdf_passes_a_cf_checker(product: Product, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the checker's own dependencies
+        runner = pytest.importorskip("compliance_checker.runner", reason="compliance-checker is not installed")
+        runner.CheckSuite().load_all_available_checkers()
+        report = tmp_path / "report.txt"
+        passed, failed = runner.ComplianceChecker.run_checker(
+            str(product.netcdf), ["cf:1.11"], 2, "strict", output_format="text", output_filename=str(report)
+        )
+    assert (passed, failed) == (True, False), report.read_text()
 
 
 def test_a_missing_chunk_of_the_errors_is_found(product: Product, tmp_path: Path) -> None:
