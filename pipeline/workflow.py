@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -45,7 +46,6 @@ from pipeline.provenance import provenance
 from pipeline.publish import publish, require_free
 from pipeline.report import write_report
 from pipeline.stage import coarse_pass, first_pass, keep_weights, stage
-from pipeline.tiles import TilePlan
 from pipeline.writers import Draft, writer
 
 log = logging.getLogger(__name__)
