@@ -213,9 +213,10 @@ def _uncertainty(found: dict[str, Any] | None) -> str:
     band = "The band around the product holds 90 % of the errors (1.645 standard errors)"
     if not found["calibrated"]:
         return f"{band} at a guess: nothing could be calibrated, because {found['reason']}."
+    worst, best = (100 * share for share in found["coverage_range"])
     return (
-        f"{band} by a calibration at reduced resolution, where {100 * found['coverage']:.1f} % of {found['calibration_pixels']:,} "
-        f"held-back pixels lay within it. {found['caveat']}"
+        f"{band} by a calibration at reduced resolution, where {worst:.1f} to {best:.1f} % of the errors in each quadrant lay within "
+        f"it by a fit to the three others, {100 * found['coverage']:.1f} % in all. {found['caveat']}"
     )
 
 

@@ -113,7 +113,7 @@ class Calibration(BaseModel):
     coverage: float | None = None
     """Share of held-back errors within the 90 % interval: each quadrant of the window by a fit to the three others."""
     coverage_range: tuple[float, float] | None = None
-    """The same of the quadrants that fare worst and best: how far it varies from place to place."""
+    """The same of the quadrants that fare worst and best: it says more, for what one quadrant loses the others gain."""
     mean_width: float | None = None
     """Mean width of the 90 % intervals at reduced resolution, the HSI's unit."""
     ause: float | None = None
