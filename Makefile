@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help test demo check slow server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog bench-register clean
+.PHONY: help test demo check slow server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog bench-register bench-uncertainty clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -58,6 +58,9 @@ bench-catalog: $(VENV)/.installed-test  ## listing and pairing of a catalogue of
 
 bench-register: $(VENV)/.installed-test  ## known displacements, beside phase correlation and (install_arosics.sh) AROSICS
 	$(BIN)/python -m tests.benchmarks.register
+
+bench-uncertainty: $(VENV)/.installed-test  ## how often the truth lies within 90 % intervals, on synthetic land and real cubes
+	$(BIN)/python -m tests.benchmarks.uncertainty
 
 clean:           ## remove the virtual environment and what the demo made
 	rm -rf $(VENV) demo

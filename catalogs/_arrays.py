@@ -177,7 +177,12 @@ def _choose(dataset: xr.Dataset, path: Path, variable: str | None) -> tuple[str,
         if variable not in found:
             raise InputRejected(f"{path}: no image {variable!r} in it; arrays with rows and columns: {listed}")
         return variable, found[variable]
-    cubes = [name for name, dims in found.items() if dims[0] is not None] or list(found)
+    # What only says something of another array, such as its standard error, is no image (CF conventions, 3.4).
+    about = {
+        name for array in dataset.data_vars.values() for name in str(array.attrs.get("ancillary_variables", "")).split()
+    }
+    images = [name for name in found if name not in about] or list(found)
+    cubes = [name for name in images if found[name][0] is not None] or images
     if not cubes:
         raise InputRejected(
             f"{path}: no array in it has a row and a column axis (y and x, or lat and lon) and at most one more; "

@@ -159,6 +159,7 @@ def _config(options: argparse.Namespace) -> Any:
         "tiles.memory_gb": options.memory,
         "dask": options.dask,
         "strict": options.strict or None,
+        "publish.uncertainty": options.uncertainty,
     }
     return load_config(options.config, settings | {key: value for key, value in named.items() if value is not None})
 
@@ -302,7 +303,14 @@ def _add_register_options(parser: argparse.ArgumentParser) -> None:
     )
     # A run's other options mean nothing here; its configuration wants a place for a product that is not made.
     parser.set_defaults(
-        output=Path("registration"), network=None, weights=None, ratio=None, device=None, memory=None, strict=False
+        output=Path("registration"),
+        network=None,
+        weights=None,
+        ratio=None,
+        device=None,
+        memory=None,
+        strict=False,
+        uncertainty=None,
     )
 
 
@@ -326,6 +334,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dask", metavar="ADDRESS", help="local, or the address of a Dask scheduler (default: this process)"
+    )
+    parser.add_argument(
+        "--uncertainty", action="store_true", default=None, help="publish a standard error for every sample"
     )
     parser.add_argument(
         "--set", action="append", metavar="KEY=VALUE",

@@ -132,6 +132,8 @@ class OutputConfig(_Frozen):
     """Writers, by module name."""
     dtype: Literal["int16", "float32"] = "int16"
     """Sample type; int16 with scale 1e-4 for reflectance."""
+    uncertainty: bool = False
+    """Beside the cube a standard error for every sample, calibrated at reduced resolution; in the formats Zarr and NetCDF."""
     license: str = "other"
     """SPDX identifier, or `other`; goes to the STAC item."""
     overviews: bool = False

@@ -6,8 +6,9 @@
         stage/hsi.zarr    the HSI on the coarse grid      stage/msi.zarr   the MSI on the fine grid
         stage/features.zarr  the coarse part of a two-rate method
         sums.safetensors  the method's first pass
+        calibration.json  how large standard errors are, if they are asked for
         weights.safetensors  copy of the network's weights
-        tiles/*.json      the ledger
+        tiles/*.json      the ledger    errors/*.json    that of the standard errors
         product/          becomes the product folder by one rename
         lock              held while a process works here; the kernel releases it when the process dies
 
@@ -317,6 +318,16 @@ class Job:
     def fused(self) -> Path:
         """The array that tiles write."""
         return self.product / f"{self.name}.zarr" / "reflectance"
+
+    @property
+    def errors(self) -> Path:
+        """The array with the standard error of each of its samples, if `publish.uncertainty` asks for it."""
+        return self.fused.with_name("reflectance_standard_error")
+
+    @property
+    def error_scale(self) -> float:
+        """Physical value of one count of an int16 standard error: errors are small, so a tenth of the samples' own."""
+        return self.staged.scale / 10
 
 
 def job_key(record: dict[str, Any]) -> str:

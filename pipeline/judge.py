@@ -20,30 +20,24 @@ from typing import Any
 import numpy as np
 
 from catalogs.errors import HyperFuseError, QualityRefused
-from pipeline import store
 from pipeline.agreement import Agreement
 from pipeline.consistency import PLAUSIBLE, Consistency, Maps, consistency
 from pipeline.device import pick_device
-from pipeline.evaluate import STRICT_SUFFIX, Row, Trial, evaluate
+from pipeline.error_pass import uncertainty_record
+from pipeline.evaluate import STRICT_SUFFIX, Row, evaluate
 from pipeline.job import Job
 from pipeline.ledger import write_atomic
 from pipeline.mosaic import MosaicSummary
 from pipeline.noreference import NoReference, no_reference
 from pipeline.product import QA
 from pipeline.progress import Progress, silent
-from pipeline.simulate import MIN_COVERAGE, Protocol, SimulatedPair
-from pipeline.stage import WEIGHTS
+from pipeline.reduced import central_window, reduced_trial, weights_of
+from pipeline.simulate import MIN_COVERAGE
 from pipeline.strict import load_record
-from pipeline.tiles import Box
-from pipeline.wald import OWN_BANDS, degraded_pair
 
 SCHEMA = "hyperfuse-qa/1"
 CONTROLS = ("bicubic", "gsa")
 """Methods that the chosen one is measured beside."""
-REDUCED_SHARE = 1 / 48
-"""Pixels that are fused at reduced resolution per product pixel, about: what they may cost."""
-REDUCED_PX = (64, 120)
-"""Coarse pixels along the edge of that window, least and most; large ratios take eight of their own pixels at least."""
 _FAINT = 0.05
 """A band whose mean is below this share of the brightest band's is too faint for a relative bias."""
 CONVENTIONS = {
@@ -64,6 +58,10 @@ CONVENTIONS = {
     "the same ground at fine ones; each band against the MSI band that it correlates with best",
     "reduced_resolution": "both staged images degraded by the ratio with the PSF, fused, compared with the staged HSI; divided "
     "by its 99.9th percentile; PSNR with peak 1; ERGAS with ratio above 1; one coarse pixel of rim is left out",
+    "uncertainty": "standard errors (k = 1) are scaled so that 1.645 of them hold the nominal share of the errors at reduced "
+    "resolution, by groups of bands, and by the scale gap to full resolution; coverage is that of blocks held back, mean_width "
+    "that of their intervals, ause the area between the sparsification curves by standard error and by true error, RMSE of all "
+    "pixels 1; errors are those against the staged HSI, its noise included",
     "implausible": f"share of samples outside {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g}",
 }
 """Definitions, in the words that stand in `qa.json`."""
@@ -149,6 +147,7 @@ def judge(job: Job, summary: MosaicSummary, progress: Progress = silent) -> Verd
         "seams": found.seams and found.seams.to_json(),
         "no_reference": _finite(blind),
         "reduced_resolution": {"rows": [row.to_json() for row in rows], "window_px": window, "error": reason},
+        "uncertainty": uncertainty_record(job),
         "registration": job.staged.registration.model_dump(mode="json"),
         "radiometric_fit": [fit and fit.model_dump() for fit in job.observation.misfit],
         "harmony": job.staged.harmony and job.staged.harmony.model_dump(mode="json"),
@@ -291,26 +290,11 @@ def _finite(blind: NoReference | None) -> dict[str, Any] | None:
 def _reduced(job: Job) -> tuple[list[Row], str | None, list[int]]:
     """The chosen method and the controls on a central window at reduced resolution, or why there is nothing to compare."""
     names = list(dict.fromkeys((job.config.network, *CONTROLS)))
-    ratio, window = job.grids.ratio, _central(job)
-    modulation = math.exp(-0.5 * (math.pi * job.observation.psf_sigma_px / ratio) ** 2)
-    protocol = Protocol(ratio=ratio, msi=OWN_BANDS, hsi_snr_db=None, msi_snr_db=None, mtf_nyquist=modulation)
-
-    def make() -> SimulatedPair:
-        hsi, msi = (store.open_array(job.folder / "stage" / f"{role}.zarr") for role in ("hsi", "msi"))
-        return degraded_pair(
-            store.read(hsi, window, np.array(job.staged.hsi.kept)),
-            job.staged.as_fused(store.read(msi, window.times(ratio), np.array(job.staged.msi.kept))),
-            protocol,
-            name=job.name,
-            srf=np.array(job.observation.srf),
-        )
-
-    weights = {} if job.record.weights is None else {job.config.network: job.folder / WEIGHTS}
-    trial = Trial(cube=job.name, protocol=protocol, make=make)
+    window = central_window(job)
     extent = [window.y0, window.y1, window.x0, window.x1]
-    device, strict = str(pick_device(job.config.device)), job.config.strict
+    weights, device, strict = weights_of(job), str(pick_device(job.config.device)), job.config.strict
     try:
-        rows = evaluate([trial], names, weights=weights, device=device, strict=strict)
+        rows = evaluate([reduced_trial(job, window)], names, weights=weights, device=device, strict=strict)
         # The controls stay what they are; the product is what strict mode makes of the method.
         return [row for row in rows if row.method in {*names, own_row(job)}], None, extent
     except HyperFuseError as error:
@@ -320,15 +304,3 @@ def _reduced(job: Job) -> tuple[list[Row], str | None, list[int]]:
 def own_row(job: Job) -> str:
     """Name of the product's own row at reduced resolution."""
     return f"{job.config.network}{STRICT_SUFFIX}" if job.config.strict else job.config.network
-
-
-def _central(job: Job) -> Box:
-    """The window that is fused at reduced resolution, in coarse pixels: whole pixels of the trial's HSI."""
-    ratio, (least, most) = job.grids.ratio, REDUCED_PX
-    wanted = max(min(math.isqrt(int(REDUCED_SHARE * math.prod(job.grids.product.shape))), most), least, 8 * ratio)
-    edges = []
-    for size in job.grids.coarse_shape:
-        edge = min(size, wanted) // ratio * ratio
-        edges.append(((size - edge) // 2, edge))
-    (y0, rows), (x0, cols) = edges
-    return Box(y0=y0, y1=y0 + rows, x0=x0, x1=x0 + cols)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline import store
 from pipeline.agreement import F32
 from pipeline.consistency import radiometry
+from pipeline.error_pass import unpacked
 from pipeline.images import EDGE_PX, choices, colored, mapped, packed, packing, png, presets, scale_colors, stretch
 from pipeline.job import Job
 from pipeline.provenance import NODATA
@@ -105,6 +106,7 @@ def spectra(job: Job) -> dict[str, Any]:
         "fused": packed(fused, scale),
         "hsi": packed(hsi, scale),
         "msi": packed(msi, scale),
+        **({"error": packed(_errors(job, rows, cols), scale)} if job.config.publish.uncertainty else {}),
         "wavelength_nm": [float(nm) for nm in job.bands.center_nm],
         "msi_nm": [float(nm) for nm in job.staged_bands[1][job.staged.msi.kept].center_nm],
         "presets": presets(job.bands, fused),
@@ -116,6 +118,11 @@ def _product(job: Job, bands: Any, rows: NDArray[np.int64], cols: NDArray[np.int
     if stored.dtype != np.int16:
         return stored.astype(np.float32)
     return np.where(stored == NODATA, np.float32(np.nan), stored * np.float32(job.staged.scale)).astype(np.float32)
+
+
+def _errors(job: Job, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
+    """Standard errors of all bands."""
+    return unpacked(job, store.gather(store.open_array(job.errors), range(len(job.bands)), rows, cols))
 
 
 def _hsi(job: Job, bands: Any, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:

@@ -122,7 +122,7 @@ def preset_trials(name: str, data: Path, *, like: CubeSource | None = None) -> l
     protocols = PRESETS[name].protocols
     if name == "aviris-172":
         return _aviris_trials(data, like or CubeSource(uri=""), protocols)
-    sources = {cube: _within(data, source) for cube, source in CUBES.items()}
+    sources = {cube: within(data, source) for cube, source in CUBES.items()}
     there = {cube: source for cube, source in sources.items() if (data / CUBES[cube].uri).parent.is_dir()}
     if not there:
         raise InputRejected(f"{data}: holds none of the cubes of {name} ({', '.join(CUBES)}); give their folder")
@@ -144,7 +144,8 @@ def _simulated(source: CubeSource, protocol: Protocol, name: str) -> SimulatedPa
     return simulate(replace(_opened(source), name=name), protocol)
 
 
-def _within(data: Path, source: CubeSource) -> CubeSource:
+def within(data: Path, source: CubeSource) -> CubeSource:
+    """A source of `CUBES` with the addresses that it has in a data folder."""
     table = None if source.wavelengths is None else str(data / source.wavelengths)
     return replace(source, uri=str(data / source.uri), wavelengths=table)
 

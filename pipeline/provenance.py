@@ -111,6 +111,7 @@ def product_facts(job: Job, summary: MosaicSummary) -> dict[str, Any]:
         "clipped_samples": summary.clipped,
         "formats": list(job.config.publish.formats),
         "overviews": job.config.publish.overviews,
+        **({"error_scale": job.error_scale if integer else 1.0} if job.config.publish.uncertainty else {}),
     }
 
 

@@ -237,9 +237,13 @@ def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
     listed.append(
         plain_asset("ro-crate", CRATE, "application/ld+json", "The product as a Process Run Crate", "metadata")
     )
-    array = store.open_array(job.fused)
     published = root / job.fused.relative_to(job.product)
-    arrays = {job.fused.relative_to(job.product).as_posix(): {"chunks": store.n_chunk_files(published, array)[0]}}
+    arrays = {
+        path.relative_to(job.product).as_posix(): {
+            "chunks": store.n_chunk_files(published.with_name(path.name), store.open_array(path))[0]
+        }
+        for path in ((job.fused, job.errors) if job.config.publish.uncertainty else (job.fused,))
+    }
     sealed, checksum = write_manifest(
         root,
         name=job.name,

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.arrows import Arrows, displacement_arrows
+from pipeline.consistency import MAP_EDGE
+from pipeline.error_pass import error_map
 from pipeline.job import InputRecord, Job
 from pipeline.judge import Verdict, own_row
 from pipeline.ledger import write_atomic
@@ -71,13 +73,16 @@ def write_report(job: Job, verdict: Verdict, provenance: dict[str, Any]) -> Path
         "quantity": quantity,
     }
     found, arrows = composites(job), displacement_arrows(job.folder, job.grids.product)
-    maps = (
+    maps = [
         disagreement("Spectral angle between the degraded product and the HSI", verdict.maps.hsi_sam_deg, "deg"),
         disagreement("Error of the degraded product, root mean square over bands", verdict.maps.hsi_rmse, quantity),
         disagreement(
             "Error of the product through the MSI's responses", verdict.maps.msi_rmse, _measured(job.record.msi)
         ),
-    )
+    ]
+    errors = error_map(job, MAP_EDGE)
+    if errors is not None:
+        maps.append(disagreement("Standard error of the product, root mean square over bands", errors, quantity))
     warned = bool(qa["warnings"])
     parts = {
         "title": escaped(f"{job.name}: {job.record.hsi.name} fused with {job.record.msi.name}"),
@@ -89,6 +94,7 @@ def write_report(job: Job, verdict: Verdict, provenance: dict[str, Any]) -> Path
         "swipes": "".join(_swipe(one, arrows) for one in found),
         "arrows_button": "" if arrows is None else '<button type="button" id="arrows">displacement</button>',
         "arrows_about": "" if arrows is None else f'<p class="about arrows">{escaped(arrows.about)}</p>',
+        "uncertainty": escaped(_uncertainty(qa["uncertainty"])),
         "agreement": _agreement(qa["consistency"]),
         "maps": "".join(_map(one) for one in maps if one is not None),
         "reduced_about": escaped(_reduced_about(qa["reduced_resolution"])),
@@ -153,6 +159,19 @@ def _agreement(consistency: dict[str, Any]) -> str:
         cells = "".join(cell(f"consistency.{role}.{key}", found and found[key]) for key, _ in _AGREEMENT)
         rows.append(f"<tr><td>{title}</td>{cells}</tr>")
     return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _uncertainty(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    band = "The band around the product holds 90 % of the errors (1.645 standard errors)"
+    if not found["calibrated"]:
+        return f"{band} at a guess: nothing could be calibrated, because {found['reason']}."
+    worst, best = (100 * share for share in found["coverage_range"])
+    return (
+        f"{band} by a calibration at reduced resolution, where {worst:.1f} to {best:.1f} % of the errors in each quadrant lay within "
+        f"it by a fit to the three others, {100 * found['coverage']:.1f} % in all. {found['caveat']}"
+    )
 
 
 def _reduced_about(reduced: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ The window lies on the coarse grid; the core need not, because cutting the fused
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
@@ -195,6 +196,15 @@ class TilePlan:
         observed, rates = self.spec.observed, self.spec.two_rate
         coarse = observed.hsi_bands + (rates.channels * rates.rate**2 if rates else 0)
         return int(4 * self._window_pixels * (observed.msi_bands + coarse / observed.ratio**2))
+
+    def disk_bytes(self, *, uncertain: bool) -> int:
+        """Uncompressed size (bytes) of everything a run writes, with standard errors or without."""
+        observed, (height, width) = self.spec.observed, self.grids.product.shape
+        coarse = math.prod(self.grids.coarse_shape)
+        cubes = 3 + 2 * uncertain  # standard errors come in Zarr and NetCDF
+        return 4 * coarse * observed.hsi_bands + height * width * (
+            4 * observed.msi_bands + cubes * 2 * observed.hsi_bands
+        )
 
     def window(self, core: Box) -> Box:
         """Coarse pixels that must be read to compute some product pixels."""

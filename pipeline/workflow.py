@@ -29,6 +29,7 @@ from models import Observed, method
 from pipeline.config import RunConfig
 from pipeline.device import pick_device
 from pipeline.engine import run_batches
+from pipeline.error_pass import estimate_errors
 from pipeline.grids import GridRecord, NestedGrids, nest, on_lattice
 from pipeline.job import InputRecord, Job, JobRecord, code_version, job_key, locked
 from pipeline.judge import judge, require_passed
@@ -44,7 +45,6 @@ from pipeline.publish import publish, require_free
 from pipeline.report import write_report
 from pipeline.stage import coarse_pass, first_pass, keep_weights, stage
 from pipeline.strict import strict_pass
-from pipeline.tiles import TilePlan
 from pipeline.writers import Draft, writer
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def plan_report(config: RunConfig) -> dict[str, Any]:
             "redundancy": round(plan.redundancy, 3),
         },
         "memory_gb": round(plan.peak_bytes / 1e9, 2),
-        "disk_gb": round(_disk_bytes(plan) / 1e9, 2),
+        "disk_gb": round(plan.disk_bytes(uncertain=config.publish.uncertainty) / 1e9, 2),
         "job_key": job.record.key,
     }
 
@@ -285,6 +285,8 @@ def publish_product(held: Run) -> Product:
     job = held.job
     summary = mosaic(job)
     effort = json.loads((job.folder / "fused.json").read_text())
+    if job.config.publish.uncertainty:
+        estimate_errors(job, held.progress)
     ended = datetime.now(UTC)
     verdict = judge(job, summary, held.progress)
     for warning in verdict.record["warnings"]:
@@ -305,19 +307,11 @@ def _check_resources(job: Job) -> None:
         )
     free = shutil.disk_usage(job.config.output.absolute().parent).free
     # Half of the uncompressed size: noise bounds what lossless codecs save.
-    needed = _disk_bytes(job.plan) // 2
+    needed = job.plan.disk_bytes(uncertain=job.config.publish.uncertainty) // 2
     if free < needed:
         raise OutOfResources(
             f"{job.config.output.absolute().parent}: {free / 1e9:.1f} GB free, at least {needed / 1e9:.1f} GB needed; free some space"
         )
-
-
-def _disk_bytes(plan: TilePlan) -> int:
-    """Uncompressed size of everything a run writes."""
-    observed = plan.spec.observed
-    height, width = plan.grids.product.shape
-    coarse = math.prod(plan.grids.coarse_shape)
-    return 4 * coarse * observed.hsi_bands + height * width * (4 * observed.msi_bands + 3 * 2 * observed.hsi_bands)
 
 
 def _warn_coverage(pair: ScenePair) -> None:

@@ -19,6 +19,8 @@ from pipeline.writers import BadProduct
 
 VARIABLE = "reflectance"
 """Name of the cube whatever it measures, so that a reader needs to know one name."""
+ERRORS = "reflectance_standard_error"
+"""Name of its standard errors, in products that have them."""
 _CORNER_PX = 1e-3
 """A reader may rebuild the grid from pixel centers; its corners may be off by rounding, not by more."""
 
@@ -125,9 +127,14 @@ def require_dataset(dataset: xr.Dataset, expected: dict[str, Any], of: str) -> N
     for what, (have, wanted) in packing.items():
         if have != wanted:
             raise BadProduct(f"{of}/{VARIABLE}: its {what} is {have}, expected {wanted}")
-    nodata = cube.encoding.get("_FillValue")
-    if nodata is None or not (nodata == expected["nodata"] or (expected["nodata"] is None and np.isnan(nodata))):
-        raise BadProduct(f"{of}/{VARIABLE}: its nodata is {nodata}, expected {expected['nodata'] or 'NaN'}")
+    _require_nodata(cube, expected, of)
+    if "error_scale" in expected:
+        _require_errors(dataset, expected, of)
+
+
+def variables(expected: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the cubes that a product's record promises."""
+    return (VARIABLE, ERRORS) if "error_scale" in expected else (VARIABLE,)
 
 
 def n_valid(samples: NDArray[Any], expected: dict[str, Any]) -> int:
@@ -146,6 +153,29 @@ def require_valid(found: int, size: int, expected: dict[str, Any], of: str) -> N
     wanted = round(expected["valid_fraction"] * size)
     if found != wanted:
         raise BadProduct(f"{of}: {found} valid samples, expected {wanted}")
+
+
+def _require_nodata(cube: xr.DataArray, expected: dict[str, Any], of: str) -> None:
+    nodata = cube.encoding.get("_FillValue")
+    if nodata is None or not (nodata == expected["nodata"] or (expected["nodata"] is None and np.isnan(nodata))):
+        raise BadProduct(f"{of}/{cube.name}: its nodata is {nodata}, expected {expected['nodata'] or 'NaN'}")
+
+
+def _require_errors(dataset: xr.Dataset, expected: dict[str, Any], of: str) -> None:
+    """Refuse standard errors that are not laid out as the cube, or not tied to it."""
+    cube, errors = dataset[VARIABLE], dataset[ERRORS]
+    _require_nodata(errors, expected, of)
+    for what, have, wanted in (
+        ("dimensions", errors.dims, cube.dims),
+        ("shape", errors.shape, cube.shape),
+        ("unit", errors.attrs.get("units"), expected["unit"]),
+        ("dtype", str(errors.encoding["dtype"]), expected["dtype"]),
+        ("scale", errors.encoding.get("scale_factor", 1.0), expected["error_scale"]),
+    ):
+        if have != wanted:
+            raise BadProduct(f"{of}/{ERRORS}: its {what} is {have}, expected {wanted}")
+    if cube.attrs.get("ancillary_variables") != ERRORS:
+        raise BadProduct(f"{of}/{VARIABLE}: it does not name {ERRORS} among its ancillary variables")
 
 
 def _same_crs(found: CRS, wanted: GeoBox, corners: list[tuple[float, float]]) -> bool:

@@ -19,7 +19,7 @@ from catalogs.errors import HyperFuseError
 from pipeline import store
 from pipeline.provenance import NODATA
 from pipeline.writers import Asset, BadProduct, Draft
-from pipeline.writers._expected import VARIABLE, n_valid, require_dataset, require_valid
+from pipeline.writers._expected import ERRORS, VARIABLE, n_valid, require_dataset, require_valid, variables
 from pipeline.writers.zarr import closing_attributes
 
 _LEVEL = 4
@@ -43,23 +43,10 @@ def write(draft: Draft) -> list[Asset]:
         for dimension, size in zip(("wavelength", "y", "x"), array.shape, strict=True):
             dataset.createDimension(dimension, size)
         for path in sorted(path.parent for path in group.glob("*/zarr.json")):
-            if path.name != VARIABLE:
+            if path.name not in {VARIABLE, ERRORS}:
                 _copy(dataset, path)
-        cube = dataset.createVariable(
-            VARIABLE,
-            array.dtype.name,
-            ("wavelength", "y", "x"),
-            chunksizes=array.chunks,
-            compression="zlib",
-            complevel=_LEVEL,
-            shuffle=True,
-            fletcher32=True,
-            fill_value=NODATA if array.dtype == np.int16 else np.nan,
-        )
-        cube.set_auto_maskandscale(False)
-        _set_attributes(cube, store.attributes(job.fused))
-        for box in store.chunk_boxes(array.shape, array.chunks):
-            cube[(slice(None), *box.slices)] = store.read(array, box)
+        for path in (job.fused, job.errors) if job.config.publish.uncertainty else (job.fused,):
+            _copy_cube(dataset, path)
     quantity = job.record.hsi.quantity
     return [
         Asset(
@@ -86,15 +73,36 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
         with xr.open_dataset(path, engine="netcdf4") as dataset:
             require_dataset(dataset, expected, path.name)
         with netCDF4.Dataset(path) as dataset:
-            cube = dataset[VARIABLE]
-            cube.set_auto_maskandscale(False)
-            boxes = store.chunk_boxes(cube.shape, cube.chunking())
-            valid = sum(n_valid(cube[(slice(None), *box.slices)], expected) for box in boxes)
-            require_valid(valid, int(np.prod(cube.shape)), expected, path.name)
+            for name in variables(expected):
+                cube = dataset[name]
+                cube.set_auto_maskandscale(False)
+                boxes = store.chunk_boxes(cube.shape, cube.chunking())
+                valid = sum(n_valid(cube[(slice(None), *box.slices)], expected) for box in boxes)
+                require_valid(valid, int(np.prod(cube.shape)), expected, f"{path.name}/{name}")
     except BadProduct:
         raise
     except (HyperFuseError, OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
         raise BadProduct(f"{path.name}: cannot be read ({error})") from error
+
+
+def _copy_cube(dataset: Any, path: Path) -> None:
+    """A cube of the Zarr group, chunk by chunk."""
+    array = store.open_array(path)
+    cube = dataset.createVariable(
+        path.name,
+        array.dtype.name,
+        ("wavelength", "y", "x"),
+        chunksizes=array.chunks,
+        compression="zlib",
+        complevel=_LEVEL,
+        shuffle=True,
+        fletcher32=True,
+        fill_value=NODATA if array.dtype == np.int16 else np.nan,
+    )
+    cube.set_auto_maskandscale(False)
+    _set_attributes(cube, store.attributes(path))
+    for box in store.chunk_boxes(array.shape, array.chunks):
+        cube[(slice(None), *box.slices)] = store.read(array, box)
 
 
 def _copy(dataset: Any, path: Path) -> None:

@@ -28,7 +28,7 @@ from pipeline.lineage import address
 from pipeline.mosaic import MosaicSummary
 from pipeline.thumbnail import true_color
 from pipeline.writers import Asset, BadProduct, Draft
-from pipeline.writers._expected import VARIABLE, require_values
+from pipeline.writers._expected import ERRORS, VARIABLE, require_values
 from pipeline.writers._expected import geobox as expected_geobox
 from pipeline.writers._footprint import bbox, footprint
 from pipeline.writers.zarr import MEDIA_TYPE as ZARR
@@ -112,7 +112,11 @@ def assemble(
         By `band_entries`.
     """
     outline = footprint(geobox)
-    stores = [{"rel": "store", "href": f"./{asset.href}", "type": ZARR} for asset in assets if asset.media_type == ZARR]
+    stores = [
+        {"rel": "store", "href": f"./{asset.href}", "type": ZARR}
+        for asset in assets
+        if asset.media_type == ZARR and "data" in asset.roles
+    ]
     record: dict[str, Any] = {
         "type": "Feature",
         "stac_version": STAC_VERSION,
@@ -125,13 +129,21 @@ def assemble(
         "assets": {},
     }
     for asset in assets:
-        entry = {"href": f"./{asset.href}", "type": asset.media_type, "title": asset.title, "roles": list(asset.roles)}
+        entry: dict[str, Any] = {
+            "href": f"./{asset.href}",
+            "type": asset.media_type,
+            "title": asset.title,
+            "roles": list(asset.roles),
+        }
         entry |= asset.extra
         if asset.href == MANIFEST:
             entry["file:checksum"] = multihash(manifest_sha256)
         if "data" in asset.roles:
             zarr = asset.media_type == ZARR
             entry |= _grid(geobox) | {"bands": [_named(band, index, zarr=zarr) for index, band in enumerate(bands)]}
+        if "uncertainty" in asset.roles:
+            scale = entry.pop("raster:scale")
+            entry |= _grid(geobox) | {"bands": [_error_band(band, scale) for band in bands]}
         record["assets"][asset.key] = entry
     record["properties"][DIGEST] = digest(record)
     return record
@@ -285,6 +297,17 @@ def band_entries(bands: Bands, summary: MosaicSummary, facts: dict[str, Any]) ->
 def _named(band: dict[str, Any], index: int, *, zarr: bool) -> dict[str, Any]:
     center_nm = band["eo:center_wavelength"] * 1000.0
     return {"name": f"{VARIABLE}[wavelength={center_nm:.10g}]" if zarr else str(index + 1)} | band
+
+
+def _error_band(band: dict[str, Any], scale: float) -> dict[str, Any]:
+    """The same of a band of the standard errors, whose statistics are in `qa.json`."""
+    named = _named(band, 0, zarr=True)
+    kept = {key: value for key, value in named.items() if key not in {"statistics", "eo:common_name"}}
+    return kept | {
+        "name": named["name"].replace(VARIABLE, ERRORS, 1),
+        "description": f"{band['description']}, standard error",
+        "raster:scale": scale,
+    }
 
 
 def _rfc3339(time: datetime) -> str:

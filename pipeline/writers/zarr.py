@@ -27,7 +27,7 @@ from pipeline import store
 from pipeline.job import Job, code_version
 from pipeline.provenance import NODATA
 from pipeline.writers import Asset, BadProduct, Draft, _overviews
-from pipeline.writers._expected import VARIABLE, n_valid, require_dataset, require_valid
+from pipeline.writers._expected import ERRORS, VARIABLE, n_valid, require_dataset, require_valid, variables
 from pipeline.writers._footprint import bbox, footprint
 
 MEDIA_TYPE = _overviews.MEDIA_TYPE
@@ -66,7 +66,9 @@ def lay_out(job: Job, group: Path, geobox: GeoBox) -> None:
     bands, here = job.bands, georeference(geobox)
     store.create_group(group, here | _describe(job))
     height, width = geobox.shape
-    tiles = job.config.tiles
+    tiles, cube = job.config.tiles, _cube(job)
+    if group == job.fused.parent and job.config.publish.uncertainty:
+        cube["ancillary_variables"] = ERRORS  # overviews are of the cube alone
     store.create_array(
         group,
         VARIABLE,
@@ -75,7 +77,7 @@ def lay_out(job: Job, group: Path, geobox: GeoBox) -> None:
         dtype=job.config.publish.dtype,
         fill=NODATA if _packed(job) else math.nan,
         dims=("wavelength", "y", "x"),
-        attributes=_cube(job) | here,
+        attributes=cube | here,
     )
     write_spectrum(group, job.bands)
     write_axes(group, geobox)
@@ -83,22 +85,46 @@ def lay_out(job: Job, group: Path, geobox: GeoBox) -> None:
         _time(group, job.record.hsi.time)
 
 
+def create_errors(job: Job) -> None:
+    """Add the standard errors to the group, laid out as the cube; what an earlier run left there is lost."""
+    like = store.open_array(job.fused)
+    store.create_array(
+        job.errors.parent,
+        job.errors.name,
+        shape=like.shape,
+        chunks=like.chunks,
+        dtype=like.dtype.name,
+        fill=NODATA if _packed(job) else math.nan,
+        dims=("wavelength", "y", "x"),
+        attributes=_errors(job) | georeference(job.grids.product),
+    )
+
+
 def write(draft: Draft) -> list[Asset]:
     """Add what is known only at the end; the samples are there already."""
     group = draft.job.fused.parent
     store.update_attributes(group, closing_attributes(draft))
     store.consolidate(group)
+    quantity = draft.job.record.hsi.quantity
+    cube = Asset(
+        key="zarr",
+        href=group.name,
+        media_type=MEDIA_TYPE,
+        title=f"{TITLES[quantity]} cube, Zarr v3 group",
+        roles=("data", quantity),
+    )
     overviews = [_overviews.create(draft.job, group.parent, lay_out)] if draft.job.config.publish.overviews else []
-    return [
-        Asset(
-            key="zarr",
-            href=group.name,
-            media_type=MEDIA_TYPE,
-            title=f"{TITLES[draft.job.record.hsi.quantity]} cube, Zarr v3 group",
-            roles=("data", draft.job.record.hsi.quantity),
-        ),
-        *overviews,
-    ]
+    if not draft.job.config.publish.uncertainty:
+        return [cube, *overviews]
+    errors = Asset(
+        key="standard-error",
+        href=f"{group.name}/{ERRORS}",
+        media_type=MEDIA_TYPE,
+        title=f"Standard error (k = 1) of the {TITLES[quantity].lower()}, Zarr v3 array",
+        roles=("uncertainty",),
+        extra={"raster:scale": draft.provenance["product"]["error_scale"]},
+    )
+    return [cube, errors, *overviews]
 
 
 def closing_attributes(draft: Draft) -> dict[str, Any]:
@@ -133,7 +159,8 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
     try:
         with xr.open_zarr(path) as dataset:
             require_dataset(dataset, expected, path.name)
-        _check_chunks(path / VARIABLE, expected)
+        for name in variables(expected):
+            _check_chunks(path / name, expected)
     except HyperFuseError:
         raise
     except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
@@ -257,17 +284,34 @@ def cube_attributes(quantity: Quantity, unit: str, *, scale: float | None, timed
     }
     if quantity == "reflectance":
         attributes["standard_name"] = "surface_bidirectional_reflectance"
+    return attributes | _packing(scale, lowest=NODATA + 1)
+
+
+def _errors(job: Job) -> dict[str, Any]:
+    """Attributes of the standard errors."""
+    cube = _cube(job)
+    kept = {name: cube[name] for name in ("units", "grid_mapping", "coordinates")}
+    named = {"standard_name": f"{cube['standard_name']} standard_error"} if "standard_name" in cube else {}
+    told = {
+        "long_name": f"standard error (k = 1) of the {cube['long_name']}",
+        "comment": "calibrated at reduced resolution so that 1.645 standard errors hold 90 % of the errors; see qa.json",
+    }
+    return told | named | kept | _packing(job.error_scale if _packed(job) else None, lowest=0)
+
+
+def _packing(scale: float | None, *, lowest: int) -> dict[str, Any]:
+    """How samples are stored: counts of a scale, or floats."""
     if scale is not None:
         # xarray masks by the attribute, GDAL by the array's own fill value: both are needed.
-        return attributes | {
+        return {
             "_FillValue": NODATA,
             "scale_factor": scale,
             "add_offset": 0.0,
-            "valid_min": NODATA + 1,
+            "valid_min": lowest,
             "valid_max": -NODATA - 1,
         }
     # NaN is no JSON: xarray stores the bytes of a float fill value, little-endian, in base64.
-    return attributes | {"_FillValue": base64.standard_b64encode(np.array(np.nan, "<f8").tobytes()).decode()}
+    return {"_FillValue": base64.standard_b64encode(np.array(np.nan, "<f8").tobytes()).decode()}
 
 
 def write_spectrum(group: Path, bands: Bands) -> None:

@@ -1,0 +1,64 @@
+"""A job's own trial at reduced resolution: a window of the staged pair, degraded by the ratio, where the HSI is the truth."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import store
+from pipeline.evaluate import Trial
+from pipeline.job import Job
+from pipeline.simulate import Protocol, SimulatedPair
+from pipeline.stage import WEIGHTS
+from pipeline.tiles import Box
+from pipeline.wald import OWN_BANDS, degraded_pair
+
+SHARE = 1 / 48
+"""Pixels that are fused at reduced resolution per product pixel, about: what they may cost."""
+EDGE_PX = (64, 120)
+"""Coarse pixels along the edge of the window, least and most; large ratios take eight of their own pixels at least."""
+
+
+def central_window(job: Job, edge_px: tuple[int, int] = EDGE_PX) -> Box:
+    """The window that is fused at reduced resolution, in coarse pixels: whole pixels of the trial's HSI.
+
+    Parameters
+    ----------
+    job : Job
+    edge_px : (int, int)
+        Coarse pixels along its edge, least and most, as far as the scene has them.
+    """
+    ratio, (least, most) = job.grids.ratio, edge_px
+    wanted = max(min(math.isqrt(int(SHARE * math.prod(job.grids.product.shape))), most), least, 8 * ratio)
+    edges = []
+    for size in job.grids.coarse_shape:
+        edge = min(size, wanted) // ratio * ratio
+        edges.append(((size - edge) // 2, edge))
+    (y0, rows), (x0, cols) = edges
+    return Box(y0=y0, y1=y0 + rows, x0=x0, x1=x0 + cols)
+
+
+def reduced_trial(job: Job, window: Box) -> Trial:
+    """The trial of a staged job on a window in coarse pixels; samples are read when it is made."""
+    ratio = job.grids.ratio
+    modulation = math.exp(-0.5 * (math.pi * job.observation.psf_sigma_px / ratio) ** 2)
+    protocol = Protocol(ratio=ratio, msi=OWN_BANDS, hsi_snr_db=None, msi_snr_db=None, mtf_nyquist=modulation)
+
+    def make() -> SimulatedPair:
+        hsi, msi = (store.open_array(job.folder / "stage" / f"{role}.zarr") for role in ("hsi", "msi"))
+        return degraded_pair(
+            store.read(hsi, window, np.array(job.staged.hsi.kept)),
+            job.staged.as_fused(store.read(msi, window.times(ratio), np.array(job.staged.msi.kept))),
+            protocol,
+            name=job.name,
+            srf=np.array(job.observation.srf),
+        )
+
+    return Trial(cube=job.name, protocol=protocol, make=make)
+
+
+def weights_of(job: Job) -> dict[str, Path]:
+    """The job's copy of its network's weights by the network's name; empty if it needs none."""
+    return {} if job.record.weights is None else {job.config.network: job.folder / WEIGHTS}
