@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from catalogs.errors import Busy, ExpectedSkip, InputRejected, OutOfResources, QualityRefused
+from catalogs.errors import ExpectedSkip, InputRejected, OutOfResources, QualityRefused
 from catalogs.networks import WeightCard, read_card
 from catalogs.pairs import RATIOS, ScenePair
 from catalogs.sensors import open_scene, sensor_module
@@ -39,6 +39,7 @@ from pipeline.judge import judge, require_passed
 from pipeline.ledger import write_atomic
 from pipeline.mosaic import finished, mosaic
 from pipeline.observe import GOOD_R2, sigma_from_mtf
+from pipeline.place import drop_abandoned, place_of
 from pipeline.product import Product
 from pipeline.progress import Progress, silent
 from pipeline.provenance import provenance
@@ -222,13 +223,18 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Run]
     pair = open_pair(config)
     record = job_record(config, pair)
     planned = Job(Path(), record)
-    require_free(planned)
+    try:
+        require_free(planned)
+    except ExpectedSkip:
+        # The run that published may have been killed before it cleared its place.
+        place_of(planned).remove()
+        raise
     _check_resources(planned)
     _warn_coverage(pair)
     folder = config.output.parent / f".{config.output.name}.{record.key[:12]}.staging"
     folder.mkdir(exist_ok=True)
     with locked(folder):
-        _drop_abandoned(config.output, keep=folder)
+        drop_abandoned(config.output, keep=folder)
         # Written anew when resuming: device, dask and batch may differ from those of the run that was killed.
         write_atomic(folder / "job.json", record.model_dump_json(indent=1))
         try:
@@ -258,6 +264,7 @@ def stage_pair(held: Run) -> None:
 def fuse_tiles(held: Run) -> int:
     """Fuse the tiles that are not in the ledger; returns how many were there already."""
     job, plan = held.job, held.job.plan
+    place_of(job).collect(job)
     already = finished(job)
     if already:
         log.info("resuming: %d of %d tiles are finished", len(already), plan.n_tiles)
@@ -270,7 +277,7 @@ def fuse_tiles(held: Run) -> int:
         held.progress("fuse", count, plan.n_tiles)
 
     batches = plan.batches(job.config.tiles.batch, done=already.keys())
-    run_batches(job.folder, batches, dask=job.config.dask, done=done)
+    run_batches(job, batches, done=done)
     write_atomic(job.folder / "resumed.json", json.dumps({"tiles": len(already)}))
     return len(already)
 
@@ -287,7 +294,9 @@ def publish_product(held: Run) -> Product:
     record = provenance(job, summary, started=held.started, ended=ended, resumed=resumed) | {"quality": verdict.summary}
     write_report(job, verdict, record)
     require_passed(job, verdict)
-    return publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=held.progress)
+    product = publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=held.progress)
+    place_of(job).remove()
+    return product
 
 
 @contextmanager
@@ -343,19 +352,6 @@ def _disk_bytes(plan: TilePlan) -> int:
     height, width = plan.grids.product.shape
     coarse = math.prod(plan.grids.coarse_shape)
     return 4 * coarse * observed.hsi_bands + height * width * (4 * observed.msi_bands + 3 * 2 * observed.hsi_bands)
-
-
-def _drop_abandoned(output: Path, keep: Path) -> None:
-    """Remove the staging of other settings for the same product, unless a process still holds it."""
-    for other in output.parent.glob(f".{output.name}.*.staging"):
-        if other == keep:
-            continue
-        try:
-            with locked(other):
-                log.info("removing %s, left by a run with other settings", other.name)
-                shutil.rmtree(other, ignore_errors=True)
-        except Busy:
-            continue
 
 
 def _warn_coverage(pair: ScenePair) -> None:
