@@ -22,6 +22,7 @@ Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 _CONNECT_SECONDS = 30
 GPU = "GPU"
 """Resource of workers that own a device: a task that asks for one of it has the device for itself."""
+_LOOPBACK = "127.0.0.1:0"
 _ALLOWED_FAILURES = 10
 """Deaths after which Dask gives a task up. Marks tell whose fault they were; Dask also counts who waited at that worker."""
 
@@ -112,7 +113,8 @@ def _local_cluster(device: str) -> Iterator[Any]:
     from distributed import LocalCluster  # noqa: PLC0415
 
     n_devices = _n_devices(device)
-    common = {"threads_per_worker": 1, "dashboard_address": None}
+    # Loopback and any free port: Dask's own choice is a port of all interfaces, and a warning where another cluster has it.
+    common = {"threads_per_worker": 1, "dashboard_address": _LOOPBACK}
     with dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_FAILURES}):
         if n_devices == 0:
             cluster = LocalCluster(n_workers=max((os.cpu_count() or 1) // 2, 1), **common)
@@ -152,5 +154,5 @@ def _cuda_cluster(n_devices: int, common: dict[str, Any]) -> Any:
         }
         for index, name in enumerate(visible.split(",")[:n_devices])
     }
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard_address": _LOOPBACK}}
     return SpecCluster(workers=workers, scheduler=scheduler)

@@ -84,9 +84,11 @@ class Place(ABC):
         UsageError
             If nothing here understands the address.
         """
+        # Only files want folders made for them; other file systems pass the word on to a client that does not know it.
+        local = {"auto_mkdir": True} if self.address.startswith(("/", "file:")) else {}
         try:
             # Other processes write at the same place: a listing that is remembered is a listing that is wrong.
-            return fsspec.url_to_fs(self.address, use_listings_cache=False, auto_mkdir=True)  # type: ignore[no-any-return]
+            return fsspec.url_to_fs(self.address, use_listings_cache=False, **local)  # type: ignore[no-any-return]
         except (ImportError, ValueError) as error:
             raise UsageError(
                 f"store {self.address!r} cannot be used ({error}); give a path, s3://, or file://"
