@@ -122,14 +122,136 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def test_sigterm_leaves_a_resumable_state(tmp_path, undisturbed):
+def alive(pids: list[int]) -> list[int]:
+    """Those that still run; a zombie is dead, and waits only for its parent."""
+
+    def runs(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    return [pid for pid in pids if runs(pid)]
+
+
+@pytest.mark.parametrize("dask", [(), ("--dask", "local")], ids=["here", "local"])
+def test_sigterm_leaves_a_resumable_state(tmp_path, undisturbed, dask):
     output = tmp_path / "product"
-    with subprocess.Popen(command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command(output, *dask), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
         while len(finished_tiles(tmp_path)) < 10:
             assert process.poll() is None
             time.sleep(0.005)
+        family = children(process.pid)
         process.terminate()
-        process.wait(30)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert err.splitlines()[-1] == "hyperfuse: terminated; run the same command again to resume"
+    assert alive(family) == []
     assert not output.exists()
-    subprocess.run(command(output), check=True, capture_output=True)
+    before = len(finished_tiles(tmp_path))
+    run = subprocess.run(command(output), check=True, capture_output=True, text=True)
+    assert json.loads(run.stdout)["tiles"]["resumed"] >= before
+    assert np.array_equal(data(output), undisturbed)
+
+
+def test_no_worker_outlives_a_killed_run(tmp_path):
+    output = tmp_path / "product"
+    with subprocess.Popen(
+        command(output, "--dask", "local"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while len(finished_tiles(tmp_path)) < 10:
+            assert process.poll() is None
+            time.sleep(0.005)
+        family = children(process.pid)
+        process.kill()
+    deadline = time.monotonic() + 30
+    while alive(family):
+        assert time.monotonic() < deadline, f"{alive(family)} live on"
+        time.sleep(0.2)
+
+
+def test_of_two_runs_of_a_job_one_is_busy(tmp_path, undisturbed):
+    output = tmp_path / "product"
+    with subprocess.Popen(command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        while len(finished_tiles(tmp_path)) < 10:
+            assert first.poll() is None
+            time.sleep(0.005)
+        first.send_signal(signal.SIGSTOP)  # it holds the job and does nothing, however long the second takes to start
+        second = subprocess.run(command(output), capture_output=True, text=True, check=False)
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(240) == 0
+    assert second.returncode == 5
+    assert f"another run works on this job (process {first.pid} on" in second.stderr
+    assert np.array_equal(data(output), undisturbed)
+
+
+POISON = """
+import os, signal
+from pipeline import engine
+
+sound = engine.fuse_batch
+
+def deadly(folder, tiles):
+    if (4, 5) in [tuple(tile) for tile in tiles]:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return sound(folder, tiles)
+
+engine.fuse_batch = deadly
+"""
+
+
+def test_a_tile_that_kills_workers_is_set_aside(tmp_path, undisturbed):
+    """Worker processes really die, of one tile in a batch of nine; the other 80 are finished, and the tile is named."""
+    (tmp_path / "poison.py").write_text(POISON)
+    (tmp_path / "place").mkdir()
+    output = tmp_path / "place" / "product"
+    run = command(output, "--dask", "local", "--set", "tiles.batch=9")
+    poisoned = os.environ | {"DASK_DISTRIBUTED__WORKER__PRELOAD": str(tmp_path / "poison.py")}
+    failed = subprocess.run(run, capture_output=True, text=True, check=False, env=poisoned)
+    assert failed.returncode == 8, failed.stderr
+    assert "tile (4, 5) set aside: 2 processes died while they fused tile (4, 5)" in failed.stderr
+    assert not output.exists()
+    assert len(finished_tiles(tmp_path / "place")) == 80
+    at_once = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert at_once.returncode == 8
+    again = subprocess.run([*run, "--set", "tiles.retry_quarantined=true"], capture_output=True, text=True, check=True)
+    assert json.loads(again.stdout)["tiles"]["resumed"] == 80
+    assert np.array_equal(data(output), undisturbed)
+
+
+def test_a_lost_scheduler_ends_the_run_and_a_rerun_resumes(tmp_path, undisturbed):
+    dask, file = str(Path(sys.executable).with_name("dask")), tmp_path / "scheduler.json"
+    (tmp_path / "place").mkdir()
+    output = tmp_path / "place" / "product"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = subprocess.Popen(
+        [dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)], **quiet
+    )
+    worker = subprocess.Popen(
+        [dask, "worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard", "--local-directory",
+         str(tmp_path / "scratch"), "--death-timeout", "60"], **quiet,
+    )  # fmt: skip
+    try:
+        while not file.exists():
+            time.sleep(0.1)
+        with subprocess.Popen(
+            command(output, "--dask", str(file)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process:
+            while len(finished_tiles(tmp_path / "place")) < 10:
+                assert process.poll() is None
+                time.sleep(0.005)
+            scheduler.kill()
+            lost = time.monotonic()
+            _, err = process.communicate(timeout=120)
+    finally:
+        for started in (scheduler, worker):
+            started.terminate()
+            started.wait(60)
+    assert process.returncode == 6, err
+    assert time.monotonic() - lost < 60
+    assert "the Dask scheduler was lost; finished tiles are kept" in err.splitlines()[-1]
+    resumed = subprocess.run(command(output), check=True, capture_output=True, text=True)
+    assert json.loads(resumed.stdout)["tiles"]["resumed"] >= 10
     assert np.array_equal(data(output), undisturbed)
