@@ -227,7 +227,8 @@ def test_a_lost_scheduler_ends_the_run_and_a_rerun_resumes(tmp_path, undisturbed
     output = tmp_path / "place" / "product"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     scheduler = subprocess.Popen(
-        [dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)], **quiet
+        [dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)],
+        **quiet,
     )
     worker = subprocess.Popen(
         [dask, "worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard", "--local-directory",

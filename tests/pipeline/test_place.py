@@ -15,7 +15,7 @@ from pipeline.config import RunConfig
 from pipeline.place import Depot, SharedFolder, place_of
 from pipeline.workflow import fuse_tiles, open_run, run, stage_pair
 from tests.pipeline.test_weights import weight_file
-from tests.synthetic import SMALL, config, methods_without_weights
+from tests.synthetic import config, methods_without_weights
 
 SETTINGS = {
     "publish__formats": "[zarr]",
