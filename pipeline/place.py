@@ -140,10 +140,11 @@ class Depot(Place):
         incoming = job.folder / "incoming"
         with self._reached() as (fs, root):
             notes = [f"{root}/{_note(tiles)}"] if tiles is not None else sorted(_found(fs, f"{root}/{_DELIVERED}"))
-            recorded = {f"tiles/{path.name}" for path in job.ledger.folder.glob("*.json")}
+            # What is recorded here needs no second look, unless it was just made again because it was found damaged.
+            known = {f"tiles/{path.name}" for path in job.ledger.folder.glob("*.json")} if tiles is None else set()
             for note in notes:
                 digests = _read_note(fs.cat_file(note))
-                if recorded.issuperset(name for name in digests if name.startswith("tiles/")):
+                if known.issuperset(name for name in digests if name.startswith("tiles/")):
                     continue
                 fs.get([f"{root}/{name}" for name in digests], [str(incoming / name) for name in digests])
                 if any(_sha256(incoming / name) != digest for name, digest in digests.items()):
@@ -190,13 +191,13 @@ class Depot(Place):
 
     def _download(self, folder: Path, names: list[str], sizes: dict[str, int]) -> None:
         fs, root = self.filesystem()
-        wanted = [name for name in names if not (folder / name).is_file()]
+        wanted = [name for name in names if _size(folder / name) != sizes[name]]
         if not wanted:
             return
         arriving = folder / "arriving"
         fs.get([f"{root}/{name}" for name in wanted], [str(arriving / name) for name in wanted])
         for name in wanted:
-            if (arriving / name).stat().st_size != sizes[name]:
+            if _size(arriving / name) != sizes[name]:
                 raise OutOfResources(f"{root}/{name}: is not the file that the run offered; run again")
             _move(arriving, folder, name)
 
@@ -309,7 +310,7 @@ def _read_note(text: bytes) -> dict[str, str]:
         digests = {str(name): str(digest) for name, digest in json.loads(text).items()}
     except (ValueError, AttributeError):
         return {}
-    inside = all((parts := PurePosixPath(name).parts)[0] in _MADE and ".." not in parts for name in digests)
+    inside = all((parts := name.split("/"))[0] in _MADE and ".." not in parts for name in digests)
     return digests if inside else {}
 
 
@@ -319,6 +320,10 @@ def _found(fs: Any, root: str) -> dict[str, Any]:
         return dict(fs.find(root, detail=True))
     except FileNotFoundError:
         return {}
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _move(source: Path, target: Path, name: str) -> None:

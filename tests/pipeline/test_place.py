@@ -173,6 +173,16 @@ def test_a_damaged_delivery_counts_as_not_done(tmp_path, memory):
         assert list(held.job.ledger.folder.glob("*.json"))
 
 
+def test_a_tile_that_was_damaged_after_it_was_collected_is_done_again(tmp_path, memory):
+    settings = config(tmp_path / "out", **SETTINGS, store="memory://jobs")
+    with open_run(settings) as held:
+        stage_pair(held)
+        fuse_tiles(held)
+        chunk = held.job.fused / "c/0/0/0"
+        chunk.write_bytes(chunk.read_bytes()[::-1])
+    assert run(settings).provenance["tiles"]["resumed"] == 8
+
+
 def test_other_settings_clear_the_abandoned_place(tmp_path, memory):
     with open_run(config(tmp_path / "out", **SETTINGS, store="memory://jobs")) as held:
         stage_pair(held)
