@@ -44,6 +44,8 @@ def connected(address: str, *, device: str = "cpu") -> Iterator[Client]:
     """
     from distributed import Client  # noqa: PLC0415 (a second that only clusters need)
 
+    # Importing it made it tell of every connection.
+    logging.getLogger("distributed").setLevel(logging.WARNING)
     if address == "local":
         with _local_cluster(device) as cluster, Client(cluster) as client:
             client.forward_logging("pipeline", level=logging.INFO)

@@ -170,6 +170,7 @@ class _Crew:
                 self._look()
                 continue
             tiles, again = self._batches.pop(future)
+            self._answered = self._manned = time.monotonic()
             if future.status == "finished":
                 yield tiles
             elif future.status == "error":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -217,6 +218,7 @@ def _started(settings: RunConfig) -> Any:
 
 
 def _fuse(settings: RunConfig) -> None:
+    logging.disable()
     try:
         run(settings)
     except HyperFuseError as error:

@@ -8,13 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from catalogs.errors import OutOfResources
+from pipeline import engine
 from pipeline.publish import verify
+from pipeline.workflow import run
+from tests.synthetic import config
 
 HYPERFUSE = str(Path(sys.executable).with_name("hyperfuse"))
 RECIPE = "size=1100&ratio=4&bands=40&seed=2&east_m=9"
@@ -189,9 +195,9 @@ def test_of_two_runs_of_a_job_one_is_busy(tmp_path, undisturbed):
 
 POISON = """
 import os, signal
-from pipeline import engine
+from pipeline import engine, fuse
 
-sound = engine.fuse_batch
+sound = fuse.fuse_batch  # not the engine's, which is this one when Dask loads the file again
 
 def deadly(folder, tiles):
     if (4, 5) in [tuple(tile) for tile in tiles]:
@@ -221,38 +227,61 @@ def test_a_tile_that_kills_workers_is_set_aside(tmp_path, undisturbed):
     assert np.array_equal(data(output), undisturbed)
 
 
+@contextmanager
+def cluster(folder: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A scheduler and a worker, as processes of their own: the scheduler's file, and the scheduler to be killed."""
+    dask, file = str(Path(sys.executable).with_name("dask")), folder / "scheduler.json"
+    common = ["--scheduler-file", str(file), "--no-dashboard"]
+    worker = [dask, "worker", *common, "--nthreads", "1", "--local-directory", str(folder), "--death-timeout", "60"]
+    with ExitStack() as started:
+        for command in ([dask, "scheduler", *common, "--host", "127.0.0.1", "--port", "0"], worker):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            started.callback(
+                lambda ended: (ended.send_signal(signal.SIGCONT), ended.terminate(), ended.wait(60)), process
+            )
+            if command is not worker:
+                scheduler = process
+                while not file.exists():
+                    assert scheduler.poll() is None
+                    time.sleep(0.1)
+        yield file, scheduler
+
+
 def test_a_lost_scheduler_ends_the_run_and_a_rerun_resumes(tmp_path, undisturbed):
-    dask, file = str(Path(sys.executable).with_name("dask")), tmp_path / "scheduler.json"
     (tmp_path / "place").mkdir()
     output = tmp_path / "place" / "product"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    scheduler = subprocess.Popen(
-        [dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)],
-        **quiet,
-    )
-    worker = subprocess.Popen(
-        [dask, "worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-dashboard", "--local-directory",
-         str(tmp_path / "scratch"), "--death-timeout", "60"], **quiet,
-    )  # fmt: skip
-    try:
-        while not file.exists():
-            time.sleep(0.1)
-        with subprocess.Popen(
+    with (
+        cluster(tmp_path) as (file, scheduler),
+        subprocess.Popen(
             command(output, "--dask", str(file)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        ) as process:
-            while len(finished_tiles(tmp_path / "place")) < 10:
-                assert process.poll() is None
-                time.sleep(0.005)
-            scheduler.kill()
-            lost = time.monotonic()
-            _, err = process.communicate(timeout=120)
-    finally:
-        for started in (scheduler, worker):
-            started.terminate()
-            started.wait(60)
+        ) as process,
+    ):
+        while len(finished_tiles(tmp_path / "place")) < 10:
+            assert process.poll() is None
+            time.sleep(0.005)
+        scheduler.kill()
+        lost = time.monotonic()
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 6, err
     assert time.monotonic() - lost < 60
     assert "the Dask scheduler was lost; finished tiles are kept" in err.splitlines()[-1]
     resumed = subprocess.run(command(output), check=True, capture_output=True, text=True)
     assert json.loads(resumed.stdout)["tiles"]["resumed"] >= 10
     assert np.array_equal(data(output), undisturbed)
+
+
+def test_a_scheduler_that_hangs_counts_as_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_LOOK_SECONDS", 2.0)
+    monkeypatch.setattr(engine, "SCHEDULER_SECONDS", 15.0)
+    with cluster(tmp_path) as (file, scheduler):
+
+        def hang(stage: str, done: int, total: int) -> None:
+            if stage == "fuse" and done == 1:
+                scheduler.send_signal(signal.SIGSTOP)
+                hung.append(time.monotonic())
+
+        hung: list[float] = []
+        settings = config(tmp_path / "product", dask=str(file), tiles__core=32, tiles__chunk=32, tiles__batch=1)
+        with pytest.raises(OutOfResources, match="the Dask scheduler was lost"):
+            run(settings, progress=hang)
+        assert time.monotonic() - hung[0] < 60
