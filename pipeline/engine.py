@@ -74,8 +74,10 @@ def run_batches(job: Job, batches: Sequence[Sequence[Tile]], *, done: Done) -> N
         if work and job.config.dask is not None:
             place.offer(job)
             clear_marks(place)
-            poison += _on_cluster(job, place, work, done)
+            crew = _on_cluster(job, place, work, done)
+            poison += crew.poison
             set_aside(job.folder, poison)
+            crew.require_all()
         elif work:
             _here(job, place, work, done)
     finally:
@@ -120,7 +122,7 @@ def _here(job: Job, place: Place, work: list[list[tuple[int, int]]], done: Done)
         done(len(batch))
 
 
-def _on_cluster(job: Job, place: Place, work: list[list[tuple[int, int]]], done: Done) -> list[Quarantined]:
+def _on_cluster(job: Job, place: Place, work: list[list[tuple[int, int]]], done: Done) -> _Crew:
     config = job.config
     assert config.dask is not None  # noqa: S101 (the caller's branch)
     with connected(config.dask, device=config.device) as client:
@@ -131,20 +133,14 @@ def _on_cluster(job: Job, place: Place, work: list[list[tuple[int, int]]], done:
         for finished in crew.finished():
             place.collect(job, finished)
             done(len(finished))
-    if crew.failed:
-        tiles, error = crew.failed[0]
-        raise HyperFuseError(
-            f"{sum(len(batch) for batch, _ in crew.failed)} tiles failed, first {tuple(tiles[0])}: {error}; the others are "
-            "finished, run again to resume"
-        ) from error
-    return crew.poison
+    return crew
 
 
 class _Crew:
     """The workers of a cluster, with the batches that they were given."""
 
     def __init__(self, client: Client, place: Place, *, needs_device: bool, wait_s: float) -> None:
-        self.failed: list[tuple[Indices, BaseException]] = []
+        self._failed: list[tuple[Indices, BaseException]] = []
         self.poison: list[Quarantined] = []
         self._client, self._place, self._wait_s = client, place, wait_s
         # Where workers own devices, each has one batch at a time on its own, however many threads it has.
@@ -180,6 +176,17 @@ class _Crew:
             # A held result would be recomputed when the worker that made it dies.
             future.release()
 
+    def require_all(self) -> None:
+        """Refuse to go on if tiles failed; the error is of the kind of the first."""
+        if not self._failed:
+            return
+        tiles, error = self._failed[0]
+        kind = type(error) if isinstance(error, HyperFuseError) else HyperFuseError
+        raise kind(
+            f"{sum(len(batch) for batch, _ in self._failed)} tiles failed, first {tuple(tiles[0])}: {error}; the others are "
+            "finished, run again to resume"
+        ) from error
+
     def _judge(self, tiles: Indices, error: BaseException, again: int) -> None:
         from distributed import KilledWorker  # noqa: PLC0415 (a second that only clusters need)
 
@@ -194,7 +201,7 @@ class _Crew:
             row, col = tiles[0]
             self.poison.append(Quarantined(tile=(row, col), deaths=DEATHS, reason=str(error)))
         else:
-            self.failed.append((tiles, error))
+            self._failed.append((tiles, error))
             log.error("tiles %s failed: %s", tiles, error)
 
     def _look(self) -> None:

@@ -155,7 +155,7 @@ def test_another_version_is_refused(tmp_path, start, monkeypatch):
     """A worker whose code is another would make other pixels."""
     monkeypatch.setattr(engine, "code_version", iter(["1", "2"] * 50).__next__)
     settings = config(tmp_path / "out", SMALL, **SETTINGS, dask=start(1, threads_per_worker=1).scheduler_address)
-    with pytest.raises(HyperFuseError, match="install the same version everywhere"):
+    with pytest.raises(OutOfResources, match="install the same version everywhere"):
         run(settings)
 
 

@@ -194,13 +194,14 @@ def test_of_two_runs_of_a_job_one_is_busy(tmp_path, undisturbed):
 
 
 POISON = """
-import os, signal
+import os, signal, time
 from pipeline import engine, fuse
 
 sound = fuse.fuse_batch  # not the engine's, which is this one when Dask loads the file again
 
 def deadly(folder, tiles):
     if (4, 5) in [tuple(tile) for tile in tiles]:
+        time.sleep(2)  # a worker that dies before its nanny has seen it run is not started again
         os.kill(os.getpid(), signal.SIGSEGV)
     return sound(folder, tiles)
 
