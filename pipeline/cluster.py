@@ -116,7 +116,8 @@ def _local_cluster(device: str) -> Iterator[Any]:
 
     n_devices = _n_devices(device)
     # Loopback and any free port: Dask's own choice is a port of all interfaces, and a warning where another cluster has it.
-    common = {"threads_per_worker": 1, "dashboard_address": _LOOPBACK}
+    # What goes wrong in a worker is told by the engine, in a line and not in a traceback.
+    common = {"threads_per_worker": 1, "dashboard_address": _LOOPBACK, "silence_logs": logging.CRITICAL}
     with dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_FAILURES}):
         if n_devices == 0:
             cluster = LocalCluster(n_workers=max((os.cpu_count() or 1) // 2, 1), **common)

@@ -152,7 +152,8 @@ def kill_workers(folder: Path, settings: RunConfig, *, kills: int, seed: int = 0
             process = _started(settings)
             while process.is_alive() and toll.kills.total() < kills:
                 process.join(rng.uniform(0.0, pause_s))
-                pids = [worker.pid for worker in cluster.workers.values() if worker.pid]
+                # Dask starts no worker again that dies before its nanny has seen it run.
+                pids = [nanny.pid for nanny in cluster.workers.values() if nanny.status.name == "running" and nanny.pid]
                 doing = _doing(settings.output)
                 if process.is_alive() and pids and doing == "fusing":
                     with suppress(ProcessLookupError):  # it is being started again
