@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check slow chaos server browser bench-memory bench-methods bench-quality bench-models bench-register clean
+.PHONY: help demo test check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-register clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -39,6 +39,10 @@ server: $(VENV)/.installed-test  ## a real Prefect server, work pool, worker and
 
 browser: $(VENV)/.installed-test  ## a report in a headless Chromium; needs `pip install playwright && playwright install chromium`
 	$(BIN)/pytest -m browser
+
+bench: $(VENV)/.installed-test  ## the engine over the network's forward, over the raw write, and beside its peers; memory; Dask workers
+	$(BIN)/pip install --quiet monai
+	$(BIN)/python -m tests.benchmarks.engine
 
 bench-memory: $(VENV)/.installed-test  ## peak memory of a 1,000 x 1,000 and a 4,000 x 4,000 px fusion, 60 bands
 	$(BIN)/python -m tests.benchmarks.memory

@@ -94,9 +94,12 @@ class TileConfig(_Frozen):
     chunk_bands: int = Field(default=32, ge=1)
     """Bands per Zarr chunk."""
     batch: int = Field(default=4, ge=1)
-    """Tiles per task."""
+    """Tiles per task of a cluster."""
+    at_once: int | None = Field(default=None, ge=1)
+    """Tiles in one call of the method; as many as the device holds unless given, on a CPU one."""
     memory_gb: float = Field(default=8.0, gt=0)
-    """A run that is predicted to need more memory (GB) per process is refused before it starts."""
+    """Memory (GB) of a process: tiles are cut so that it suffices, and a run that is predicted to need more is refused
+    before it starts."""
     retry_quarantined: bool = False
     """Fuse tiles again that were set aside because the workers that fused them died."""
 
@@ -178,8 +181,9 @@ class RunConfig(_Frozen):
     """Limits that decide whether the product is published, and with which words."""
     device: str = "auto"
     """`auto` takes CUDA, then CPU; `cpu`, `cuda` or `cuda:N` is an error where it is missing."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of networks; half precision is faster on a GPU, and tiles then agree to its rounding only."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of networks; half precision is faster on a GPU, and tiles then agree to its rounding only. `auto` takes
+    bf16 where the device has it."""
     dask: str | None = None
     """`local` for worker processes here, or a Dask scheduler by its address or its JSON file; in this process unless given."""
     dask_wait_s: float = Field(default=300.0, gt=0)
@@ -210,7 +214,8 @@ class RunConfig(_Frozen):
         record = self.model_dump(mode="json", exclude=_PLACE_AND_SCHEDULE)
         for scene in ("hsi", "msi"):
             del record[scene]["uri"]  # the content's digest stands for it
-        del record["tiles"]["batch"], record["tiles"]["memory_gb"], record["tiles"]["retry_quarantined"]
+        for schedule in ("batch", "at_once", "memory_gb", "retry_quarantined"):
+            del record["tiles"][schedule]
         return record
 
 

@@ -17,12 +17,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from catalogs.errors import HyperFuseError, OutOfResources, Poisoned
 from pipeline.cluster import GPU, connected, first_worker
-from pipeline.fuse import fuse_batch, release
+from pipeline.fuse import fuse_batch, fuse_each, release
 from pipeline.job import Job, code_version
 from pipeline.place import Indices, Place, SharedFolder, forget_mirrors, place_of
 from pipeline.quarantine import DEATHS, Lethal, Quarantined, clear_marks, marked, quarantined, set_aside
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Done = Callable[[int], None]
-"""Called with the number of tiles that just finished."""
+Done = Callable[[Sequence[str]], None]
+"""Called with the keys of tiles that just finished; their records are in the ledger."""
 _LOOK_SECONDS = 5.0
 """Between two looks at the scheduler while no batch ends."""
 SCHEDULER_SECONDS = 60.0
@@ -111,15 +112,17 @@ def attempt(place: Place, tiles: Indices, code: str) -> None:
 
 def _here(job: Job, place: Place, work: list[list[tuple[int, int]]], done: Done) -> None:
     if isinstance(place, SharedFolder):
-        for batch in work:
-            done(len(fuse_batch(str(job.folder), batch)))
+        # Not batch by batch: reading and writing go on across their ends.
+        with closing(fuse_each(str(job.folder), [tile for batch in work for tile in batch])) as records:
+            for record in records:
+                done([record.key])
         return
     place.offer(job)
     for batch in work:
         with place.opened(batch) as folder:
             fuse_batch(str(folder), batch)
         place.collect(job, batch)
-        done(len(batch))
+        done(_keys(batch))
 
 
 def _on_cluster(job: Job, place: Place, work: list[list[tuple[int, int]]], done: Done) -> _Crew:
@@ -132,8 +135,13 @@ def _on_cluster(job: Job, place: Place, work: list[list[tuple[int, int]]], done:
             crew.submit(batch)
         for finished in crew.finished():
             place.collect(job, finished)
-            done(len(finished))
+            done(_keys(finished))
     return crew
+
+
+def _keys(tiles: Indices) -> list[str]:
+    """Names in the ledger."""
+    return [f"{row}.{col}" for row, col in tiles]
 
 
 class _Crew:
