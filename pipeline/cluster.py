@@ -23,8 +23,10 @@ _CONNECT_SECONDS = 30
 GPU = "GPU"
 """Resource of workers that own a device: a task that asks for one of it has the device for itself."""
 _LOOPBACK = "127.0.0.1:0"
-_ALLOWED_FAILURES = 10
-"""Deaths after which Dask gives a task up. Marks tell whose fault they were; Dask also counts who waited at that worker."""
+_PATIENCE = {"distributed.scheduler.allowed-failures": 10, "distributed.deploy.lost-worker-timeout": "300s"}
+"""Of a cluster that is started here. Deaths after which Dask gives a task up: marks tell whose fault they were, Dask also
+counts who waited at that worker. And the time that a worker which died may take to be back before its place is closed for
+good: the usual 15 s are too few on a busy machine, where importing alone may take longer."""
 
 
 @contextmanager
@@ -118,7 +120,7 @@ def _local_cluster(device: str) -> Iterator[Any]:
     # Loopback and any free port: Dask's own choice is a port of all interfaces, and a warning where another cluster has it.
     # What goes wrong in a worker is told by the engine, in a line and not in a traceback.
     common = {"threads_per_worker": 1, "dashboard_address": _LOOPBACK, "silence_logs": logging.CRITICAL}
-    with dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_FAILURES}):
+    with dask.config.set(_PATIENCE):
         if n_devices == 0:
             cluster = LocalCluster(n_workers=max((os.cpu_count() or 1) // 2, 1), **common)
         elif n_devices == 1:
@@ -126,8 +128,8 @@ def _local_cluster(device: str) -> Iterator[Any]:
             cluster = LocalCluster(n_workers=1, resources={GPU: 1}, **common)
         else:
             cluster = _cuda_cluster(n_devices, common)
-    with cluster:
-        yield cluster
+        with cluster:
+            yield cluster
 
 
 def _n_devices(device: str) -> int:

@@ -138,12 +138,14 @@ def kill_workers(folder: Path, settings: RunConfig, *, kills: int, seed: int = 0
     AssertionError
         If ever a part of a product was seen, or one differs from that of an undisturbed run.
     """
+    import dask
     from distributed import LocalCluster
 
     rng, toll = random.Random(seed), Toll()  # noqa: S311 (moments, not secrets)
     expected, _ = _undisturbed(folder, settings)
     began = time.monotonic()
     with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "300s"}),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
         Watch(settings.output, toll) as watch,
     ):
@@ -152,7 +154,6 @@ def kill_workers(folder: Path, settings: RunConfig, *, kills: int, seed: int = 0
             process = _started(settings)
             while process.is_alive() and toll.kills.total() < kills:
                 process.join(rng.uniform(0.0, pause_s))
-                # Dask starts no worker again that dies before its nanny has seen it run.
                 pids = [nanny.pid for nanny in cluster.workers.values() if nanny.status.name == "running" and nanny.pid]
                 doing = _doing(settings.output)
                 if process.is_alive() and pids and doing == "fusing":
@@ -254,7 +255,7 @@ def main() -> None:
     options = parser.parse_args()
     for name, kills, chaos, recipe in (
         ("runs", options.kills, kill_runs, QUICK),
-        ("workers", options.worker_kills, kill_workers, QUICK.replace("300", "900")),
+        ("workers", options.worker_kills, kill_workers, QUICK.replace("300", "600")),
     ):
         if kills:
             with _work_folder(options.folder) as folder:

@@ -72,7 +72,7 @@ def test_all_workers_gone_is_said_in_time(tmp_path, start, monkeypatch):
     workers = start(1, threads_per_worker=1)
     settings = config(tmp_path / "out", SMALL, **SETTINGS, dask=workers.scheduler_address, dask_wait_s=0.5)
 
-    def leave(stage: str, done: int, total: int) -> None:
+    def leave(stage: str, done: int, total: int, pace: object = None) -> None:
         if stage == "fuse" and done == 3:
             workers.scale(0)
 

@@ -276,7 +276,7 @@ def test_a_scheduler_that_hangs_counts_as_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "SCHEDULER_SECONDS", 15.0)
     with cluster(tmp_path) as (file, scheduler):
 
-        def hang(stage: str, done: int, total: int) -> None:
+        def hang(stage: str, done: int, total: int, pace: object = None) -> None:
             if stage == "fuse" and done == 1:
                 scheduler.send_signal(signal.SIGSTOP)
                 hung.append(time.monotonic())
