@@ -175,7 +175,7 @@ class _Crew:
                 continue
             tiles, again = self._batches.pop(future)
             self._answered = self._manned = time.monotonic()
-            if future.status == "finished":
+            if future.status in {"finished", "lost"}:  # what is lost is the empty result, with the worker that held it
                 yield tiles
             elif future.status == "error":
                 self._judge(tiles, future.exception(), again)

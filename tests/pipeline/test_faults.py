@@ -272,8 +272,7 @@ def test_a_lost_scheduler_ends_the_run_and_a_rerun_resumes(tmp_path, undisturbed
 
 
 def test_a_scheduler_that_hangs_counts_as_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_LOOK_SECONDS", 2.0)
-    monkeypatch.setattr(engine, "SCHEDULER_SECONDS", 15.0)
+    monkeypatch.setattr(engine, "SCHEDULER_SECONDS", 20.0)
     with cluster(tmp_path) as (file, scheduler):
 
         def hang(stage: str, done: int, total: int, pace: object = None) -> None:
@@ -285,4 +284,4 @@ def test_a_scheduler_that_hangs_counts_as_lost(tmp_path, monkeypatch):
         settings = config(tmp_path / "product", dask=str(file), tiles__core=32, tiles__chunk=32, tiles__batch=1)
         with pytest.raises(OutOfResources, match="the Dask scheduler was lost"):
             run(settings, progress=hang)
-        assert time.monotonic() - hung[0] < 60
+        assert time.monotonic() - hung[0] < 90
