@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help test demo check slow server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog bench-register bench-uncertainty clean
+.PHONY: help test demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog bench-register bench-uncertainty clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -30,6 +30,9 @@ test: check      ## everything CI runs: check, then the tests
 
 slow: $(VENV)/.installed-test  ## the tests that take minutes (kill and resume, real worker processes)
 	$(BIN)/pytest -m slow --timeout 1200
+
+chaos: $(VENV)/.installed-test  ## 50 runs and 50 workers killed at random moments; no part of a product ever shows
+	$(BIN)/python -m tests.benchmarks.chaos
 
 server: $(VENV)/.installed-test  ## a real Prefect server, work pool, worker and deployment
 	$(BIN)/pytest -m server --timeout 900

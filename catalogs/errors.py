@@ -55,3 +55,10 @@ class QualityRefused(HyperFuseError):
 
     exit_code = 7
     reason = "quality_refused"
+
+
+class Poisoned(HyperFuseError):
+    """Tiles kill the processes that fuse them; they are set aside, and there is no product."""
+
+    exit_code = 8
+    reason = "poison"

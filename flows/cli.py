@@ -14,9 +14,11 @@ from typing import Any
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
 from flows import catalog, compare, evaluate, index, info, mosaic
 from flows.display import Display
+from flows.stopping import Terminated, stopped_by_sigterm
 
 EXIT_CODES = """exit codes:
-  0 done   2 usage   3 input rejected   4 expected skip   5 busy   6 resources   7 refused by a quality gate   1 a bug"""
+  0 done   2 usage   3 input rejected   4 expected skip   5 busy   6 resources   7 refused by a quality gate
+  8 tiles set aside that kill workers   130 interrupted   143 terminated: run again to resume   1 a bug"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for package in ("pipeline", "catalogs", "flows"):
         logging.getLogger(package).setLevel(logging.DEBUG if options.verbose else logging.INFO)
     try:
-        with Display(quiet=options.json) as display:
+        with stopped_by_sigterm(), Display(quiet=options.json) as display:
             command: Callable[[argparse.Namespace, Display], dict[str, Any]] = options.command
             record = command(options, display)
     except HyperFuseError as error:
@@ -38,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("hyperfuse: interrupted; run the same command again to resume", file=sys.stderr)  # noqa: T201
         return 130
+    except Terminated:
+        print("hyperfuse: terminated; run the same command again to resume", file=sys.stderr)  # noqa: T201
+        return Terminated.exit_code
     if options.json:
         print(json.dumps(record, indent=2))  # noqa: T201
     else:
@@ -293,7 +298,7 @@ def _add_register_options(parser: argparse.ArgumentParser) -> None:
         help="write the MSI, moved onto the HSI, as a cloud-optimized GeoTIFF; must not exist",
     )
     parser.add_argument(
-        "--dask", metavar="ADDRESS", help="local, or the address of a Dask scheduler (default: this process)"
+        "--dask", metavar="ADDRESS", help="local, or a Dask scheduler's address or JSON file (default: this process)"
     )
     parser.add_argument(
         "--set", action="append", metavar="KEY=VALUE", help="any setting, for example align.max_shift_px=20"
@@ -333,7 +338,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--memory", type=float, metavar="GB", help="memory of a process; tiles are cut to fit (default: 8)"
     )
     parser.add_argument(
-        "--dask", metavar="ADDRESS", help="local, or the address of a Dask scheduler (default: this process)"
+        "--dask", metavar="ADDRESS", help="local, or a Dask scheduler's address or JSON file (default: this process)"
     )
     parser.add_argument(
         "--uncertainty", action="store_true", default=None, help="publish a standard error for every sample"

@@ -15,6 +15,8 @@ from catalogs.scene import Quantity
 from catalogs.sensors import Source
 from models import available
 
+_PLACE_AND_SCHEDULE = {"output", "device", "dask", "dask_wait_s", "store", "weights", "quality"}
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
@@ -123,6 +125,8 @@ class TileConfig(_Frozen):
     memory_gb: float = Field(default=8.0, gt=0)
     """Memory (GB) of a process: tiles are cut so that it suffices, and a run that is predicted to need more is refused
     before it starts."""
+    retry_quarantined: bool = False
+    """Fuse tiles again that were set aside because the workers that fused them died."""
 
 
 class OutputConfig(_Frozen):
@@ -222,7 +226,12 @@ class RunConfig(_Frozen):
     """Arithmetic of networks; half precision is faster on a GPU, and tiles then agree to its rounding only. `auto` takes
     bf16 where the device has it."""
     dask: str | None = None
-    """`local` for worker processes here, or the address of a Dask scheduler; in this process unless given."""
+    """`local` for worker processes here, or a Dask scheduler by its address or its JSON file; in this process unless given."""
+    dask_wait_s: float = Field(default=300.0, gt=0)
+    """Seconds to wait for a worker while there is none: a cluster that grows on demand starts without, and one may lose all."""
+    store: str | None = None
+    """Path or URL (s3://, file://, memory://) through which workers are given their part of the job and give it back, for
+    workers that do not see the folder of the product; they use that folder itself unless given."""
 
     @field_validator("hsi")
     @classmethod
@@ -250,10 +259,11 @@ class RunConfig(_Frozen):
     def decisive(self) -> dict[str, Any]:
         """What decides the product's content, for the job key: no place, no device, no schedule."""
         # Limits decide whether a product is published, not one of its samples: with others, finished tiles still count.
-        record = self.model_dump(mode="json", exclude={"output", "device", "dask", "weights", "quality"})
+        record = self.model_dump(mode="json", exclude=_PLACE_AND_SCHEDULE)
         for scene in ("hsi", "msi"):
             del record[scene]["uri"]  # the content's digest stands for it
-        del record["tiles"]["batch"], record["tiles"]["at_once"], record["tiles"]["memory_gb"]
+        for schedule in ("batch", "at_once", "memory_gb", "retry_quarantined"):
+            del record["tiles"][schedule]
         return record
 
 

@@ -64,7 +64,8 @@ def estimate_errors(job: Job, progress: Progress = silent) -> None:
     if not work:
         return
     count = len(done)
-    with spread_over(job.config.dask) as spread:
+    # Workers that meet in a store do not see this folder.
+    with spread_over(job.config.dask if job.config.store is None else None) as spread:
         for keys in spread(partial(_error_batch, str(job.folder.resolve())), work):
             count += len(keys)
             progress("standard error", count, job.plan.n_tiles)

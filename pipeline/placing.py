@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import errno
-import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from catalogs.errors import Busy, InputRejected, OutOfResources
+from catalogs.errors import InputRejected, OutOfResources
 from pipeline.device import exhausted
-from pipeline.job import locked
-
-log = logging.getLogger(__name__)
 
 
 def staging_folder(output: Path, key: str) -> Path:
@@ -40,19 +36,6 @@ def require_parent(output: Path) -> None:
         raise InputRejected(
             f"{output}: {parent} is read-only ({error}); choose a folder that can be written"
         ) from error
-
-
-def drop_abandoned(output: Path, keep: Path) -> None:
-    """Remove the staging of other settings for the same product, unless a process still holds it."""
-    for other in output.parent.glob(f".{output.name}.*.staging"):
-        if other == keep:
-            continue
-        try:
-            with locked(other):
-                log.info("removing %s, left by a run with other settings", other.name)
-                shutil.rmtree(other, ignore_errors=True)
-        except Busy:
-            continue
 
 
 @contextmanager

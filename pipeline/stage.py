@@ -65,7 +65,9 @@ def stage(job: Job, pair: ScenePair, progress: Progress) -> None:
     if job.is_staged:
         return
     align = job.config.align
-    found = estimate(pair, job.grids, align, job.record.psf_sigma_px, dask=job.config.dask)
+    # Workers that need a store for the job cannot be taken to see its sources.
+    dask = job.config.dask if job.config.store is None else None
+    found = estimate(pair, job.grids, align, job.record.psf_sigma_px, dask=dask)
     registration, move = found.registration, found.registration.displacement
     if registration.decision == "refuse" and align.on_refuse == "refuse":
         raise QualityRefused(

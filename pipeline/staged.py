@@ -128,6 +128,29 @@ class StagedPair:
         return (image - low) * (2.0 / (high - low)) - 1.0
 
 
+def touched(job: Job, tile: Tile) -> dict[str, Box]:
+    """Pixels that fusing a tile reads of each staged array, by the array's name; may reach beyond the rim."""
+    core, lead, ratio = tile.core, job.grids.lead, job.grids.ratio
+    # `valid` looks around the core as far as samples reach, which an approximate method's window need not hold.
+    margin = max(job.spec.hsi_reach, -(-(job.spec.msi_reach or 0) // ratio))
+    around = Box(
+        y0=(core.y0 + lead[0]) // ratio,
+        y1=-(-(core.y1 + lead[0]) // ratio),
+        x0=(core.x0 + lead[1]) // ratio,
+        x1=-(-(core.x1 + lead[1]) // ratio),
+    ).grown(margin)
+    coarse = Box(
+        y0=min(around.y0, tile.window.y0),
+        y1=max(around.y1, tile.window.y1),
+        x0=min(around.x0, tile.window.x0),
+        x1=max(around.x1, tile.window.x1),
+    )
+    rates = job.spec.two_rate
+    return {"hsi": coarse, "msi": coarse.times(ratio)} | (
+        {} if rates is None else {"features": coarse.times(rates.rate)}
+    )
+
+
 def _read_repeated(array: store.Array, box: Box, bands: NDArray[np.int64]) -> torch.Tensor:
     height, width = array.shape[-2:]
     inside = Box(y0=max(box.y0, 0), y1=min(box.y1, height), x0=max(box.x0, 0), x1=min(box.x1, width))

@@ -37,7 +37,8 @@ from pipeline.ledger import write_atomic
 from pipeline.mosaic import finished, mosaic
 from pipeline.notices import tell_harmony, tell_observation
 from pipeline.observe import sigma_from_mtf
-from pipeline.placing import drop_abandoned, require_parent, resources_named, staging_folder
+from pipeline.place import drop_abandoned, place_of
+from pipeline.placing import require_parent, resources_named, staging_folder
 from pipeline.product import Product
 from pipeline.progress import Meter, Progress, silent
 from pipeline.provenance import provenance
@@ -220,7 +221,12 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Run]
     pair = open_pair(config)
     record = job_record(config, pair)
     planned = Job(Path(), record)
-    require_free(planned)
+    try:
+        require_free(planned)
+    except ExpectedSkip:
+        # The run that published may have been killed before it cleared its place.
+        place_of(planned).remove()
+        raise
     _check_resources(planned)
     _warn_coverage(pair)
     folder = staging_folder(config.output, record.key)
@@ -258,6 +264,7 @@ def stage_pair(held: Run) -> None:
 def fuse_tiles(held: Run) -> int:
     """Fuse the tiles that are not in the ledger; returns how many were there already."""
     job, plan = held.job, held.job.plan
+    place_of(job).collect(job)
     already = finished(job)
     if already:
         log.info("resuming: %d of %d tiles are finished", len(already), plan.n_tiles)
@@ -274,7 +281,7 @@ def fuse_tiles(held: Run) -> int:
         held.progress("fuse", count, plan.n_tiles, pace)
 
     batches = plan.batches(job.config.tiles.batch, done=already.keys())
-    run_batches(job.folder, batches, dask=job.config.dask, done=done)
+    run_batches(job, batches, done=done)
     told = {"tiles": len(already), **meter.to_json()}
     write_atomic(job.folder / "fused.json", json.dumps(told))
     return len(already)
@@ -294,7 +301,9 @@ def publish_product(held: Run) -> Product:
     record = provenance(job, summary, started=held.started, ended=ended, effort=effort) | {"quality": verdict.summary}
     write_report(job, verdict, record)
     require_passed(job, verdict)
-    return publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=held.progress)
+    product = publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=held.progress)
+    place_of(job).remove()
+    return product
 
 
 def _check_resources(job: Job) -> None:

@@ -30,7 +30,8 @@ from pipeline.area.settings import AreaConfig
 from pipeline.job import locked
 from pipeline.ledger import TileRecord, write_atomic
 from pipeline.mosaic import summarize
-from pipeline.placing import drop_abandoned, require_parent, resources_named
+from pipeline.place import drop_abandoned
+from pipeline.placing import require_parent, resources_named
 from pipeline.product import PROVENANCE, Product
 from pipeline.progress import Progress, Steps, silent
 from pipeline.publish import COMMON_ASSETS, THUMBNAIL, plain_asset, put_in_place, require_vacant, write_manifest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from catalogs.errors import Busy
+from pipeline.job import locked
 from pipeline.publish import verify
 from tests.synthetic import SMALL
 
@@ -100,3 +103,37 @@ def test_a_deployment_run_publishes_a_product(prefect, tmp_path):
     refused = prefect("deployment", "run", "fuse-scene/fuse-scene", "--param", f"config={json.dumps(bad)}", "--watch")
     assert refused.returncode != 0
     assert not (tmp_path / "other").exists()
+
+
+def test_a_cancelled_run_stops_and_resumes(prefect, tmp_path):
+    recipe = "size=1100&ratio=4&bands=40&seed=2"
+    settings = {
+        "hsi": {"uri": f"synthetic:hsi?{recipe}"},
+        "msi": {"uri": f"synthetic:msi?{recipe}"},
+        "output": str(tmp_path / "product"),
+        "tiles": {"core": 128, "chunk": 128, "batch": 1},
+        "publish": {"formats": ["zarr"]},
+        "dask": "local",
+    }
+    start = ("deployment", "run", "fuse-scene/fuse-scene", "--param", f"config={json.dumps(settings)}")
+    (run,) = re.findall(r"UUID: ([0-9a-f-]{36})", prefect(*start).stdout)
+    deadline = time.monotonic() + 240
+    while len(list(tmp_path.glob(".product.*.staging/tiles/*.json"))) < 5:
+        assert time.monotonic() < deadline, prefect("flow-run", "inspect", run).stdout
+        time.sleep(0.05)
+    prefect("flow-run", "cancel", run)
+    (staging,) = tmp_path.glob(".product.*.staging")
+    cancelled = time.monotonic()
+    while True:
+        try:
+            with locked(staging):
+                break
+        except Busy:
+            assert time.monotonic() < cancelled + 40  # Prefect's worker asks for cancelled runs every few seconds
+            time.sleep(0.1)
+    assert not (tmp_path / "product").exists()
+    done = len(list(staging.glob("tiles/*.json")))
+    assert 5 <= done < 81
+    again = prefect(*start, "--watch")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert verify(tmp_path / "product").provenance["tiles"]["resumed"] == done

@@ -8,13 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from catalogs.errors import OutOfResources
+from pipeline import engine
 from pipeline.publish import verify
+from pipeline.workflow import run
+from tests.synthetic import config
 
 HYPERFUSE = str(Path(sys.executable).with_name("hyperfuse"))
 RECIPE = "size=1100&ratio=4&bands=40&seed=2&east_m=9"
@@ -122,14 +128,160 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def test_sigterm_leaves_a_resumable_state(tmp_path, undisturbed):
+def alive(pids: list[int]) -> list[int]:
+    """Those that still run; a zombie is dead, and waits only for its parent."""
+
+    def runs(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    return [pid for pid in pids if runs(pid)]
+
+
+@pytest.mark.parametrize("dask", [(), ("--dask", "local")], ids=["here", "local"])
+def test_sigterm_leaves_a_resumable_state(tmp_path, undisturbed, dask):
     output = tmp_path / "product"
-    with subprocess.Popen(command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command(output, *dask), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
         while len(finished_tiles(tmp_path)) < 10:
             assert process.poll() is None
             time.sleep(0.005)
+        family = children(process.pid)
         process.terminate()
-        process.wait(30)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert err.splitlines()[-1] == "hyperfuse: terminated; run the same command again to resume"
+    assert alive(family) == []
     assert not output.exists()
-    subprocess.run(command(output), check=True, capture_output=True)
+    before = len(finished_tiles(tmp_path))
+    run = subprocess.run(command(output), check=True, capture_output=True, text=True)
+    assert json.loads(run.stdout)["tiles"]["resumed"] >= before
     assert np.array_equal(data(output), undisturbed)
+
+
+def test_no_worker_outlives_a_killed_run(tmp_path):
+    output = tmp_path / "product"
+    with subprocess.Popen(
+        command(output, "--dask", "local"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while len(finished_tiles(tmp_path)) < 10:
+            assert process.poll() is None
+            time.sleep(0.005)
+        family = children(process.pid)
+        process.kill()
+    deadline = time.monotonic() + 30
+    while alive(family):
+        assert time.monotonic() < deadline, f"{alive(family)} live on"
+        time.sleep(0.2)
+
+
+def test_of_two_runs_of_a_job_one_is_busy(tmp_path, undisturbed):
+    output = tmp_path / "product"
+    with subprocess.Popen(command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        while len(finished_tiles(tmp_path)) < 10:
+            assert first.poll() is None
+            time.sleep(0.005)
+        first.send_signal(signal.SIGSTOP)  # it holds the job and does nothing, however long the second takes to start
+        second = subprocess.run(command(output), capture_output=True, text=True, check=False)
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(240) == 0
+    assert second.returncode == 5
+    assert f"another run works on this job (process {first.pid} on" in second.stderr
+    assert np.array_equal(data(output), undisturbed)
+
+
+POISON = """
+import os, signal, time
+from pipeline import engine, fuse
+
+sound = fuse.fuse_batch  # not the engine's, which is this one when Dask loads the file again
+
+def deadly(folder, tiles):
+    if (4, 5) in [tuple(tile) for tile in tiles]:
+        time.sleep(2)  # a worker that dies before its nanny has seen it run is not started again
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return sound(folder, tiles)
+
+engine.fuse_batch = deadly
+"""
+
+
+def test_a_tile_that_kills_workers_is_set_aside(tmp_path, undisturbed):
+    """Worker processes really die, of one tile in a batch of nine; the other 80 are finished, and the tile is named."""
+    (tmp_path / "poison.py").write_text(POISON)
+    (tmp_path / "place").mkdir()
+    output = tmp_path / "place" / "product"
+    run = command(output, "--dask", "local", "--set", "tiles.batch=9")
+    poisoned = os.environ | {"DASK_DISTRIBUTED__WORKER__PRELOAD": str(tmp_path / "poison.py")}
+    failed = subprocess.run(run, capture_output=True, text=True, check=False, env=poisoned)
+    assert failed.returncode == 8, failed.stderr
+    assert "tile (4, 5) set aside: 2 processes died while they fused tile (4, 5)" in failed.stderr
+    assert not output.exists()
+    assert len(finished_tiles(tmp_path / "place")) == 80
+    at_once = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert at_once.returncode == 8
+    again = subprocess.run([*run, "--set", "tiles.retry_quarantined=true"], capture_output=True, text=True, check=True)
+    assert json.loads(again.stdout)["tiles"]["resumed"] == 80
+    assert np.array_equal(data(output), undisturbed)
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A scheduler and a worker, as processes of their own: the scheduler's file, and the scheduler to be killed."""
+    dask, file = str(Path(sys.executable).with_name("dask")), folder / "scheduler.json"
+    common = ["--scheduler-file", str(file), "--no-dashboard"]
+    worker = [dask, "worker", *common, "--nthreads", "1", "--local-directory", str(folder), "--death-timeout", "60"]
+    with ExitStack() as started:
+        for command in ([dask, "scheduler", *common, "--host", "127.0.0.1", "--port", "0"], worker):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            started.callback(
+                lambda ended: (ended.send_signal(signal.SIGCONT), ended.terminate(), ended.wait(60)), process
+            )
+            if command is not worker:
+                scheduler = process
+                while not file.exists():
+                    assert scheduler.poll() is None
+                    time.sleep(0.1)
+        yield file, scheduler
+
+
+def test_a_lost_scheduler_ends_the_run_and_a_rerun_resumes(tmp_path, undisturbed):
+    (tmp_path / "place").mkdir()
+    output = tmp_path / "place" / "product"
+    with (
+        cluster(tmp_path) as (file, scheduler),
+        subprocess.Popen(
+            command(output, "--dask", str(file)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        while len(finished_tiles(tmp_path / "place")) < 10:
+            assert process.poll() is None
+            time.sleep(0.005)
+        scheduler.kill()
+        lost = time.monotonic()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 6, err
+    assert time.monotonic() - lost < 60
+    assert "the Dask scheduler was lost; finished tiles are kept" in err.splitlines()[-1]
+    resumed = subprocess.run(command(output), check=True, capture_output=True, text=True)
+    assert json.loads(resumed.stdout)["tiles"]["resumed"] >= 10
+    assert np.array_equal(data(output), undisturbed)
+
+
+def test_a_scheduler_that_hangs_counts_as_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "SCHEDULER_SECONDS", 20.0)
+    with cluster(tmp_path) as (file, scheduler):
+
+        def hang(stage: str, done: int, total: int, pace: object = None) -> None:
+            if stage == "fuse" and done == 1:
+                scheduler.send_signal(signal.SIGSTOP)
+                hung.append(time.monotonic())
+
+        hung: list[float] = []
+        settings = config(tmp_path / "product", dask=str(file), tiles__core=32, tiles__chunk=32, tiles__batch=1)
+        with pytest.raises(OutOfResources, match="the Dask scheduler was lost"):
+            run(settings, progress=hang)
+        assert time.monotonic() - hung[0] < 90
