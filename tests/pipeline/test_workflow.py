@@ -183,10 +183,10 @@ def test_an_interrupted_run_resumes(tmp_path):
     assert not (tmp_path / "out").exists()
     staging = next(tmp_path.glob(".out.*.staging"))
     done = {path.name: path.stat().st_mtime_ns for path in (staging / "tiles").glob("*.json")}
-    assert len(done) == 5
+    assert 5 <= len(done) < 9  # what was being written when it stopped is finished too
     with open_run(settings) as held:
         stage_pair(held)
-        assert fuse_tiles(held) == 5
+        assert fuse_tiles(held) == len(done)
         now = {path.name: path.stat().st_mtime_ns for path in (staging / "tiles").glob("*.json")}
     assert len(now) == 9
     assert {name: now[name] for name in done} == done
