@@ -55,3 +55,10 @@ class QualityRefused(HyperFuseError):
 
     exit_code = 7
     reason = "quality_refused"
+
+
+class Transient(HyperFuseError):
+    """A disk or a network did not answer; the same run may succeed later, and goes on where this one stopped."""
+
+    exit_code = 8
+    reason = "transient"

@@ -106,6 +106,8 @@ class OutputConfig(_Frozen):
     """Sample type; int16 with scale 1e-4 for reflectance."""
     license: str = "other"
     """SPDX identifier, or `other`; goes to the STAC item."""
+    replace: bool = False
+    """Swap the new version with the product that stands at `output`; otherwise an output that exists is refused."""
 
     @field_validator("formats")
     @classmethod
@@ -201,7 +203,7 @@ class RunConfig(_Frozen):
         record = self.model_dump(mode="json", exclude={"output", "device", "dask", "weights", "quality"})
         for scene in ("hsi", "msi"):
             del record[scene]["uri"]  # the content's digest stands for it
-        del record["tiles"]["batch"], record["tiles"]["memory_gb"]
+        del record["tiles"]["batch"], record["tiles"]["memory_gb"], record["publish"]["replace"]
         return record
 
 

@@ -17,9 +17,12 @@ The folder goes when the product is in place.
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
+import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +48,8 @@ from pipeline.grids import GridRecord, NestedGrids, block_steps
 from pipeline.ledger import Ledger
 from pipeline.observe import Observation, known, sigma_from_mtf
 from pipeline.tiles import TilePlan
+
+log = logging.getLogger(__name__)
 
 
 class InputRecord(BaseModel):
@@ -331,3 +336,24 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def drop_abandoned(output: Path, keep: Path | None = None) -> None:
+    """Remove the staging folders of a product, unless a process still holds them.
+
+    Parameters
+    ----------
+    output : Path
+        Product folder that they were made for.
+    keep : Path, optional
+        The staging folder of the run that asks.
+    """
+    for other in output.parent.glob(f".{glob.escape(output.name)}.*.staging"):
+        if other == keep:
+            continue
+        try:
+            with locked(other):
+                log.info("removing %s, left by a run that nothing goes on with", other.name)
+                shutil.rmtree(other, ignore_errors=True)
+        except Busy:
+            continue

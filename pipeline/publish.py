@@ -7,6 +7,10 @@ A product folder is absent or complete, whatever dies when:
     seal     manifest.json (SHA-256 of every file), then the STAC item, which holds the manifest's checksum
     sync     files and folders reach the disk
     rename   one system call that refuses an existing target; the staging folder goes after it
+
+With `publish.replace` a product that stands there already is exchanged with its new version by one system call instead:
+the path holds the old version or the new one, whole, at every moment. A product that is open keeps its open files; one
+that is opened file by file, as Zarr is, has to be opened again.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -34,10 +39,13 @@ from pipeline.thumbnail import thumbnail
 from pipeline.writers import Asset, BadProduct, Draft, writer
 from pipeline.writers.stac import MANIFEST, item, multihash
 
+log = logging.getLogger(__name__)
+
 SCHEMA = "hyperfuse-manifest/1"
 THUMBNAIL = "thumbnail.png"
 _AT_FDCWD = -100
-_RENAME_NOREPLACE = 1
+_NOREPLACE = 1
+_EXCHANGE = 2
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
 
 
@@ -85,7 +93,7 @@ def publish(draft: Draft, *, progress: Progress = silent) -> Product:
     _seal(draft, root, assets)
     step()
     _sync(root)
-    _rename_new(root, job)
+    _put_in_place(root, job)
     _fsync(job.config.output.parent)
     _discard(job.folder)
     step()
@@ -104,7 +112,8 @@ def require_free(job: Job) -> None:
     ExpectedSkip
         If this very product is there.
     InputRejected
-        If anything else is there, the parent folder is missing, or the name is that of a file of every product.
+        If anything else is there that may not be replaced, the parent folder is missing, or the name is that of a file of
+        every product.
     """
     output = job.config.output
     if f"{job.name}.json" in {MANIFEST, PROVENANCE}:
@@ -115,7 +124,10 @@ def require_free(job: Job) -> None:
         return
     if _is_of(output, job.record.key):
         raise ExpectedSkip(f"{output}: already published from the same inputs and settings; nothing to do")
-    raise InputRejected(f"{output}: exists and is not this product; choose another output, or move it away")
+    if not job.config.publish.replace:
+        raise InputRejected(f"{output}: exists and is not this product; choose another output, or move it away")
+    if not _is_product(output):
+        raise InputRejected(f"{output}: exists and is no product, so it is not replaced; move it away")
 
 
 def verify(path: Path, *, progress: Progress = silent) -> Product:
@@ -156,6 +168,13 @@ def _is_published(job: Job) -> bool:
 def _is_of(output: Path, key: str) -> bool:
     try:
         return Product.load(output).job_key == key
+    except BadProduct:
+        return False
+
+
+def _is_product(output: Path) -> bool:
+    try:
+        return bool(Product.load(output).job_key)
     except BadProduct:
         return False
 
@@ -295,11 +314,14 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-def _rename_new(root: Path, job: Job) -> None:
-    """Rename onto a path that must not exist."""
+def _put_in_place(root: Path, job: Job) -> None:
+    """Rename onto a path that must not exist, or exchange with the product there if that is wanted."""
     output = job.config.output
+    if job.config.publish.replace and os.path.lexists(output):
+        _exchange(root, output, aside=job.folder / "replaced")
+        return
     try:
-        if not _renameat2(root, output):
+        if not _renameat2(root, output, _NOREPLACE):
             # Without the system call a race remains in which an empty folder is replaced; a full one never is.
             if os.path.lexists(output):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(output))
@@ -310,12 +332,21 @@ def _rename_new(root: Path, job: Job) -> None:
         raise
 
 
-def _renameat2(source: Path, target: Path) -> bool:
-    """Rename that refuses an existing target; False where the system or the file system has no such call."""
+def _exchange(root: Path, output: Path, aside: Path) -> None:
+    """Swap the new version with the old one, which then goes with the staging folder."""
+    if _renameat2(root, output, _EXCHANGE):
+        return
+    log.warning("%s: this file system cannot exchange two folders; the product is away for a moment", output)
+    output.rename(aside)
+    root.rename(output)
+
+
+def _renameat2(source: Path, target: Path, how: int) -> bool:
+    """Rename that refuses or exchanges an existing target; False where the system or the file system has no such call."""
     function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if function is None:
         return False
-    if function(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) == 0:
+    if function(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), how) == 0:
         return True
     code = ctypes.get_errno()
     if code in _UNSUPPORTED:

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from catalogs.errors import Busy, ExpectedSkip, InputRejected, OutOfResources, QualityRefused
+from catalogs.errors import ExpectedSkip, InputRejected, OutOfResources, QualityRefused, Transient
 from catalogs.networks import WeightCard, read_card
 from catalogs.pairs import RATIOS, ScenePair
 from catalogs.sensors import open_scene, sensor_module
@@ -34,7 +34,7 @@ from pipeline.config import RunConfig
 from pipeline.engine import run_batches
 from pipeline.fuse import pick_device
 from pipeline.grids import GridRecord, NestedGrids, nest, on_lattice
-from pipeline.job import InputRecord, Job, JobRecord, code_version, job_key, locked
+from pipeline.job import InputRecord, Job, JobRecord, code_version, drop_abandoned, job_key, locked
 from pipeline.judge import judge, require_passed
 from pipeline.ledger import write_atomic
 from pipeline.mosaic import finished, mosaic
@@ -228,7 +228,7 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Run]
     folder = config.output.parent / f".{config.output.name}.{record.key[:12]}.staging"
     folder.mkdir(exist_ok=True)
     with locked(folder):
-        _drop_abandoned(config.output, keep=folder)
+        drop_abandoned(config.output, keep=folder)
         # Written anew when resuming: device, dask and batch may differ from those of the run that was killed.
         write_atomic(folder / "job.json", record.model_dump_json(indent=1))
         try:
@@ -292,7 +292,7 @@ def publish_product(held: Run) -> Product:
 
 @contextmanager
 def _resources_named(config: RunConfig) -> Iterator[None]:
-    """Turn a full disk and exhausted memory into the sentence of whoever must act; what is done stays done."""
+    """Turn a full disk, a disk that fails and exhausted memory into the sentence of whoever must act; what is done stays done."""
     try:
         yield
     except OSError as error:
@@ -303,7 +303,9 @@ def _resources_named(config: RunConfig) -> Iterator[None]:
                 f"{config.output.absolute().parent}: the disk is full ({free / 1e9:.2f} GB free); free some space and run again "
                 "to resume"
             ) from error
-        raise
+        raise Transient(
+            f"{config.output}: a disk or a network did not answer ({error}); run again to resume"
+        ) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise OutOfResources(f"a tile does not fit in memory ({error}); lower tiles.core and run again") from error
 
@@ -343,19 +345,6 @@ def _disk_bytes(plan: TilePlan) -> int:
     height, width = plan.grids.product.shape
     coarse = math.prod(plan.grids.coarse_shape)
     return 4 * coarse * observed.hsi_bands + height * width * (4 * observed.msi_bands + 3 * 2 * observed.hsi_bands)
-
-
-def _drop_abandoned(output: Path, keep: Path) -> None:
-    """Remove the staging of other settings for the same product, unless a process still holds it."""
-    for other in output.parent.glob(f".{output.name}.*.staging"):
-        if other == keep:
-            continue
-        try:
-            with locked(other):
-                log.info("removing %s, left by a run with other settings", other.name)
-                shutil.rmtree(other, ignore_errors=True)
-        except Busy:
-            continue
 
 
 def _warn_coverage(pair: ScenePair) -> None:
