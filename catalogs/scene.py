@@ -57,6 +57,43 @@ class Cube(Protocol):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """How a scene was taken, as far as its product tells: what decides whether two scenes look alike.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
+    """
+
+    cloud_cover: float | None = None
+    """Share of the scene under clouds, 0 to 1."""
+    sun_elevation_deg: float | None = None
+    """Height of the sun above the horizon, -90 to 90."""
+    sun_azimuth_deg: float | None = None
+    """Direction of the sun, clockwise from north, 0 to 360."""
+    off_nadir_deg: float | None = None
+    """Angle of the line of sight to the vertical, 0 to 90."""
+    view_azimuth_deg: float | None = None
+    """Direction from the ground to the sensor, clockwise from north, 0 to 360."""
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _CONDITIONS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} is {value:g}, expected {low:g} to {high:g}")
+
+
+_CONDITIONS = {
+    "cloud_cover": (0.0, 1.0),
+    "sun_elevation_deg": (-90.0, 90.0),
+    "sun_azimuth_deg": (0.0, 360.0),
+    "off_nadir_deg": (0.0, 90.0),
+    "view_azimuth_deg": (0.0, 360.0),
+}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scene:
     """An image of one sensor on one grid.
@@ -87,6 +124,8 @@ class Scene:
     """Acquisition, UTC; None if the product does not tell."""
     digest: str
     """SHA-256 of the source's bytes, or of the recipe of a synthetic scene."""
+    conditions: Conditions = field(default=Conditions())
+    """Cloud, sun and view by the product's metadata."""
     notes: tuple[str, ...] = field(default=())
     """What had to be assumed while opening; goes to the log and to the provenance."""
 
