@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
-from flows import evaluate, info
+from flows import archive, evaluate, info
 from flows.display import Display
 
 EXIT_CODES = """exit codes:
-  0 done   2 usage   3 input rejected   4 expected skip   5 busy   6 resources   7 refused by a quality gate   1 a bug"""
+  0 done   2 usage   3 input rejected   4 expected skip   5 busy   6 resources   7 refused by a quality gate
+  8 a disk or a network did not answer   1 a bug"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -253,6 +254,10 @@ def _parser() -> argparse.ArgumentParser:
         "compare methods on cubes whose truth is known, or on real pairs",
     )
     evaluate.add_options(evaluated)
+
+    archive.add_options(
+        command("archive", archive.run, archive.show, "fuse every suitable pair of a catalogue; safe to start again")
+    )
 
     networks = command("networks", _networks, Display.show_networks, "list the methods that can be chosen")
     networks.add_argument(

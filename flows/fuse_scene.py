@@ -51,7 +51,7 @@ def publish_task(run: Run) -> Product:
 def fuse_scene(config: RunConfig) -> str:
     """Fuse a low-resolution hyperspectral and a high-resolution multispectral scene; returns the product's folder."""
     logger = get_run_logger()
-    with _forwarded_logs():
+    with forwarded_logs():
         try:
             with open_run(config, progress=_ProgressArtifact()) as run:
                 stage_task(run)
@@ -116,12 +116,15 @@ def _report(product: Product) -> None:
     )
 
 
-class _forwarded_logs:  # noqa: N801 (a context manager, named like one)
-    """Log records of the pipeline in the run's log."""
+class forwarded_logs:  # noqa: N801 (a context manager, named like one)
+    """Log records of the pipeline in the run's log, and of further packages."""
+
+    def __init__(self, *packages: str) -> None:
+        self._packages = ("pipeline", "catalogs", *packages)
 
     def __enter__(self) -> None:
         self._handler = APILogHandler()
-        self._loggers = [logging.getLogger(name) for name in ("pipeline", "catalogs")]
+        self._loggers = [logging.getLogger(name) for name in self._packages]
         for logger in self._loggers:
             logger.addHandler(self._handler)
             logger.setLevel(logging.INFO)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -129,4 +128,4 @@ def test_a_file_system_that_cannot_exchange_is_told(
         publish(next_version(old.parent))
     assert "cannot exchange" in caplog.text
     assert verify(old).job_key == NEW
-    assert os.listdir(old.parent) == ["fused"]
+    assert [path.name for path in old.parent.iterdir()] == ["fused"]

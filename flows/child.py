@@ -1,0 +1,117 @@
+"""A scene in a process of its own: `hyperfuse fuse --config FILE --json`, ended when the night that started it ends.
+
+The exit code and the record of the command line are all that comes back, so what a night does with a scene is what a
+person does who replays it. A crash, a leak or an exhausted memory ends the scene and not the night; and a night that is
+killed leaves no fusion behind that nobody waits for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from pathlib import Path
+
+from catalogs.errors import HyperFuseError, Transient
+from flows.cli import main
+from pipeline.backlog import Entry
+from pipeline.outcome import Outcome
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+_LAST_LINES = 40
+_GRACE_SECONDS = 30.0
+
+
+class Children:
+    """Fuses scenes of a backlog, each in a child process."""
+
+    def __init__(self, *, timeout_hours: float) -> None:
+        self._timeout_hours = timeout_hours
+        self._running: set[subprocess.Popen[str]] = set()
+
+    def fuse(self, entry: Entry) -> Outcome:
+        """Fuse one scene; its log lines go to the log of this process."""
+        assert entry.config is not None  # noqa: S101 (our invariant: what is due has a partner)
+        with tempfile.TemporaryDirectory(prefix="hyperfuse-scene-") as folder:
+            config, record = Path(folder) / "config.json", Path(folder) / "record.json"
+            config.write_text(json.dumps(entry.config.model_dump(mode="json")), encoding="utf-8")
+            command = [sys.executable, "-m", __name__, str(os.getpid()), "fuse", "--config", str(config), "--json"]
+            last: deque[str] = deque(maxlen=_LAST_LINES)
+            with record.open("w", encoding="utf-8") as file:
+                code, late = self._run(command, file.fileno(), entry.id, last)
+            if late:
+                return Outcome.of(
+                    Transient(f"{entry.id}: took more than {self._timeout_hours:g} hours and was stopped")
+                )
+            return _outcome(code, record, last)
+
+    def stop(self) -> None:
+        """End what runs; finished tiles stay."""
+        for child in list(self._running):
+            child.terminate()
+
+    def _run(self, command: list[str], output: int, scene: str, last: deque[str]) -> tuple[int, bool]:
+        late = threading.Event()
+
+        def expire() -> None:
+            late.set()
+            child.kill()
+
+        with subprocess.Popen(  # noqa: S603 (this very program, with a configuration that was checked)
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE, text=True, errors="replace"
+        ) as child:  # fmt: skip
+            self._running.add(child)
+            clock = threading.Timer(self._timeout_hours * 3600, expire)
+            clock.start()
+            try:
+                assert child.stderr is not None  # noqa: S101 (it is a pipe)
+                for line in child.stderr:
+                    last.append(line.rstrip())
+                    log.info("%s: %s", scene, last[-1])
+                code = child.wait()
+            except BaseException:
+                child.terminate()
+                try:
+                    child.wait(_GRACE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                raise
+            finally:
+                clock.cancel()
+                self._running.discard(child)
+        return code, late.is_set()
+
+
+def _outcome(code: int, record: Path, last: deque[str]) -> Outcome:
+    if code == 0:
+        return Outcome(exit_code=0)
+    if code < 0:
+        return Outcome.of_signal(-code, last)
+    try:
+        told = json.loads(record.read_text(encoding="utf-8"))
+        return Outcome(exit_code=code, reason=str(told["reason"]), message=str(told["error"]))
+    except (ValueError, LookupError, TypeError):
+        # Nothing that was expected: the last line of a traceback names it.
+        message = last[-1] if last else f"ended with exit code {code} and no word"
+        return Outcome(exit_code=code, reason=HyperFuseError.reason, message=message, log=tuple(last))
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when its parent ends, even if that is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)  # it ended before the kernel was asked
+
+
+if __name__ == "__main__":
+    _die_with(int(sys.argv[1]))
+    sys.exit(main(sys.argv[2:]))
