@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from catalogs._signal import without_signal
 from catalogs._stored import Samples, StoredCube, digest, refuse_absurd, sample
 from catalogs.bands import Bands
 from catalogs.errors import InputRejected, UsageError
-from catalogs.scene import Quantity, Scene
+from catalogs.scene import Conditions, Quantity, Scene
 from catalogs.sensors import Source
 
 CORNER_TOLERANCE_PX = 0.1
@@ -65,6 +65,8 @@ class Product:
     """Bands that the product itself calls good, shape (band,)."""
     look_for_dead: bool = True
     """Whether samples are looked at for bands without signal: a broad band of a multispectral sensor is never dead."""
+    conditions: Conditions = field(default=Conditions())
+    """Cloud, sun and view by the metadata."""
     notes: tuple[str, ...] = ()
     """What had to be decided."""
 
@@ -118,6 +120,7 @@ def scene_of(product: Product, source: Source) -> Scene:
         unit=product.unit,
         time=product.time,
         digest=digest(product.files),
+        conditions=product.conditions,
         notes=notes,
     )
 

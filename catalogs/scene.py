@@ -14,6 +14,8 @@ from pyproj import Geod, Transformer
 
 from catalogs.bands import Bands
 
+Role = Literal["hsi", "msi"]
+"""Which part of a pair a scene can be: hyperspectral and coarse, or multispectral and fine."""
 Quantity = Literal["reflectance", "radiance", "digital_number"]
 Window = tuple[slice, slice]
 """Rows and columns of a read, with start and stop inside the image."""

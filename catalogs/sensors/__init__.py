@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Protocol, cast
 
 from catalogs.errors import InputRejected
-from catalogs.scene import Quantity, Scene
+from catalogs.scene import Quantity, Role, Scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class Sensor:
     """Name and product, for people."""
     gsd_m: float | None = None
     """Ground sampling distance (m), None if it varies."""
+    role: Role | None = None
+    """Part that its scenes play in a pair; None where the number of bands tells."""
     mtf_nyquist: float = 0.3
     """Modulation at the Nyquist frequency of its own grid, 0 to 1; 0.3 is typical of the field."""
 

@@ -15,12 +15,14 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
+from catalogs._conditions import conditions
 from catalogs._markup import number_of, text_of
 from catalogs._packages import Member, Package
 from catalogs._rasters import open_member
 from catalogs._stored import parse_time
 from catalogs.errors import InputRejected
 from catalogs.responses import SENTINEL_2A
+from catalogs.scene import Conditions
 
 FINEST_M = 10
 """Sampling distance of the product's grid."""
@@ -74,6 +76,8 @@ class Description:
     """Scene classification, 20 m."""
     classi: Member | None
     """Cloud layers of L1C, 60 m."""
+    conditions: Conditions
+    """Cloud, sun and view."""
     notes: tuple[str, ...]
     """What had to be decided."""
 
@@ -141,7 +145,21 @@ def describe_safe(package: Package, metadata: Member) -> Description:
         files=(metadata, granules[0]),
         scl=_image(own, "SCL", 20),
         classi=next((m for m in own if m.base == "MSK_CLASSI_B00.jp2"), None),
+        conditions=_conditions(root, tile),
         notes=(f"Sentinel-2 {level}, baseline {baseline}, offset of counts by the metadata: {told}",),
+    )
+
+
+def _conditions(root: Element, tile: Element) -> Conditions:
+    """Cloud cover of the product, mean angles of the tile; the view is that of B08, in the middle of the detectors."""
+    angles = "*/Tile_Angles/Mean_Sun_Angle"
+    view = "*/Tile_Angles/Mean_Viewing_Incidence_Angle_List/Mean_Viewing_Incidence_Angle[@bandId='7']"
+    return conditions(
+        cloud_percent=root.findtext(".//Cloud_Coverage_Assessment"),
+        sun_zenith=tile.findtext(f"{angles}/ZENITH_ANGLE"),
+        sun_azimuth=tile.findtext(f"{angles}/AZIMUTH_ANGLE"),
+        off_nadir=tile.findtext(f"{view}/ZENITH_ANGLE"),
+        view_azimuth=tile.findtext(f"{view}/AZIMUTH_ANGLE"),
     )
 
 
@@ -269,6 +287,13 @@ def describe_cogs(package: Package, item: Member, *, offset: float | None) -> De
         files=(item,),
         scl=found["SCL"][0] if "SCL" in found else None,
         classi=None,
+        conditions=conditions(
+            cloud_percent=properties.get("eo:cloud_cover"),
+            sun_elevation=properties.get("view:sun_elevation"),
+            sun_azimuth=properties.get("view:sun_azimuth"),
+            off_nadir=properties.get("view:off_nadir"),
+            view_azimuth=properties.get("view:azimuth"),
+        ),
         notes=(
             f"COGs of {properties.get('s2:product_uri', 'Sentinel-2')}",
             f"reflectance of count 0 is {offset_told:g}, by {'the STAC item' if offset is None else 'the setting offset'}",

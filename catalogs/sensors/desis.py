@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalogs._assembly import Product, refuse_outside, refuse_overrides, scene_of
+from catalogs._conditions import conditions
 from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
 from catalogs._markup import lonlat, number_of, text_of
 from catalogs._packages import Member, Package, open_package
@@ -33,7 +34,7 @@ from catalogs.errors import InputRejected
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, Source
 
-SENSOR = Sensor(title="DESIS L2A", gsd_m=30.0)
+SENSOR = Sensor(title="DESIS L2A", gsd_m=30.0, role="hsi")
 
 _NODATA = -32768.0
 _LAYERS: dict[Flag, tuple[int, ...]] = {
@@ -103,6 +104,11 @@ def open_scene(source: Source) -> Scene:
             unit="1",
             time=parse_time(root.findtext("base/temporalCoverage/startTime")),
             files=tuple(package.files([metadata, *used])),
+            conditions=conditions(
+                sun_zenith=root.findtext("specific/sunZenithAngle"),
+                sun_azimuth=root.findtext("specific/sunAzimuthAngle"),
+                off_nadir=root.findtext("specific/sceneIncidenceAngle"),
+            ),
             notes=notes,
         ),
         source,

@@ -9,6 +9,8 @@ Validity: the MASK file of the same scene, looked for beside the RFL file, gives
 spacecraft (here: defective) by the names in `mask_bands`; cloud, cirrus and spacecraft invalidate a pixel unless the
 setting `mask` chooses otherwise. Bands without signal are those that `good_wavelengths` calls so.
 
+Angles of sun and view are those of the middle of the granule in the OBS file of L1B, if it lies beside the RFL file.
+
 The MTF is not in the product: the value typical of the field is used, and the setting `psf_mtf` overrules it.
 
 References
@@ -27,14 +29,15 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from catalogs._assembly import Product, refuse_overrides, scene_of
+from catalogs._conditions import conditions
 from catalogs._hdf import HdfSamples, OrthoSamples, has_objects, is_hdf, numbers, product, text
 from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags
 from catalogs._stored import parse_time
 from catalogs.errors import InputRejected
-from catalogs.scene import Scene
+from catalogs.scene import Conditions, Scene
 from catalogs.sensors import Sensor, Source
 
-SENSOR = Sensor(title="EMIT L2A", gsd_m=60.0)
+SENSOR = Sensor(title="EMIT L2A", gsd_m=60.0, role="hsi")
 
 _TABLE = ("location/glt_x", "location/glt_y", "location/lat", "location/lon")
 _FLAGS: dict[Flag, str] = {
@@ -44,6 +47,8 @@ _FLAGS: dict[Flag, str] = {
     "water": "water flag",
     "defective": "spacecraft flag",
 }
+_ANGLES = ("to-sun zenith", "to-sun azimuth", "to-sensor zenith", "to-sensor azimuth")
+"""What the names of the bands of the OBS file begin with."""
 _CHECKED_CELLS = 4096
 """Cells whose place is compared with that of their pixel."""
 
@@ -90,6 +95,7 @@ def open_scene(source: Source) -> Scene:
                 unit="1",
                 time=parse_time(text(file.attrs.get("time_coverage_start", [""]))),
                 files=(path, *files),
+                conditions=_conditions(path),
                 notes=(*table.notes, *notes),
             ),
             source,
@@ -176,6 +182,24 @@ def _masks(
         if name in names
     )
     return rules, (beside,), missing
+
+
+def _conditions(path: Path) -> Conditions:
+    """Angles of sun and view from the OBS file beside it; nothing where there is none."""
+    beside = path.with_name(path.name.replace("_L2A_RFL_", "_L1B_OBS_"))
+    if beside == path or not has_objects(beside, "obs", "sensor_band_parameters/observation_bands"):
+        return Conditions()
+    with product(beside) as file:
+        names = [text(name).lower() for name in file["sensor_band_parameters/observation_bands"][()]]
+        row, col = (n // 2 for n in file["obs"].shape[:2])
+        told = dict(zip(names, file["obs"][row, col].tolist(), strict=True))
+    angle = {key: next((v for name, v in told.items() if name.startswith(key)), None) for key in _ANGLES}
+    return conditions(
+        sun_zenith=angle["to-sun zenith"],
+        sun_azimuth=angle["to-sun azimuth"],
+        off_nadir=angle["to-sensor zenith"],
+        view_azimuth=angle["to-sensor azimuth"],
+    )
 
 
 def _is_reflectance(path: Path) -> bool:

@@ -27,16 +27,17 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from catalogs._assembly import Product, refuse_outside, refuse_overrides, scene_of
+from catalogs._conditions import conditions, tilt_deg
 from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
 from catalogs._markup import lonlat, number_of, text_of
 from catalogs._packages import Member, Package, open_package
 from catalogs._rasters import open_member
 from catalogs._stored import Image, parse_time
 from catalogs.errors import InputRejected
-from catalogs.scene import Quantity, Scene
+from catalogs.scene import Conditions, Quantity, Scene
 from catalogs.sensors import Sensor, Source
 
-SENSOR = Sensor(title="EnMAP L2A and L1C", gsd_m=30.0, mtf_nyquist=0.2)
+SENSOR = Sensor(title="EnMAP L2A and L1C", gsd_m=30.0, role="hsi", mtf_nyquist=0.2)
 
 _IMAGES = ("tif", "tiff", "jp2", "bsq", "bil", "bip")
 _BACKGROUND_CLASS, _WATER_CLASS = 3, 2
@@ -105,6 +106,7 @@ def open_scene(source: Source) -> Scene:
             good=bands.good,
             time=parse_time(root.findtext("base/temporalCoverage/startTime")),
             files=tuple(found.package.files([found.metadata, *found.used])),
+            conditions=_conditions(root),
             notes=(f"EnMAP {level}", *missing),
         ),
         source,
@@ -198,6 +200,20 @@ def _bands(root: Element, label: Path) -> _Table:
     return _Table(
         center_nm=table[:, 0], fwhm_nm=table[:, 1], gain=table[:, 2], offset=table[:, 3], good=good
     )  # fmt: skip
+
+
+def _conditions(root: Element) -> Conditions:
+    """Of the scene's center. `sceneAzimuthAngle` is the heading of the track, not a direction of sight."""
+
+    def center(name: str) -> str | None:
+        return root.findtext(f"specific/{name}/center")
+
+    return conditions(
+        cloud_percent=root.findtext("specific/qualityFlag/cloudCover"),
+        sun_elevation=center("sunElevationAngle"),
+        sun_azimuth=center("sunAzimuthAngle"),
+        off_nadir=tilt_deg(center("acrossOffNadirAngle"), center("alongOffNadirAngle")),
+    )
 
 
 def _grid(image: Image, root: Element) -> tuple[Affine, str]:

@@ -20,6 +20,7 @@ from typing import Any
 from affine import Affine
 
 from catalogs._assembly import Product, check_corners, refuse_overrides, scene_of
+from catalogs._conditions import conditions
 from catalogs._layers import Flag, Layer, LayeredSamples, MaskedSamples, Rule, chosen_flags, refuse_short
 from catalogs._markup import parse_xml
 from catalogs._packages import Member, Package, open_package
@@ -30,7 +31,7 @@ from catalogs.responses import LANDSAT_8
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, Source
 
-SENSOR = Sensor(title="Landsat 8 and 9 Collection 2 Level 2", gsd_m=30.0)
+SENSOR = Sensor(title="Landsat 8 and 9 Collection 2 Level 2", gsd_m=30.0, role="msi")
 
 _ROOT = "LANDSAT_METADATA_FILE"
 _SPACECRAFT = ("LANDSAT_8", "LANDSAT_9")
@@ -116,6 +117,12 @@ def _scene(mtl: Mapping[str, Any], package: Package, metadata: Member, source: S
             time=parse_time(f"{image['DATE_ACQUIRED']}T{image['SCENE_CENTER_TIME'].rstrip('Z')[:15]}"),
             files=tuple(package.files([metadata, *members, *qa])),
             look_for_dead=False,
+            conditions=conditions(
+                cloud_percent=image.get("CLOUD_COVER"),
+                sun_elevation=image.get("SUN_ELEVATION"),
+                sun_azimuth=image.get("SUN_AZIMUTH"),
+                off_nadir=image.get("ROLL_ANGLE"),
+            ),
             notes=(*resampled, "centers and widths of the OLI are not in the product: those of Barsi et al. (2014)"),
         ),
         source,

@@ -26,7 +26,7 @@ from catalogs.errors import InputRejected
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, Source
 
-SENSOR = Sensor(title="NEON AOP surface reflectance", gsd_m=1.0)
+SENSOR = Sensor(title="NEON AOP surface reflectance", gsd_m=1.0, role="hsi")
 
 _CUBE = "Reflectance/Reflectance_Data"
 _PLACE = "Reflectance/Metadata/Coordinate_System"

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from catalogs._assembly import Product, refuse_overrides, scene_of
+from catalogs._conditions import conditions
 from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
 from catalogs._packages import Member, Package, open_package
 from catalogs._rasters import open_member
@@ -30,7 +31,7 @@ from catalogs.errors import InputRejected
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, Source
 
-SENSOR = Sensor(title="PlanetScope surface reflectance", gsd_m=3.0)
+SENSOR = Sensor(title="PlanetScope surface reflectance", gsd_m=3.0, role="msi")
 
 _UDM2_LAYERS = 8
 _LAYERS: dict[Flag, int] = {"snow": 1, "shadow": 2, "haze": 4, "cloud": 5, "defective": 7}
@@ -83,6 +84,7 @@ def _scene(record: Mapping[str, Any], package: Package, item: Member, source: So
     there = package.in_place([member, *masks[:1]])
     image = open_member(there[member.name])
     n_bands, height, width = image.samples.shape
+    properties = record["properties"]
     spectral, stored = asset["eo:bands"], asset["raster:bands"]
     if not n_bands == len(spectral) == len(stored):
         raise InputRejected(
@@ -107,9 +109,16 @@ def _scene(record: Mapping[str, Any], package: Package, item: Member, source: So
             nodata=tuple({float(band["nodata"]) for band in stored}),
             quantity="reflectance",
             unit="1",
-            time=parse_time(record["properties"].get("datetime")),
+            time=parse_time(properties.get("datetime")),
             files=tuple(package.files([item, member, *masks[:1]])),
             look_for_dead=False,
+            conditions=conditions(
+                cloud_percent=properties.get("eo:cloud_cover"),
+                sun_elevation=properties.get("view:sun_elevation"),
+                sun_azimuth=properties.get("view:sun_azimuth"),
+                off_nadir=properties.get("view:off_nadir"),
+                view_azimuth=properties.get("view:azimuth"),
+            ),
             notes=notes,
         ),
         source,

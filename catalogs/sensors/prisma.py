@@ -30,15 +30,16 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 
 from catalogs._assembly import Product, refuse_overrides, scene_of
+from catalogs._conditions import conditions
 from catalogs._hdf import HdfSamples, has_objects, is_hdf, numbers, product, text
 from catalogs._layers import JoinedSamples, Layer, MaskedSamples, Rule, refuse_short
 from catalogs._packages import Member, Package, open_package
 from catalogs._stored import parse_time
 from catalogs.errors import InputRejected
-from catalogs.scene import Scene
+from catalogs.scene import Conditions, Scene
 from catalogs.sensors import Sensor, Source
 
-SENSOR = Sensor(title="PRISMA L2D", gsd_m=30.0, mtf_nyquist=0.04)
+SENSOR = Sensor(title="PRISMA L2D", gsd_m=30.0, role="hsi", mtf_nyquist=0.04)
 
 _SWATHS = "HDFEOS/SWATHS"
 _HCO = f"{_SWATHS}/PRS_L2D_HCO"
@@ -123,6 +124,7 @@ def _scene(file: h5py.File, path: Path, source: Source) -> Scene:
             unit="1",
             time=parse_time(text(file.attrs.get("Product_StartTime", [""]))),
             files=(Path(source.uri),),
+            conditions=_conditions(file),
             notes=(told, "L2D has no cloud mask: clouds are not masked"),
         ),
         source,
@@ -190,6 +192,29 @@ def _grid(file: h5py.File, size: tuple[int, int], path: Path) -> tuple[Affine, s
     raise InputRejected(
         f"{path}: corners {right - left:g} m x {top - bottom:g} m apart do not fit {width} x {height} pixels of "
         f"{_PIXEL_M:g} m; fetch it again"
+    )
+
+
+def _conditions(file: h5py.File) -> Conditions:
+    """Cloud and sun of the root attributes, where they are; angles of the middle of the image otherwise."""
+
+    def attribute(name: str) -> float | None:
+        return float(numbers(file.attrs[name])[0]) if name in file.attrs else None
+
+    def middle(name: str) -> float | None:
+        """Of the imaged pixel in the middle of the middle row."""
+        if f"{_HCO}/Geometric Fields/{name}" not in file:
+            return None
+        row = file[_ZENITH].shape[0] // 2
+        imaged = np.flatnonzero(file[_ZENITH][row] != 0)
+        return float(file[f"{_HCO}/Geometric Fields/{name}"][row, imaged[imaged.size // 2]]) if imaged.size else None
+
+    zenith = attribute("Sun_zenith_angle")
+    return conditions(
+        cloud_percent=attribute("Cloudy_pixels_percentage"),
+        sun_zenith=middle("Solar_Zenith_Angle") if zenith is None else zenith,
+        sun_azimuth=attribute("Sun_azimuth_angle"),
+        off_nadir=middle("Observing_Angle"),
     )
 
 

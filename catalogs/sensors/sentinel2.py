@@ -44,7 +44,7 @@ from catalogs.sensors._sentinel2 import (
     two_digits,
 )
 
-SENSOR = Sensor(title="Sentinel-2 L2A and L1C", gsd_m=10.0, mtf_nyquist=0.2)
+SENSOR = Sensor(title="Sentinel-2 L2A and L1C", gsd_m=10.0, role="msi", mtf_nyquist=0.2)
 
 _COARSE_M = 60
 _SCL_M = 20
@@ -146,6 +146,7 @@ def _scene(description: Description, package: Package, source: Source) -> Scene:
             time=description.time,
             files=tuple(package.files([*description.files, *used])),
             look_for_dead=False,
+            conditions=description.conditions,
             notes=(*description.notes, *notes),
         ),
         source,

@@ -1,0 +1,76 @@
+"""JSON documents of a catalogue: read with bounds, written in one step."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from catalogs.errors import InputRejected
+
+MAX_DOCUMENT = 64 << 20
+"""Bytes of a collection, at most: it has a link for each of its items."""
+MAX_ITEM = 4 << 20
+"""Bytes of an item, at most: that of a product with 400 bands and their statistics has 200 000."""
+
+
+def read_document(path: Path, *, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises
+    ------
+    InputRejected
+        If it cannot be read, is too large, too deeply nested, or no JSON object of finite numbers.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise InputRejected(
+            f"{path}: cannot be read ({error.strerror or error}); check the catalogue's links"
+        ) from error
+    return parse_document(content, str(path), limit=limit)
+
+
+def parse_document(content: bytes, label: str, *, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
+    """A JSON object from its text; errors are those of `read_document`."""
+    if len(content) > limit:
+        raise InputRejected(
+            f"{label}: has more than {limit} bytes, expected a STAC document; leave it out of the catalogue"
+        )
+    try:
+        record = json.loads(content, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise InputRejected(
+            f"{label}: is nested too deeply for a STAC document; leave it out of the catalogue"
+        ) from error
+    except ValueError as error:
+        raise InputRejected(
+            f"{label}: is no JSON ({error}); write it again or leave it out of the catalogue"
+        ) from error
+    if not isinstance(record, dict):
+        raise InputRejected(f"{label}: holds a {type(record).__name__}, expected a JSON object")
+    return record
+
+
+def write_document(path: Path, record: Mapping[str, Any]) -> None:
+    """Write JSON so that whoever looks finds the old file or the new one, whole."""
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(handle)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")

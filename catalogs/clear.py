@@ -1,0 +1,79 @@
+"""Map of where a scene is clear: the share of valid pixels in each cell of its outline's box.
+
+A scene's cloud cover is one number for 110 km; what counts is the sky over the 30 km of its partner. The map is small
+enough for a STAC item: a row is a word, north first, with one character per cell from west to east: `-` where the scene
+has no pixel, otherwise a hexadecimal digit, 0 (no pixel is valid) to f (all are).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import shapely
+from numpy.typing import ArrayLike, NDArray
+from shapely.geometry.base import BaseGeometry
+
+from catalogs.outline import box_of
+
+CELLS = 24
+"""Cells along each side."""
+_DIGITS = "0123456789abcdef"
+
+
+def clear_map(lon: ArrayLike, lat: ArrayLike, valid: ArrayLike, area: BaseGeometry) -> tuple[str, ...]:
+    """The map of some samples.
+
+    Parameters
+    ----------
+    lon, lat : array_like, shape (sample,)
+        Degrees.
+    valid : array_like of bool, shape (sample,)
+        Whether the pixel can be used.
+    area : shapely geometry
+        Outline whose box is divided; samples outside do not count.
+    """
+    west, south, east, north = box_of(area)
+    x = (np.asarray(lon, np.float64) - west) % 360 / (east - west)
+    y = (north - np.asarray(lat, np.float64)) / (north - south)
+    inside = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)
+    col, row = (np.minimum((part[inside] * CELLS).astype(int), CELLS - 1) for part in (x, y))
+    cell, good = row * CELLS + col, np.asarray(valid, bool)[inside]
+    total = np.bincount(cell, minlength=CELLS**2)
+    share = np.bincount(cell, weights=good, minlength=CELLS**2) / np.maximum(total, 1)
+    digits = [_DIGITS[round(15 * s)] if n else "-" for s, n in zip(share.tolist(), total.tolist(), strict=True)]
+    return tuple("".join(digits[start : start + CELLS]) for start in range(0, CELLS**2, CELLS))
+
+
+def is_clear_map(rows: object) -> bool:
+    """Whether something is such a map."""
+    return (
+        isinstance(rows, (list, tuple))
+        and len(rows) == CELLS
+        and all(isinstance(row, str) and len(row) == CELLS and set(row) <= set(_DIGITS + "-") for row in rows)
+    )
+
+
+def clear_share(rows: tuple[str, ...], area: BaseGeometry, part: BaseGeometry) -> float | None:
+    """Share of valid pixels (0 to 1) within part of an area, None if the map has no pixel there.
+
+    Cells count whose centers lie in the part; where it is smaller than a cell, the one in which its center lies.
+    """
+    share = _decoded(rows)
+    west, south, east, north = box_of(area)
+    lon = west + (np.arange(CELLS) + 0.5) / CELLS * (east - west)
+    lat = north - (np.arange(CELLS) + 0.5) / CELLS * (north - south)
+    x, y = np.meshgrid((lon + 180) % 360 - 180, lat)
+    inside = shapely.contains_xy(part, x, y) & np.isfinite(share)
+    if not inside.any():
+        center = part.representative_point()
+        col = int(min(max((center.x - west) % 360 / (east - west) * CELLS, 0), CELLS - 1))
+        row = int(min(max((north - center.y) / (north - south) * CELLS, 0), CELLS - 1))
+        inside[row, col] = bool(np.isfinite(share[row, col]))
+    return float(share[inside].mean()) if inside.any() else None
+
+
+@lru_cache(maxsize=20_000)
+def _decoded(rows: tuple[str, ...]) -> NDArray[np.float32]:
+    values = [[np.nan if c == "-" else _DIGITS.index(c) / 15 for c in row] for row in rows]
+    return np.array(values, np.float32)

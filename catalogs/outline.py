@@ -1,0 +1,104 @@
+"""Outlines on the globe: longitude and latitude (degrees), cut at the date line as RFC 7946 wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import ArrayLike
+from shapely.geometry import mapping, shape
+from shapely.geometry.base import BaseGeometry
+
+from catalogs.errors import InputRejected
+
+MAX_POINTS = 10_000
+"""Points of an outline, at most."""
+_DECIMALS = 7
+"""A centimeter."""
+
+
+def outline(lon: ArrayLike, lat: ArrayLike) -> BaseGeometry:
+    """The area inside a ring of points, which may cross the date line but holds no pole.
+
+    Parameters
+    ----------
+    lon, lat : array_like, shape (point,)
+        Degrees, in order around the area; longitudes of any turn.
+
+    Returns
+    -------
+    Polygon or MultiPolygon
+        Longitudes in -180..180; outer rings counterclockwise.
+    """
+    x, y = np.asarray(lon, np.float64), np.asarray(lat, np.float64)
+    # Neighbours lie closer than half a turn: unwrapped, the ring is whole, wherever it crosses.
+    whole = shapely.Polygon(np.column_stack([np.unwrap(x, period=360.0), y]))
+    west, _, east, _ = whole.bounds
+    parts = []
+    for turn in range(int(np.floor((west + 180) / 360)), int(np.ceil((east + 180) / 360))):
+        part = whole.intersection(shapely.box(360.0 * turn - 180, -90, 360.0 * turn + 180, 90))
+        parts += [shapely.transform(p, lambda xy, turn=turn: xy - [360.0 * turn, 0]) for p in _polygons(part)]
+    rounded = shapely.MultiPolygon([shapely.orient_polygons(p) for p in parts]) if len(parts) != 1 else parts[0]
+    return shapely.orient_polygons(shapely.transform(rounded, lambda xy: np.round(xy, _DECIMALS)))
+
+
+def box_of(area: BaseGeometry) -> tuple[float, float, float, float]:
+    """West, south, east, north of an area; east is above 180 where it crosses the date line."""
+    west, south, east, north = area.bounds
+    if east - west > 180 and len(parts := _polygons(area)) > 1:
+        west = min(p.bounds[0] for p in parts if p.bounds[0] >= 0)
+        east = max(p.bounds[2] for p in parts if p.bounds[0] < 0) + 360
+    return west, south, east, north
+
+
+def bbox_of(area: BaseGeometry) -> list[float]:
+    """The same as RFC 7946 has it: across the date line west is the larger number."""
+    west, south, east, north = box_of(area)
+    return [west, south, east - 360 if east > 180 else east, north]
+
+
+def to_geojson(area: BaseGeometry) -> dict[str, Any]:
+    """The geometry of a STAC item."""
+    record: dict[str, Any] = mapping(area)
+    return {"type": record["type"], "coordinates": _lists(record["coordinates"])}
+
+
+def from_geojson(record: object, label: str) -> BaseGeometry:
+    """The area of a STAC item's geometry, mended where its rings touch themselves.
+
+    Raises
+    ------
+    InputRejected
+        If it is no area on the globe.
+    """
+    try:
+        area = shape(record)
+        n_points = shapely.get_num_coordinates(area)
+        inside = (
+            area.bounds
+            and -180 <= area.bounds[0] <= area.bounds[2] <= 180
+            and -90 <= area.bounds[1] <= area.bounds[3] <= 90
+        )
+    except (shapely.errors.ShapelyError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise InputRejected(
+            f"{label}: its geometry is no GeoJSON ({str(error)[:100]}); write the item again"
+        ) from error
+    if n_points > MAX_POINTS or not inside or area.geom_type not in ("Polygon", "MultiPolygon"):
+        raise InputRejected(
+            f"{label}: its geometry is a {area.geom_type} of {n_points} points within {area.bounds}, expected an area of at most "
+            f"{MAX_POINTS} points in longitude and latitude"
+        )
+    area = area if area.is_valid else shapely.make_valid(area)
+    if not area.area > 0:
+        raise InputRejected(f"{label}: its geometry covers nothing; write the item again")
+    return area
+
+
+def _polygons(area: BaseGeometry) -> Sequence[BaseGeometry]:
+    return [p for p in shapely.get_parts(area) if p.geom_type == "Polygon" and p.area > 0]
+
+
+def _lists(coordinates: Any) -> Any:
+    return [_lists(c) for c in coordinates] if isinstance(coordinates, (tuple, list)) else float(coordinates)
