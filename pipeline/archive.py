@@ -155,9 +155,11 @@ def load_archive(path: Path | None, settings: dict[str, Any]) -> ArchiveConfig:
     record = read_mapping(path) if path is not None else {}
     merged = _dotted(record.get("settings") or {}) | settings.pop("settings", {})
     try:
-        return ArchiveConfig.model_validate(record | settings | {"settings": merged})
+        archive = ArchiveConfig.model_validate(record | settings | {"settings": merged})
     except ValidationError as error:
         raise usage_error(error) from error
+    Recipes(archive)
+    return archive
 
 
 def folder_name(scene: str) -> str:

@@ -118,7 +118,7 @@ class Backlog:
         }
 
 
-def survey(archive: ArchiveConfig, contents: Contents) -> Backlog:
+def take_stock(archive: ArchiveConfig, contents: Contents) -> Backlog:
     """The state of every HSI scene of a catalogue.
 
     Parameters

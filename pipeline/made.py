@@ -86,14 +86,16 @@ class Made:
 
     def changes(self, today: Recipe) -> Iterator[tuple[Change, str]]:
         """What has changed since, each with a sentence of its own; nothing if the product is what it would be today."""
-        was = self.recipe
+        was, others = self.recipe, set()
         for role, old, new, at, now_at in zip(
             _ROLES, was.inputs, today.inputs, was.addresses, today.addresses, strict=True
         ):
             # An item that others made has no digest: then its address stands for its content.
             if (new is not None and new != old) or (new is None and now_at != at):
+                others.add(role)
                 yield "input", f"the {role} is {_short(now_at, new)}, it was {_short(at, old)}"
-        if told := _differences(was.settings, today.settings):
+        # How another scene has to be read goes without saying.
+        if told := _differences(was.settings, today.settings, without=others):
             yield "settings", told
         if was.weights != today.weights:
             yield "weights", f"the weights are {_digest(today.weights)}, they were {_digest(was.weights)}"
@@ -108,12 +110,14 @@ def _settings(config: Any) -> dict[str, Any]:
         return {}
 
 
-def _differences(was: dict[str, Any], now: dict[str, Any]) -> str:
-    old, new = dict(_flat(was)), dict(_flat(now))
+def _differences(was: dict[str, Any], now: dict[str, Any], *, without: set[str]) -> str:
+    old, new = ({key: value for key, value in settings.items() if key not in without} for settings in (was, now))
+    old, new = dict(_flat(old)), dict(_flat(new))
     for role in _ROLES:
         # A reader that was found by content is the same reader as one that was named.
         if None in (old.get(f"{role}.sensor"), new.get(f"{role}.sensor")):
-            old.pop(f"{role}.sensor", None), new.pop(f"{role}.sensor", None)
+            old.pop(f"{role}.sensor", None)
+            new.pop(f"{role}.sensor", None)
     differ = [key for key in sorted(old.keys() | new.keys()) if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
     shown = [f"{key} is {new.get(key, _ABSENT)}, it was {old.get(key, _ABSENT)}" for key in differ[:_SHOWN]]
     return "; ".join(shown) + (f"; and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else "")

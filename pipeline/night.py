@@ -24,7 +24,7 @@ from typing import Any
 from catalogs.archive import Catalog
 from catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputRejected, Transient, UsageError
 from pipeline.archive import ArchiveConfig, folder_name
-from pipeline.backlog import Backlog, Entry, survey
+from pipeline.backlog import Backlog, Entry, take_stock
 from pipeline.deadletter import DeadLetter, DeadLetters
 from pipeline.job import drop_abandoned
 from pipeline.locks import alone_in, alone_on
@@ -85,11 +85,11 @@ def work_off(
     """
     catalog = Catalog.open(archive.catalog, roots=archive.roots)
     with alone_in(archive):
-        before = survey(archive, catalog.read())
+        before = take_stock(archive, catalog.read())
         _tidy(archive, before)
         shift = _Shift(archive=archive, catalog=catalog, fuse=fuse, progress=progress, due=before.due)
         shift.work(stop)
-        after = survey(archive, catalog.read())
+        after = take_stock(archive, catalog.read())
     return Night(before=before, after=after, started=tuple(shift.started), left=shift.left)
 
 
@@ -167,8 +167,7 @@ class _Shift:
                 entry = self._next()
                 if entry is None:
                     return
-                assert entry.config is not None  # noqa: S101 (our invariant: what is due has a partner)
-                self._one(replace(entry, config=entry.config.model_copy(update={"device": device})))
+                self._one(entry, device)
             with self._lock:
                 self._done += 1
                 self.progress("archive", self._done, len(self.due))
@@ -199,10 +198,12 @@ class _Shift:
             return f"not started: about {needed:.1f} GB needed while it is made, {free:.1f} GB free; free some space"
         return None
 
-    def _one(self, entry: Entry) -> None:
+    def _one(self, entry: Entry, device: str) -> None:
         """Fuse one scene and file what became of it."""
-        assert entry.pair is not None  # noqa: S101 (as above)
-        assert entry.recipe is not None  # noqa: S101 (as above)
+        assert entry.pair is not None  # noqa: S101 (our invariant: what is due has a partner)
+        assert entry.config is not None  # noqa: S101 (the same)
+        assert entry.recipe is not None  # noqa: S101 (the same)
+        entry = replace(entry, config=entry.config.model_copy(update={"device": device}))
         log.info("%s (%s): fused with %s", entry.id, entry.state, entry.pair.msi.id)
         outcome = self._tried(entry)
         if outcome.exit_code == Busy.exit_code:
@@ -220,6 +221,8 @@ class _Shift:
             return
         self._letters.remove(entry.id)
         log.info("%s: published %s", entry.id, entry.product)
+        if "stac" not in entry.config.publish.formats or "://" in self.catalog.address:
+            return
         try:
             self.catalog.add_product(entry.product)
         except (HyperFuseError, OSError) as error:
