@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from catalogs.archive import Contents, Refusal
+from catalogs.likeness import cloud_of
 from catalogs.networks import read_card
 from catalogs.pairing import Candidate, Pairing, pair
 from pipeline.archive import ArchiveConfig, Recipes, folder_name
@@ -222,8 +223,8 @@ def _listing(folder: Path) -> tuple[set[str], set[str]]:
 
 
 def _without_partner(found: Entry, pairing: Pairing, archive: ArchiveConfig) -> Entry:
-    cloud, limit = pairing.hsi.conditions.cloud_cover, archive.rules.max_cloud
-    if cloud is not None and cloud > limit:
+    cloud, limit = cloud_of(pairing.hsi), archive.rules.max_cloud
+    if cloud > limit:
         return replace(found, state="refused", code="cloudy", observed=cloud, allowed=limit)
     return replace(found, state="refused", code="no_partner")
 
