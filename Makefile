@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check slow server browser bench-memory bench-methods bench-quality bench-models bench-register clean
+.PHONY: help demo test check slow server archive-test browser bench-memory bench-methods bench-quality bench-models bench-register bench-catalog clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -48,6 +48,15 @@ bench-quality: $(VENV)/.installed-test  ## what judging costs beside a fusion by
 
 bench-models: $(VENV)/.installed-test  ## each network's fast forward against its plain one, 256 x 256 px, CPU
 	$(BIN)/python -m tests.benchmarks.models csakd-student csakd-teacher hyfusion-s
+
+bench-catalog: $(VENV)/.installed-test  ## listing and pairing of a catalogue of 10,000 scenes
+	$(BIN)/python -m tests.benchmarks.catalog
+
+archive-test: $(VENV)/.installed-test  ## 30 pairs through a real server, worker and deployment, killed three times; about 15 minutes
+	$(BIN)/pytest -m archive --timeout 3600
+
+bench-archive: $(VENV)/.installed-test  ## backlog of 10,000 scenes: seconds and memory
+	$(BIN)/python -m tests.benchmarks.archive
 
 bench-register: $(VENV)/.installed-test  ## known displacements, beside phase correlation and (install_arosics.sh) AROSICS
 	$(BIN)/python -m tests.benchmarks.register

@@ -15,7 +15,7 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,12 @@ class Catalog:
         """Fused products, sorted by identifier."""
         return self.read().products
 
+    def known(self) -> tuple[SceneItem, ...]:
+        """Scenes of a folder wherever they lie, none where there is no catalogue yet: to compare with, never to open."""
+        if not (self.folder / "catalog.json").is_file():
+            return ()
+        return replace(self, trust=Trust.of([self.folder.anchor])).read().scenes
+
     def add(self, items: Iterable[SceneItem]) -> None:
         """Add scenes, or replace those of the same identifier.
 
@@ -164,8 +170,7 @@ class Catalog:
             If the folder holds no product.
         """
         place = self._place(PRODUCTS)
-        there = (self.folder / "catalog.json").is_file()
-        record = product_record(folder.resolve(), place, self.read().scenes if there else (), self.folder)
+        record = product_record(folder.resolve(), place, self.known(), self.folder)
         path = place / f"{record['id']}.json"
         write_document(path, record)
         self._link([record])

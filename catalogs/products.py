@@ -48,6 +48,11 @@ def is_product(record: Mapping[str, Any]) -> bool:
     return isinstance(properties, Mapping) and _KEY in properties
 
 
+def is_product_folder(folder: Path) -> bool:
+    """Whether a folder is a fused product: it holds the record of how it came to be."""
+    return (folder / "provenance.json").is_file() and (folder / "manifest.json").is_file()
+
+
 def product_item(record: Mapping[str, Any], base: str, trust: Trust) -> ProductItem:
     """The product of an item in a catalogue.
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import UsageError
+from catalogs.pairing import PairingRules
+from flows.catalog import add_rule_options, rules
 from flows.display import Display
 
 _MAX_ROWS = 200
@@ -47,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE",
         help="the archive as YAML, TOML or JSON, with settings for each sensor; options overrule it",
     )  # fmt: skip
+    add_rule_options(parser)
     parser.add_argument("--retry", action="append", metavar="ID", help="try this scene again whatever its record says")
     parser.add_argument(
         "--retry-dead", action="store_true", help="try all refused, failed and quarantined scenes again"
@@ -121,4 +124,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "devices": options.device,
         "roots": options.root,
     }
-    return {key: value for key, value in named.items() if value is not None} | {"settings": settings}
+    default = vars(PairingRules())
+    asked = {key: value for key, value in vars(rules(options)).items() if value != default[key]}
+    given = {key: value for key, value in named.items() if value is not None}
+    return given | {"settings": settings, "rules": asked}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
-from flows import archive, evaluate, info
+from flows import archive, catalog, evaluate, info
 from flows.display import Display
 
 EXIT_CODES = """exit codes:
@@ -226,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
         "only the co-registration: the displacement, and whether to believe it",
     )
     _add_register_options(register)
+    catalog.add_options(command("catalog", catalog.run, catalog.show, "scenes of an archive: add, list, find pairs"))
     info.add_options(command("info", info.run, info.show, "print what a reader understands of a product or image"))
 
     verify = command(

@@ -24,6 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from catalogs.errors import UsageError
 from catalogs.items import SceneItem
 from catalogs.pairing import PairingRules
 from pipeline.config import RunConfig, SceneConfig, load_config, read_mapping, usage_error
@@ -145,7 +146,7 @@ def load_archive(path: Path | None, settings: dict[str, Any]) -> ArchiveConfig:
     path : Path or None
         YAML, TOML or JSON.
     settings : dict
-        Fields; `settings` is merged with that of the file, the others take its place.
+        Fields; `settings` and `rules` are laid over those of the file one by one, the others take their place.
 
     Raises
     ------
@@ -153,9 +154,12 @@ def load_archive(path: Path | None, settings: dict[str, Any]) -> ArchiveConfig:
         If the file cannot be read, a key is unknown, or a value is out of range; the message names the key.
     """
     record = read_mapping(path) if path is not None else {}
-    merged = _dotted(record.get("settings") or {}) | settings.pop("settings", {})
+    merged = {
+        "settings": _dotted(_group(record, "settings")) | _dotted(settings.get("settings", {})),
+        "rules": _group(record, "rules") | settings.get("rules", {}),
+    }
     try:
-        archive = ArchiveConfig.model_validate(record | settings | {"settings": merged})
+        archive = ArchiveConfig.model_validate(record | settings | merged)
     except ValidationError as error:
         raise usage_error(error) from error
     Recipes(archive)
@@ -175,6 +179,13 @@ def _scene(item: SceneItem, base: SceneConfig) -> SceneConfig:
     told = {key: value for key, value in asdict(item.source()).items() if value is not None}
     asked = base.model_dump(exclude={"uri"}, exclude_none=True)
     return SceneConfig.model_validate(told | asked)
+
+
+def _group(record: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = record.get(key) or {}
+    if not isinstance(found, dict):
+        raise UsageError(f"setting {key}: expected a group of settings, found {found!r}")
+    return found
 
 
 def _dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

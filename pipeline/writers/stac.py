@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,7 @@ STAC_VERSION = "1.1.0"
 MANIFEST = "manifest.json"
 DIGEST = "hrhsi:item_sha256"
 """Property with the SHA-256 of the item's canonical JSON without this property."""
+_DOI = re.compile(r"doi:(10\.\S+?)[.,;)]?(?:\s|$)")
 _PYSTAC = (STACError, STACTypeError, RequiredPropertyMissing)
 _EXTENSIONS = (
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
@@ -173,8 +175,22 @@ def _links(draft: Draft, assets: Sequence[Asset]) -> list[dict[str, str]]:
         {"rel": "derived_from", "href": _href(scene), "title": f"{scene.name}, {role}"}
         for scene, role in zip(inputs, ("hyperspectral input", "multispectral input"), strict=True)
     ]
+    links += _model_links(draft)
     stores = [{"rel": "store", "href": f"./{asset.href}", "type": ZARR} for asset in assets if asset.media_type == ZARR]
     return links + stores
+
+
+def _model_links(draft: Draft) -> list[dict[str, str]]:
+    """The weights that made the product, if it has some, and the paper of the method."""
+    network, weights, path = draft.job.config.network, draft.job.record.weights, draft.job.config.weights
+    links = []
+    if weights is not None and path is not None:
+        title = f"weights of {network}, SHA-256 {weights['sha256']}"
+        links.append({"rel": "derived_from", "href": path.absolute().as_uri(), "title": title})
+    paper = draft.provenance["method"]["paper"]
+    if found := _DOI.search(paper):
+        links.append({"rel": "cite-as", "href": f"https://doi.org/{quote(found[1], safe='/')}", "title": paper})
+    return links
 
 
 def _href(scene: InputRecord) -> str:

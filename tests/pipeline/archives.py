@@ -74,11 +74,11 @@ def here(entry: Entry) -> Outcome:
     return Outcome(exit_code=0)
 
 
-def pretend(entry: Entry) -> Outcome:
-    """Leave a record where a product would be, as far as a backlog reads it."""
+def record_of(entry: Entry) -> dict[str, Any]:
+    """The provenance of a product that was never made, as far as a backlog reads it."""
     assert entry.config is not None
     assert entry.recipe is not None
-    record = {
+    return {
         "inputs": {
             role: {"uri": uri, "sha256": digest}
             for role, uri, digest in zip(("hsi", "msi"), entry.recipe.addresses, entry.recipe.inputs, strict=True)
@@ -91,8 +91,12 @@ def pretend(entry: Entry) -> Outcome:
         "started": "2026-11-21T00:00:00Z",
         "ended": "2026-11-21T00:00:02Z",
     }
+
+
+def pretend(entry: Entry) -> Outcome:
+    """Leave such a record where a product would be."""
     entry.product.mkdir(exist_ok=True)
-    (entry.product / "provenance.json").write_text(json.dumps(record))
+    (entry.product / "provenance.json").write_text(json.dumps(record_of(entry)))
     return Outcome(exit_code=0)
 
 
