@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check slow server archive-test browser bench-memory bench-methods bench-quality bench-models bench-register bench-catalog clean
+.PHONY: help demo test check slow server archive-test browser bench-memory bench-methods bench-quality bench-models bench-register bench-catalog bench-archive clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
