@@ -157,6 +157,7 @@ def _config(options: argparse.Namespace) -> Any:
         "weights": None if options.weights is None else str(options.weights),
         "ratio": options.ratio,
         "device": options.device,
+        "tiles.memory_gb": options.memory,
         "dask": options.dask,
     }
     return load_config(options.config, settings | {key: value for key, value in named.items() if value is not None})
@@ -296,7 +297,7 @@ def _add_register_options(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="settings as YAML, TOML or JSON; options overrule it"
     )
     # A run's other options mean nothing here; its configuration wants a place for a product that is not made.
-    parser.set_defaults(output=Path("registration"), network=None, weights=None, ratio=None, device=None)
+    parser.set_defaults(output=Path("registration"), network=None, weights=None, ratio=None, device=None, memory=None)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -311,6 +312,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "--ratio", type=int, metavar="N", help="fine pixels per coarse pixel (default: rounded GSD ratio)"
     )
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--memory", type=float, metavar="GB", help="memory of a process; tiles are cut to fit (default: 8)"
+    )
     parser.add_argument(
         "--dask", metavar="ADDRESS", help="local, or the address of a Dask scheduler (default: this process)"
     )

@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pipeline.progress import Pace
+
 log = logging.getLogger(__name__)
 
 _LOG_SECONDS = 10.0
@@ -36,6 +38,7 @@ class Display:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
+                TextColumn("{task.fields[pace]}"),
                 console=terminal,
             )
             if terminal.is_terminal and not quiet
@@ -55,17 +58,17 @@ class Display:
         if self._bars:
             self._bars.stop()
 
-    def progress(self, stage: str, done: int, total: int) -> None:
+    def progress(self, stage: str, done: int, total: int, pace: Pace | None = None) -> None:
         """See `pipeline.progress.Progress`."""
         if self._bars is None:
             now = time.monotonic()
             if done >= total or now - self._logged > _LOG_SECONDS:
                 self._logged = now
-                log.info("%s %d/%d", stage, done, total)
+                log.info("%s %d/%d%s", stage, done, total, f" ({pace})" if pace else "")
             return
         if stage not in self._tasks or (done <= 1 and self._bars.tasks[self._tasks[stage]].finished):
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
-        self._bars.update(self._tasks[stage], completed=done, total=total)
+            self._tasks[stage] = self._bars.add_task(stage, total=total, pace="")
+        self._bars.update(self._tasks[stage], completed=done, total=total, pace=str(pace or ""))
 
     def show_product(self, record: dict[str, Any]) -> None:
         """A product in a few lines."""

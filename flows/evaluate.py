@@ -67,8 +67,8 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
         If nothing could be scored.
     """
     from models import available  # noqa: PLC0415 (torch takes seconds, --help must not)
+    from pipeline.device import pick_device  # noqa: PLC0415
     from pipeline.evaluate import evaluate, means, methods_without_weights  # noqa: PLC0415
-    from pipeline.fuse import pick_device  # noqa: PLC0415
 
     if options.figure is not None and not options.figure.absolute().parent.is_dir():
         raise UsageError(f"--figure {options.figure}: its folder does not exist; create it first")

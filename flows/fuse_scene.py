@@ -24,6 +24,7 @@ from prefect.logging.handlers import APILogHandler
 from catalogs.errors import ExpectedSkip
 from pipeline.config import RunConfig
 from pipeline.product import Product
+from pipeline.progress import Pace
 from pipeline.workflow import Run, fuse_tiles, open_run, publish_product, stage_pair
 
 _STEP_PERCENT = 2.0
@@ -73,19 +74,20 @@ class _ProgressArtifact:
         self._artifact: UUID | None = None
         self._shown = -_STEP_PERCENT
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int, pace: Pace | None = None) -> None:
         """See `pipeline.progress.Progress`."""
         if stage != "fuse":
             return
+        told = f"tiles fused: {done} of {total}" + (f" ({pace})" if pace else "")
         percent = 100.0 * done / max(total, 1)
         if percent - self._shown < _STEP_PERCENT and done < total:
             return
         self._shown = percent
         if self._artifact is None:
-            made = create_progress_artifact(progress=percent, key="fuse-scene-tiles", description="tiles fused")
+            made = create_progress_artifact(progress=percent, key="fuse-scene-tiles", description=told)
             self._artifact = made if isinstance(made, UUID) else None
         else:
-            update_progress_artifact(artifact_id=self._artifact, progress=percent)
+            update_progress_artifact(artifact_id=self._artifact, progress=percent, description=told)
 
 
 def _report(product: Product) -> None:

@@ -135,8 +135,10 @@ class ModelSpec:
     """Whether the method is called as `model(hsi, msi, hsi_valid, msi_valid)`, works around holes by itself, and the reaches
     are those of a hole, not of the receptive field. The masks are bool, (N, 1, h, w) and (N, 1, H, W); what lies under
     them is filled all the same."""
+    band_copies: float = 1.5
+    """Arrays of the size of its output that the method holds at once, the output counted; measured, see `bench-memory`."""
     work_floats: int = 0
-    """Numbers per fine pixel of a window that the method holds at once besides its output, whatever the bands."""
+    """Numbers per fine pixel of a window that it holds at once besides them, whatever the bands; likewise."""
     two_rate: TwoRateSpec | None = None
     """How the coarse part runs once per scene and only the fine part per tile; None if it does not."""
 

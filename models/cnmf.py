@@ -139,7 +139,8 @@ def specify(observed: Observed) -> ModelSpec:
         msi_reach=around,
         multiple_of=observed.whole_blocks,
         needs_first_pass=True,
-        work_floats=6 * ENDMEMBERS,
+        band_copies=1.2,
+        work_floats=11 * ENDMEMBERS,
     )
 
 

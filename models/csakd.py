@@ -294,7 +294,7 @@ def specify(
         name="csakd", observed=observed, halo=halo, hsi_reach=halo, msi_reach=msi_reach, options=options,
         needs_first_pass=attention == "channel", needs_weights=True, symmetric_range=True, tile=1024,
         two_rate=TwoRateSpec(coarse_halo=coarse, fine_halo=fine, channels=4 * growth),
-        parameters=0,
+        band_copies=4.5, work_floats=500, parameters=0,
     )  # fmt: skip
     return _counted(spec)
 

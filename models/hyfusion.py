@@ -276,6 +276,8 @@ def specify(
         needs_weights=True,
         symmetric_range=True,
         tile=1024,
+        band_copies=5.5,
+        work_floats=400,
         two_rate=TwoRateSpec(coarse_halo=coarse, fine_halo=fine, channels=2 * width, rate=rate),
     )
     with torch.device("meta"):

@@ -322,6 +322,7 @@ def specify(observed: Observed) -> ModelSpec:
         multiple_of=observed.whole_blocks,
         exact=False,
         needs_first_pass=True,
+        band_copies=2.0,
         work_floats=16 * COMPONENTS,
         tile=256,
     )

@@ -149,7 +149,8 @@ def specify(observed: Observed) -> ModelSpec:
         masked=True,
         multiple_of=observed.whole_blocks,
         needs_first_pass=True,
-        work_floats=3 * Features.most(observed.msi_bands) + 3 * MOST_COMPONENTS,
+        band_copies=2.0,
+        work_floats=2 * Features.most(observed.msi_bands) + 2 * MOST_COMPONENTS,
     )
 
 

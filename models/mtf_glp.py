@@ -67,6 +67,7 @@ def specify(observed: Observed) -> ModelSpec:
         msi_reach=around,
         multiple_of=observed.whole_blocks,
         needs_first_pass=True,
+        band_copies=5.2,
     )
 
 

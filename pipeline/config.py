@@ -92,9 +92,12 @@ class TileConfig(_Frozen):
     chunk_bands: int = Field(default=32, ge=1)
     """Bands per Zarr chunk."""
     batch: int = Field(default=4, ge=1)
-    """Tiles per task."""
+    """Tiles per task of a cluster."""
+    at_once: int | None = Field(default=None, ge=1)
+    """Tiles in one call of the method; as many as the device holds unless given, on a CPU one."""
     memory_gb: float = Field(default=8.0, gt=0)
-    """A run that is predicted to need more memory (GB) per process is refused before it starts."""
+    """Memory (GB) of a process: tiles are cut so that it suffices, and a run that is predicted to need more is refused
+    before it starts."""
 
 
 class OutputConfig(_Frozen):
@@ -176,8 +179,9 @@ class RunConfig(_Frozen):
     """Limits that decide whether the product is published, and with which words."""
     device: str = "auto"
     """`auto` takes CUDA, then CPU; `cpu`, `cuda` or `cuda:N` is an error where it is missing."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of networks; half precision is faster on a GPU, and tiles then agree to its rounding only."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of networks; half precision is faster on a GPU, and tiles then agree to its rounding only. `auto` takes
+    bf16 where the device has it."""
     dask: str | None = None
     """`local` for worker processes here, or the address of a Dask scheduler; in this process unless given."""
 
@@ -203,7 +207,8 @@ class RunConfig(_Frozen):
         record = self.model_dump(mode="json", exclude={"output", "device", "dask", "weights", "quality"})
         for scene in ("hsi", "msi"):
             del record[scene]["uri"]  # the content's digest stands for it
-        del record["tiles"]["batch"], record["tiles"]["memory_gb"], record["publish"]["replace"]
+        del record["tiles"]["batch"], record["tiles"]["at_once"], record["tiles"]["memory_gb"]
+        del record["publish"]["replace"]
         return record
 
 

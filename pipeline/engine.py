@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from catalogs.errors import HyperFuseError
 from pipeline.cluster import connected
-from pipeline.fuse import fuse_batch, release
+from pipeline.fuse import fuse_batch, fuse_each, release
 from pipeline.tiles import Tile
 
 log = logging.getLogger(__name__)
 
-Done = Callable[[int], None]
-"""Called with the number of tiles that just finished."""
+Done = Callable[[Sequence[str]], None]
+"""Called with the keys of tiles that just finished; their records are in the ledger."""
 
 
 def run_batches(folder: Path, batches: Sequence[Sequence[Tile]], *, dask: str | None, done: Done) -> None:
@@ -46,8 +47,10 @@ def run_batches(folder: Path, batches: Sequence[Sequence[Tile]], *, dask: str | 
     work = [[(tile.row, tile.col) for tile in batch] for batch in batches]
     if dask is None:
         try:
-            for batch in work:
-                done(len(fuse_batch(str(folder), batch)))
+            # Not batch by batch: reading and writing go on across their ends.
+            with closing(fuse_each(str(folder), [tile for batch in work for tile in batch])) as records:
+                for record in records:
+                    done([record.key])
         finally:
             release()
     else:
@@ -63,7 +66,7 @@ def _on_cluster(folder: Path, work: list[list[tuple[int, int]]], address: str, d
         failed: list[tuple[list[tuple[int, int]], BaseException]] = []
         for future in as_completed(futures, raise_errors=False):
             if future.status == "finished":
-                done(len(batch_of[future.key]))
+                done([f"{row}.{col}" for row, col in batch_of[future.key]])
             else:
                 failed.append((batch_of[future.key], future.exception()))
                 log.error("tiles %s failed: %s", batch_of[future.key], future.exception())

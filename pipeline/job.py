@@ -275,8 +275,9 @@ class Job:
     def plan(self) -> TilePlan:
         """Tiles."""
         tiles = self.config.tiles
-        core = tiles.core or max(self.spec.tile // tiles.chunk, 1) * tiles.chunk
-        return TilePlan(grids=self.grids, spec=self.spec, core=core, chunk=tiles.chunk)
+        if tiles.core is not None:
+            return TilePlan(grids=self.grids, spec=self.spec, core=tiles.core, chunk=tiles.chunk)
+        return TilePlan.fitting(self.grids, self.spec, chunk=tiles.chunk, budget=int(tiles.memory_gb * 1e9))
 
     @property
     def ledger(self) -> Ledger:

@@ -23,8 +23,8 @@ from catalogs.errors import HyperFuseError, QualityRefused
 from pipeline import store
 from pipeline.agreement import Agreement
 from pipeline.consistency import PLAUSIBLE, Consistency, Maps, consistency
+from pipeline.device import pick_device
 from pipeline.evaluate import Row, Trial, evaluate
-from pipeline.fuse import pick_device
 from pipeline.job import Job
 from pipeline.ledger import write_atomic
 from pipeline.mosaic import MosaicSummary

@@ -37,8 +37,12 @@ class TileRecord(BaseModel):
     """Samples outside the range of the product's type, set to its end."""
     seconds: float
     """Time from reading to record, monotonic."""
+    busy_s: float = 0.0
+    """Time that the device computed."""
     device: str
     """Where it was computed."""
+    precision: str = "fp32"
+    """Arithmetic in which it was computed."""
 
 
 class Ledger:
@@ -52,15 +56,19 @@ class Ledger:
         self.folder.mkdir(exist_ok=True)
         write_atomic(self.folder / f"{record.key}.json", record.model_dump_json())
 
+    def record(self, key: str) -> TileRecord | None:
+        """The record of a tile; None if it is not there, or torn."""
+        try:
+            return TileRecord.model_validate_json((self.folder / f"{key}.json").read_bytes())
+        except (ValidationError, OSError):
+            return None
+
     def records(self, intact: Callable[[TileRecord], bool] | None = None) -> dict[str, TileRecord]:
         """Readable records by tile key, in the order of keys; only those that `intact` accepts."""
         found: dict[str, TileRecord] = {}
         for path in sorted(self.folder.glob("*.json")) if self.folder.is_dir() else ():
-            try:
-                record = TileRecord.model_validate_json(path.read_bytes())
-            except (ValidationError, OSError):
-                continue
-            if record.key == path.stem and (intact is None or intact(record)):
+            record = self.record(path.stem)
+            if record is not None and record.key == path.stem and (intact is None or intact(record)):
                 found[record.key] = record
         return found
 

@@ -31,6 +31,8 @@ class MosaicSummary(BaseModel):
     """Samples outside the range of the product's type."""
     devices: list[str]
     """Where the tiles were computed."""
+    precisions: list[str]
+    """Arithmetic in which they were computed: one, unless a run was resumed on another device."""
 
     @property
     def valid_fraction(self) -> float:
@@ -77,4 +79,5 @@ def mosaic(job: Job) -> MosaicSummary:
         high=[max((x for *_, x in band if x is not None), default=None) for band in per_band],
         clipped=sum(record.clipped for record in records.values()),
         devices=sorted({record.device for record in records.values()}),
+        precisions=sorted({record.precision for record in records.values()}),
     )

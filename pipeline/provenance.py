@@ -22,7 +22,9 @@ NODATA = -32768
 """Stored value of a sample that is not valid, int16 products."""
 
 
-def provenance(job: Job, summary: MosaicSummary, *, started: datetime, ended: datetime, resumed: int) -> dict[str, Any]:
+def provenance(
+    job: Job, summary: MosaicSummary, *, started: datetime, ended: datetime, effort: dict[str, Any]
+) -> dict[str, Any]:
     """The record of a finished job, plain JSON.
 
     Parameters
@@ -31,8 +33,8 @@ def provenance(job: Job, summary: MosaicSummary, *, started: datetime, ended: da
     summary : MosaicSummary
     started, ended : datetime
         UTC, of the run that finished it.
-    resumed : int
-        Tiles that an earlier run had finished.
+    effort : dict
+        Tiles that an earlier run had finished, and the pace of the run that fused the rest.
     """
     record, staged = job.record, job.staged
     card = method(job.config.network).card
@@ -60,7 +62,7 @@ def provenance(job: Job, summary: MosaicSummary, *, started: datetime, ended: da
             "weights_sha256": record.weights["sha256"] if record.weights else None,
             "weights": record.weights,
             "parameters": job.spec.parameters,
-            "precision": job.config.precision if job.spec.needs_weights else "fp32",
+            "precision": " and ".join(summary.precisions),
             "exact_tiling": job.spec.exact,
             "halo": job.spec.halo,
         },
@@ -68,9 +70,10 @@ def provenance(job: Job, summary: MosaicSummary, *, started: datetime, ended: da
             "core": job.plan.core,
             "shape": list(job.plan.shape),
             "finished": summary.n_tiles,
-            "resumed": resumed,
+            "resumed": effort["tiles"],
             "redundancy": round(job.plan.redundancy, 4),
         },
+        "pace": {key: value for key, value in effort.items() if key != "tiles"},
         "software": {
             "code_version": code_version(),
             "python": sys.version.split()[0],

@@ -26,6 +26,7 @@ from models._spec import merge_sums
 from models._weights import load_weights
 from pipeline import store
 from pipeline.blind import blind
+from pipeline.conveyor import convey
 from pipeline.coregister import estimate
 from pipeline.coregister.report import write_report
 from pipeline.displacement import NO_DISPLACEMENT, Displacement
@@ -33,7 +34,7 @@ from pipeline.job import ImageSums, Job, StagedRecord
 from pipeline.ledger import write_atomic
 from pipeline.observe import NotEstimable, Observation, Sample, assess, sampled_blocks
 from pipeline.progress import Progress
-from pipeline.staged import StagedPair
+from pipeline.staged import PairWindow, StagedPair
 from pipeline.tiles import Box, aligned, stage_edge
 from pipeline.warp import warp
 
@@ -140,8 +141,18 @@ def build_model(job: Job, device: torch.device) -> FusionModel:
 
 def in_precision(job: Job, device: torch.device) -> torch.autocast:
     """The arithmetic that the job asks for; classical methods always compute in single precision."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[job.config.precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=job.spec.needs_weights and dtype != torch.float32)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision(job, device)]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def precision(job: Job, device: torch.device) -> str:
+    """Name of the arithmetic in which the job's method computes on a device."""
+    if not job.spec.needs_weights:
+        return "fp32"
+    if job.config.precision == "auto":
+        # Half precision pays where the hardware has it, and bf16 has the range of fp32.
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return job.config.precision
 
 
 def first_pass(job: Job, progress: Progress) -> None:
@@ -155,17 +166,23 @@ def first_pass(job: Job, progress: Progress) -> None:
     # Not as large as tiles: what is summed must not depend on how the scene is tiled.
     blocks = list(_blocks(job.grids.coarse_shape, max(HSI_CHUNK // lattice, 1) * lattice))
     total: dict[str, torch.Tensor] = {}
-    for done, block in enumerate(blocks, start=1):
+
+    def load(block: Box) -> tuple[Box, Box, PairWindow]:
         # The last block of a row may end anywhere; its window goes on, beyond the rim if need be, to whole multiples.
         height, width = (-(-n // step) * step for n in block.shape)
         around = Box(y0=block.y0, y1=block.y0 + height, x0=block.x0, x1=block.x0 + width).grown(summed.margin)
-        window = pair.read(around)
+        return block, around, pair.read(around)
+
+    def sums(loaded: tuple[Box, Box, PairWindow]) -> dict[str, torch.Tensor]:
+        block, around, window = loaded
         whole = torch.nn.functional.max_pool2d((~window.msi_valid).float(), ratio) == 0
         valid = window.hsi_valid.all(dim=1) & whole[:, 0]
         counted = torch.zeros_like(valid)
         height, width = block.shape
         counted[:, summed.margin : summed.margin + height, summed.margin : summed.margin + width] = True
-        part = summed.sums(window.hsi, window.msi, valid & counted, (around.y0, around.x0))
+        return summed.sums(window.hsi, window.msi, valid & counted, (around.y0, around.x0))
+
+    for done, part in enumerate(convey(blocks, load=load, work=sums, store=lambda part: part), start=1):
         total = merge_sums(summed, total, part) if total else part
         progress("first pass", done, len(blocks))
     temporary = path.with_suffix(".partial")
@@ -173,7 +190,6 @@ def first_pass(job: Job, progress: Progress) -> None:
     temporary.replace(path)
 
 
-@torch.inference_mode()
 def coarse_pass(job: Job, device: torch.device, progress: Progress) -> None:
     """Run the coarse part of a two-rate method over the scene, window by window; does nothing if that is done."""
     rates, path = job.spec.two_rate, job.folder / "stage/features.zarr"
@@ -188,17 +204,26 @@ def coarse_pass(job: Job, device: torch.device, progress: Progress) -> None:
     height, width = (-(-n // step) * step for n in job.grids.coarse_shape)
     array = store.create_cube(path, (rates.channels, height * rates.rate, width * rates.rate), HSI_CHUNK * rates.rate)
     blocks = list(_blocks((height, width), COARSE_EDGE))
-    for done, block in enumerate(blocks, start=1):
+
+    def load(block: Box) -> tuple[Box, Box, PairWindow]:
         rows = aligned(block.y0, block.y1, rates.coarse_halo, step, height)
         cols = aligned(block.x0, block.x1, rates.coarse_halo, step, width)
         around = Box(y0=rows[0], y1=rows[1], x0=cols[0], x1=cols[1])
-        window = pair.read(around)
+        return block, around, pair.read(around)
+
+    @torch.inference_mode()
+    def coarse(loaded: tuple[Box, Box, PairWindow]) -> tuple[Box, torch.Tensor]:
+        block, around, window = loaded
         with in_precision(job, device):
             features = model.coarse(window.hsi.to(device), window.msi.to(device))
-        inner = Box(
-            y0=block.y0 - around.y0, y1=block.y1 - around.y0, x0=block.x0 - around.x0, x1=block.x1 - around.x0
-        ).times(rates.rate)
-        store.write(array, block.times(rates.rate), features[0][(slice(None), *inner.slices)].float().cpu().numpy())
+        inner = block.within(around).times(rates.rate)
+        return block, features[0][(slice(None), *inner.slices)].float().cpu()
+
+    def save(done: tuple[Box, torch.Tensor]) -> None:
+        block, features = done
+        store.write(array, block.times(rates.rate), features.numpy())
+
+    for done, _ in enumerate(convey(blocks, load=load, work=coarse, store=save), start=1):
         progress("coarse pass", done, len(blocks))
     write_atomic(done_marker, "{}")
 

@@ -65,18 +65,19 @@ class StagedPair:
         assert rates is not None  # noqa: S101 (likewise)
         return torch.from_numpy(store.read(self._features, box.times(rates.rate)))[None]
 
-    def unscaled(self, fused: torch.Tensor) -> torch.Tensor:
-        """Fused samples in the HSI's unit."""
+    @property
+    def unscaling(self) -> tuple[float, float]:
+        """Gain and offset from the range that the method wants to the HSI's unit."""
         if self._span is None:
-            return fused
+            return 1.0, 0.0
         low, high = self._span
-        return (fused + 1.0) * ((high - low) / 2.0) + low
+        return (high - low) / 2.0, (high + low) / 2.0
 
-    def valid(self, tile: Tile) -> torch.Tensor:
-        """Pixels of a tile's core that no invalid input reached, shape (band or 1, y, x), bool."""
+    def valid(self, tile: Tile) -> torch.Tensor | None:
+        """Pixels of a tile's core that no invalid input reached, shape (band or 1, y, x), bool; None if that is all of them."""
         spec, core, lead = self._job.spec, tile.core, self._job.grids.lead
         if self._whole:
-            return torch.ones((1, *core.shape), dtype=torch.bool)
+            return None
         fine = Box(y0=core.y0 + lead[0], y1=core.y1 + lead[0], x0=core.x0 + lead[1], x1=core.x1 + lead[1])
         coarse = Box(
             y0=fine.y0 // self._ratio,

@@ -9,15 +9,17 @@ The window lies on the coarse grid; the core need not, because cutting the fused
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models import ModelSpec
 from pipeline.grids import NestedGrids
 
 BASE_BYTES = 700 * 2**20
 """Interpreter, libraries and the allocator's slack, measured: `make bench-memory`."""
-_FLOATS_PER_OUTPUT = 4.5
-"""Copies of a fused window alive at once (interpolated, injected, unpacked, packed), measured likewise."""
+_WINDOWS = 3
+"""Copies of a tile's inputs alive at once: in the method, read ahead, and on the way between."""
+_PACKED = 2.5
+"""Packed tiles alive at once: computed, being written, and its chunks being encoded."""
 STAGE_BLOCK_BYTES = 12 * 2**20
 """Budget of one staging step; `stage_edge` turns it into pixels."""
 _STAGE_COPIES = 6
@@ -47,9 +49,22 @@ class Box:
         """Index of the two last axes."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
+    def within(self, whole: Box) -> Box:
+        """The same rectangle, counted from the first pixel of another one."""
+        return Box(y0=self.y0 - whole.y0, y1=self.y1 - whole.y0, x0=self.x0 - whole.x0, x1=self.x1 - whole.x0)
+
     def grown(self, margin: int) -> Box:
         """The rectangle and `margin` pixels around it."""
         return Box(y0=self.y0 - margin, y1=self.y1 + margin, x0=self.x0 - margin, x1=self.x1 + margin)
+
+    def halves(self) -> tuple[Box, Box]:
+        """The two halves across the longer side; both must have a pixel."""
+        height, width = self.shape
+        if height >= width:
+            middle = self.y0 + height // 2
+            return replace(self, y1=middle), replace(self, y0=middle)
+        middle = self.x0 + width // 2
+        return replace(self, x1=middle), replace(self, x0=middle)
 
     def times(self, ratio: int) -> Box:
         """The same rectangle in pixels `ratio` times smaller."""
@@ -100,6 +115,16 @@ class TilePlan:
                 f"core {self.core} must be a multiple of chunk {self.chunk}: writers of one chunk overwrite each other"
             )
 
+    @classmethod
+    def fitting(cls, grids: NestedGrids, spec: ModelSpec, *, chunk: int, budget: int) -> TilePlan:
+        """The plan with the tile that the method prefers, or the largest of whole chunks whose peak memory fits a budget (bytes).
+
+        Where nothing fits, tiles are one chunk, and `peak_bytes` tells by how much it is too little.
+        """
+        most = max(spec.tile // chunk, 1)
+        plans = (cls(grids=grids, spec=spec, core=n * chunk, chunk=chunk) for n in range(most, 0, -1))
+        return next(plan for plan in plans if plan.peak_bytes <= budget or plan.core == chunk)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of tiles."""
@@ -121,7 +146,7 @@ class TilePlan:
         height, width = self.grids.product.shape
         y0, x0 = row * self.core, col * self.core
         core = Box(y0=y0, y1=min(y0 + self.core, height), x0=x0, x1=min(x0 + self.core, width))
-        return Tile(row=row, col=col, core=core, window=self._window(core))
+        return Tile(row=row, col=col, core=core, window=self.window(core))
 
     def batches(self, size: int, *, done: Collection[str] = ()) -> list[list[Tile]]:
         """Tiles that are not done, in groups of `size`."""
@@ -137,14 +162,31 @@ class TilePlan:
     @property
     def peak_bytes(self) -> int:
         """Predicted peak memory of one process (bytes): the larger of staging and fusing, on top of the libraries."""
-        observed = self.spec.observed
-        window = self._window(Box(y0=0, y1=self.core, x0=0, x1=self.core)).times(observed.ratio).shape
-        pixels = (window[0] + self.spec.tile_halo * observed.ratio) * (window[1] + self.spec.tile_halo * observed.ratio)
-        per_pixel = _FLOATS_PER_OUTPUT * observed.hsi_bands + 3 * observed.msi_bands + self.spec.work_floats
-        fuse = 4 * pixels * per_pixel
+        packed = 4 * self.core**2 * self.spec.observed.hsi_bands
+        fuse = self.call_bytes + (_WINDOWS - 1) * self._input_bytes + _PACKED * packed
         return int(BASE_BYTES + max(fuse, _STAGE_COPIES * STAGE_BLOCK_BYTES))
 
-    def _window(self, core: Box) -> Box:
+    @property
+    def call_bytes(self) -> int:
+        """Predicted memory of one call of the method with the largest window (bytes), its inputs counted."""
+        per_pixel = self.spec.band_copies * self.spec.observed.hsi_bands + self.spec.work_floats
+        return int(4 * self._window_pixels * per_pixel) + self._input_bytes
+
+    @property
+    def _window_pixels(self) -> int:
+        """Fine pixels of the largest window: a core with its halo on all sides."""
+        ratio, step = self.spec.observed.ratio, self.spec.multiple_of
+        edge = -(-self.core // ratio) + 1 + 2 * self.spec.tile_halo
+        return ((-(-edge // step) + 1) * step * ratio) ** 2 if step > 1 else (edge * ratio) ** 2
+
+    @property
+    def _input_bytes(self) -> int:
+        observed, rates = self.spec.observed, self.spec.two_rate
+        coarse = observed.hsi_bands + (rates.channels * rates.rate**2 if rates else 0)
+        return int(4 * self._window_pixels * (observed.msi_bands + coarse / observed.ratio**2))
+
+    def window(self, core: Box) -> Box:
+        """Coarse pixels that must be read to compute some product pixels."""
         rows = self._extent(core.y0, core.y1, self.grids.lead[0], self.grids.coarse_shape[0])
         cols = self._extent(core.x0, core.x1, self.grids.lead[1], self.grids.coarse_shape[1])
         return Box(y0=rows[0], y1=rows[1], x0=cols[0], x1=cols[1])

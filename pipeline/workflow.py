@@ -16,14 +16,12 @@ import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from catalogs.errors import ExpectedSkip, InputRejected, OutOfResources, QualityRefused, Transient
 from catalogs.networks import WeightCard, read_card
@@ -31,8 +29,8 @@ from catalogs.pairs import RATIOS, ScenePair
 from catalogs.sensors import open_scene, sensor_module
 from models import Observed, method
 from pipeline.config import RunConfig
+from pipeline.device import exhausted, pick_device
 from pipeline.engine import run_batches
-from pipeline.fuse import pick_device
 from pipeline.grids import GridRecord, NestedGrids, nest, on_lattice
 from pipeline.job import InputRecord, Job, JobRecord, code_version, drop_abandoned, job_key, locked
 from pipeline.judge import judge, require_passed
@@ -40,7 +38,7 @@ from pipeline.ledger import write_atomic
 from pipeline.mosaic import finished, mosaic
 from pipeline.observe import GOOD_R2, sigma_from_mtf
 from pipeline.product import Product
-from pipeline.progress import Progress, silent
+from pipeline.progress import Meter, Progress, silent
 from pipeline.provenance import provenance
 from pipeline.publish import publish, require_free
 from pipeline.report import write_report
@@ -263,15 +261,20 @@ def fuse_tiles(held: Run) -> int:
         log.info("resuming: %d of %d tiles are finished", len(already), plan.n_tiles)
     count = len(already)
     held.progress("fuse", count, plan.n_tiles)
+    left = math.prod(job.grids.product.shape) - sum(record.pixels for record in already.values())
+    meter = Meter(left)
 
-    def done(n: int) -> None:
+    def done(keys: Sequence[str]) -> None:
         nonlocal count
-        count += n
-        held.progress("fuse", count, plan.n_tiles)
+        count += len(keys)
+        records = [record for key in keys if (record := job.ledger.record(key)) is not None]
+        pace = meter.add(sum(r.pixels for r in records), sum(r.busy_s for r in records))
+        held.progress("fuse", count, plan.n_tiles, pace)
 
     batches = plan.batches(job.config.tiles.batch, done=already.keys())
     run_batches(job.folder, batches, dask=job.config.dask, done=done)
-    write_atomic(job.folder / "resumed.json", json.dumps({"tiles": len(already)}))
+    told = {"tiles": len(already), **meter.to_json()}
+    write_atomic(job.folder / "fused.json", json.dumps(told))
     return len(already)
 
 
@@ -279,12 +282,12 @@ def publish_product(held: Run) -> Product:
     """Prove the mosaic complete, judge it, write all formats, read them back, and rename the product into place."""
     job = held.job
     summary = mosaic(job)
-    resumed = json.loads((job.folder / "resumed.json").read_text())["tiles"]
+    effort = json.loads((job.folder / "fused.json").read_text())
     ended = datetime.now(UTC)
     verdict = judge(job, summary, held.progress)
     for warning in verdict.record["warnings"]:
         log.warning("quality: %s", warning)
-    record = provenance(job, summary, started=held.started, ended=ended, resumed=resumed) | {"quality": verdict.summary}
+    record = provenance(job, summary, started=held.started, ended=ended, effort=effort) | {"quality": verdict.summary}
     write_report(job, verdict, record)
     require_passed(job, verdict)
     return publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=held.progress)
@@ -306,7 +309,9 @@ def _resources_named(config: RunConfig) -> Iterator[None]:
         raise Transient(
             f"{config.output}: a disk or a network did not answer ({error}); run again to resume"
         ) from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not exhausted(error):
+            raise
         raise OutOfResources(f"a tile does not fit in memory ({error}); lower tiles.core and run again") from error
 
 
@@ -326,9 +331,10 @@ def _check_parent(output: Path) -> None:
 def _check_resources(job: Job) -> None:
     budget = job.config.tiles.memory_gb * 1e9
     if job.plan.peak_bytes > budget:
+        smaller = "tiles.core" if job.config.tiles.core else "tiles.chunk"
         raise OutOfResources(
             f"tiles of {job.plan.core} px with {job.spec.observed.hsi_bands} bands need {job.plan.peak_bytes / 1e9:.1f} GB, the "
-            f"budget is {budget / 1e9:.1f} GB; lower tiles.core or raise tiles.memory_gb"
+            f"budget is {budget / 1e9:.1f} GB; lower {smaller} or raise --memory"
         )
     free = shutil.disk_usage(job.config.output.absolute().parent).free
     # Half of the uncompressed size: noise bounds what lossless codecs save.

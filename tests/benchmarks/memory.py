@@ -18,11 +18,14 @@ from pathlib import Path
 HYPERFUSE = str(Path(sys.executable).with_name("hyperfuse"))
 
 
-def measure(edge: int, bands: int, ratio: int, network: str, folder: Path) -> dict[str, float]:
+def measure(
+    edge: int, bands: int, ratio: int, network: str, folder: Path, *, formats: str = "[zarr, cog, stac]"
+) -> dict[str, float]:
     """Peak memory (MB), predicted peak (MB) and time (s) of one run."""
     recipe = f"size={edge}&ratio={ratio}&bands={bands}&seed=1&east_m=7"
     scenes = [f"synthetic:hsi?{recipe}", f"synthetic:msi?{recipe}"]
     common = [*scenes, "--network", network, "--json", "--output", str(folder / f"p{edge}")]
+    common += ["--set", f"publish.formats={formats}"]
     plan = json.loads(subprocess.run([HYPERFUSE, "plan", *common], check=True, capture_output=True).stdout)
     started = time.monotonic()
     with subprocess.Popen(
@@ -32,11 +35,13 @@ def measure(edge: int, bands: int, ratio: int, network: str, folder: Path) -> di
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"hyperfuse fuse ended with {process.returncode} at {edge} px")
+    pace = json.loads((folder / f"p{edge}" / "provenance.json").read_text())
     return {
         "edge_px": edge,
         "peak_mb": usage.ru_maxrss / 1024,
         "predicted_mb": plan["memory_gb"] * 1e9 / 2**20,
         "seconds": time.monotonic() - started,
+        "fuse_pixels_per_second": pace["pace"]["pixels_per_second"],
         "pixels_per_second": edge**2 / (time.monotonic() - started),
     }
 

@@ -91,7 +91,7 @@ def build_job(
     _fill(job, truth(n_bands, shape))
     summary = mosaic(job)
     started = datetime(2026, 11, 21, 11, 0, tzinfo=UTC)
-    facts = provenance(job, summary, started=started, ended=CREATED, resumed=0)
+    facts = provenance(job, summary, started=started, ended=CREATED, effort={"tiles": 0})
     return Draft(job=job, summary=summary, provenance=facts, created=CREATED)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from affine import Affine
@@ -9,7 +11,7 @@ from odc.geo.geobox import GeoBox
 
 from models import ModelSpec, Observed
 from pipeline.grids import NestedGrids
-from pipeline.tiles import TilePlan
+from pipeline.tiles import Box, TilePlan
 
 
 def plan(shape, ratio, lead, *, halo=2, multiple_of=1, core=64, chunk=32) -> TilePlan:
@@ -67,3 +69,35 @@ def test_memory_does_not_depend_on_the_scene():
 
 def test_redundancy_at_the_default_tile():
     assert plan((2048, 2048), 4, (0, 0), core=512, chunk=256).redundancy < 1.1
+
+
+def test_tiles_are_cut_to_fit_the_memory():
+    large = plan((9_000, 9_000), 4, (0, 0), core=512, chunk=128)
+    large = replace(large, spec=replace(large.spec, work_floats=2_000, tile=512))
+    fitted = TilePlan.fitting(large.grids, large.spec, chunk=128, budget=large.peak_bytes)
+    assert fitted == large
+    smaller = TilePlan.fitting(large.grids, large.spec, chunk=128, budget=large.peak_bytes - 1)
+    assert 0 < smaller.core < 512
+    assert smaller.core % 128 == 0
+    assert smaller.peak_bytes < large.peak_bytes
+    assert TilePlan.fitting(large.grids, large.spec, chunk=128, budget=1).core == 128
+
+
+@given(
+    core=st.sampled_from([32, 64, 96]), ratio=st.integers(2, 9), halo=st.integers(0, 20),
+    multiple_of=st.sampled_from([1, 2, 4]), lead=st.integers(0, 1),
+)  # fmt: skip
+def test_the_largest_window_is_the_one_that_memory_is_planned_for(core, ratio, halo, multiple_of, lead):
+    tiles = plan((700, 700), ratio, (lead, lead), halo=halo, multiple_of=multiple_of, core=core)
+    largest = max(h * w for h, w in (tile.window.shape for tile in tiles)) * ratio**2
+    assert largest <= tiles._window_pixels
+
+
+@given(core=st.integers(2, 60), other=st.integers(1, 60))
+def test_halves_are_the_whole(core, other):
+    box = Box(y0=3, y1=3 + core, x0=5, x1=5 + other)
+    covered = np.zeros((80, 80), int)
+    for half in box.halves():
+        covered[half.slices] += 1
+    assert (covered[box.slices] == 1).all()
+    assert covered.sum() == core * other

@@ -101,7 +101,7 @@ def test_methods_beat_the_control(tmp_path):
 
 def test_a_product_is_complete_and_nothing_else_is_left(tmp_path):
     steps: list[tuple[str, int, int]] = []
-    product = run(config(tmp_path / "out"), progress=lambda *step: steps.append(step))
+    product = run(config(tmp_path / "out"), progress=lambda *step: steps.append(step[:3]))
     assert leftovers(tmp_path) == ["out"]
     assert verify(product.path).job_key == product.job_key
     assert {"stage hsi", "stage msi", "first pass", "fuse"} <= {name for name, _, _ in steps}
@@ -257,15 +257,17 @@ def test_a_failing_method_leaves_the_output_absent(tmp_path, monkeypatch):
     def broken(*_):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(fuse.TileFuser, "fuse", broken)
+    monkeypatch.setattr(fuse.TileFuser, "compute", broken)
     with pytest.raises(RuntimeError, match="broken"):
         run(config(tmp_path / "out", **QUICK))
     assert not (tmp_path / "out").exists()
 
 
 def test_resources_are_checked_first(tmp_path):
-    with pytest.raises(OutOfResources, match=r"lower tiles\.core"):
+    with pytest.raises(OutOfResources, match=r"lower tiles\.chunk or raise --memory"):
         run(config(tmp_path / "out", **QUICK, tiles__memory_gb=0.1))
+    with pytest.raises(OutOfResources, match=r"lower tiles\.core or raise --memory"):
+        run(config(tmp_path / "out", **QUICK, tiles__core=2048, tiles__memory_gb=1.0))
     with pytest.raises(OutOfResources, match=r"choose auto or cpu|CUDA"):
         run(config(tmp_path / "out", **QUICK, device="cuda:99"))
     assert leftovers(tmp_path) == []
@@ -297,14 +299,14 @@ def test_failed_tiles_are_named_and_the_others_kept(tmp_path, monkeypatch):
     from distributed import LocalCluster
 
     settings = config(tmp_path / "out", SMALL, **QUICK, tiles__core=64, tiles__chunk=32, tiles__batch=1)
-    sound = fuse.TileFuser.fuse
+    sound = fuse.TileFuser.load
 
-    def poisoned(self, tile):
-        if tile.key == "1.1":
+    def poisoned(self, tiles):
+        if tiles[0].key == "1.1":
             raise RuntimeError("poison")
-        return sound(self, tile)
+        return sound(self, tiles)
 
-    monkeypatch.setattr(fuse.TileFuser, "fuse", poisoned)
+    monkeypatch.setattr(fuse.TileFuser, "load", poisoned)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
         pytest.raises(HyperFuseError, match=r"1 tiles failed, first \(1, 1\): poison"),
@@ -312,7 +314,7 @@ def test_failed_tiles_are_named_and_the_others_kept(tmp_path, monkeypatch):
         run(settings.model_copy(update={"dask": cluster.scheduler_address}))
     staging = next(tmp_path.glob(".out.*.staging"))
     assert len(list((staging / "tiles").glob("*.json"))) == 8
-    monkeypatch.setattr(fuse.TileFuser, "fuse", sound)
+    monkeypatch.setattr(fuse.TileFuser, "load", sound)
     assert run(settings).provenance["tiles"]["resumed"] == 8
 
 

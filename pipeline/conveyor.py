@@ -1,0 +1,74 @@
+"""Read, compute and write at the same time, with bounded queues between the three.
+
+    load    in a thread      what comes next is read while this is computed
+    work    in the caller    the device; nothing else holds it up
+    store   in a thread      what was computed is packed off, encoded and written behind its back
+
+Whatever the number of items, at most `ahead` wait loaded and `behind + 1` wait computed: memory does not grow.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
+Worked = TypeVar("Worked")
+Stored = TypeVar("Stored")
+
+
+def convey(
+    items: Iterable[Item],
+    *,
+    load: Callable[[Item], Loaded],
+    work: Callable[[Loaded], Worked],
+    store: Callable[[Worked], Stored],
+    ahead: int = 1,
+    behind: int = 1,
+) -> Iterator[Stored]:
+    """What `store(work(load(item)))` gives for every item, in order, with the three overlapped.
+
+    An error of any stage ends it: what is being written is finished, what only waits is dropped. The same holds when the
+    caller stops early.
+
+    Parameters
+    ----------
+    items : iterable
+    load : callable
+        Runs in a thread of its own.
+    work : callable
+        Runs in the caller's thread.
+    store : callable
+        Runs in a thread of its own.
+    ahead : int
+        Items that are loaded while another is worked on.
+    behind : int
+        Results that may wait besides the one being stored.
+    """
+    waiting = iter(items)
+    loading: deque[Future[Loaded]] = deque()
+    storing: deque[Future[Stored]] = deque()
+    with ThreadPoolExecutor(1, "load") as loader, ThreadPoolExecutor(1, "store") as storer:
+        try:
+            loading.extend(loader.submit(load, item) for item in islice(waiting, ahead))
+            while loading:
+                loaded = loading.popleft().result()
+                loading.extend(loader.submit(load, item) for item in islice(waiting, 1))
+                # Nothing here keeps an item alive longer than the stage that has it.
+                worked = work(loaded)
+                del loaded
+                storing.append(storer.submit(store, worked))
+                del worked
+                while len(storing) > behind or (storing and storing[0].done()):
+                    yield storing.popleft().result()
+            while storing:
+                yield storing.popleft().result()
+        finally:
+            for load_ahead in loading:
+                load_ahead.cancel()
+            for unwritten in storing:
+                unwritten.cancel()

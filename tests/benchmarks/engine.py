@@ -1,0 +1,208 @@
+"""The engine beside what bounds it, and beside its peers: `make bench`.
+
+    network    fusing all tiles of a staged pair, over the pure forward of the same tiles (with their halos, nothing else running)
+    disk       the same, over writing the same samples with the same codec and chunks, nothing else running
+    busy       share of the time in which the device computed
+    memory     peak of a whole run (`hyperfuse fuse`) at three sizes, beside what the plan predicts
+    pixels     time of fusing per pixel at three sizes
+    workers    one and two Dask workers of one thread
+    peers      the same network and scene by MONAI, Dask and one whole forward (tests/benchmarks/peers.py)
+
+Networks have random weights: what they compute is not looked at, what it costs is. Every figure is a ratio to a baseline of
+the same run, and each measurement has a process of its own. The table is printed, and kept as benchmarks/<machine>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from catalogs.networks import WeightCard
+from models import Observed, method
+from pipeline import store
+from pipeline.fuse import TileFuser
+from pipeline.weights import save_weights
+from pipeline.workflow import Run, fuse_tiles, open_run, stage_pair
+from tests.benchmarks.measured import in_own_process
+from tests.benchmarks.memory import measure
+from tests.benchmarks.peers import compare_peers
+from tests.synthetic import config
+
+HERE = Path(__file__).parents[2]
+
+
+def settings(folder: Path, network: str, *, edge: int, bands: int, core: int) -> Any:
+    """A RunConfig of a synthetic pair, with random weights where the network wants some."""
+    chosen = method(network)
+    spec = chosen.specify(Observed(hsi_bands=bands, msi_bands=4, ratio=4, psf_sigma_px=2.0))
+    given: dict[str, Any] = {
+        "network": network,
+        "tiles__core": core,
+        "tiles__memory_gb": 20,
+        "publish__formats": "[zarr]",
+    }
+    if spec.needs_weights:
+        path = folder / f"{network}.safetensors"
+        card = WeightCard(network=network, hsi_bands=bands, msi_bands=4, ratio=4, options=dict(spec.options))
+        save_weights(path, chosen.build(spec).state_dict(), card)
+        given["weights"] = str(path)
+    return config(folder / "product", f"size={edge}&ratio=4&bands={bands}&seed=1", **given)
+
+
+def forward_seconds(held: Run) -> float:
+    """Time of the method alone on all windows, each read before the clock runs."""
+    fuser = TileFuser(held.job)
+    seconds = 0.0
+    for tile in held.job.plan:
+        part = fuser.load([tile]).part
+        if fuser.device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        with torch.inference_mode():
+            fuser._call(part)
+        if fuser.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds += time.perf_counter() - started
+    return seconds
+
+
+def write_seconds(held: Run) -> float:
+    """Time of writing the fused samples once more, tile by tile, into an array like the product's."""
+    fused = store.open_array(held.job.fused)
+    copy = store.create_array(
+        held.job.folder, "copy.zarr", shape=fused.shape, dtype=str(fused.dtype), chunks=fused.chunks,
+        dims=("wavelength", "y", "x"), attributes={}, fill=-32768,
+    ).with_config({"write_empty_chunks": True})  # fmt: skip
+    seconds = 0.0
+    for tile in held.job.plan:
+        cube = store.read(fused, tile.core)
+        started = time.perf_counter()
+        store.write(copy, tile.core, cube)
+        seconds += time.perf_counter() - started
+    return seconds
+
+
+def tiles_beside_their_bounds(
+    network: str, edge: int, bands: int, core: int, dask: str | None = None
+) -> dict[str, Any]:
+    """Seconds of fusing all tiles, of their pure forward, and of writing the same bytes."""
+    with tempfile.TemporaryDirectory(prefix="hyperfuse-bench-") as folder:
+        run = settings(Path(folder), network, edge=edge, bands=bands, core=core)
+        with open_run(run.model_copy(update={"dask": dask})) as held:
+            stage_pair(held)
+            forward_s = forward_seconds(held)
+            started = time.perf_counter()
+            fuse_tiles(held)
+            seconds = time.perf_counter() - started
+            told = json.loads((held.job.folder / "fused.json").read_text())
+            write_s = write_seconds(held)
+            stored = sum(path.stat().st_size for path in held.job.fused.rglob("*") if path.is_file())
+            return {
+                "network": network, "edge_px": edge, "bands": bands, "core_px": core, "tiles": held.job.plan.n_tiles,
+                "redundancy": round(held.job.plan.redundancy, 3), "seconds": seconds, "forward_s": forward_s, "write_s": write_s,
+                "over_forward": seconds / forward_s, "over_write": seconds / write_s, "busy": told["device_busy"],
+                "stored_mb": stored / 1e6,
+            }  # fmt: skip
+
+
+def tiles_on_workers(network: str, edge: int, bands: int, core: int, workers: int) -> dict[str, Any]:
+    """Seconds of fusing all tiles on Dask workers of one thread each, which have loaded everything before."""
+    from distributed import Client, LocalCluster
+
+    with (
+        tempfile.TemporaryDirectory(prefix="hyperfuse-bench-") as folder,
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        client.run(_one_thread)
+        run = settings(Path(folder), network, edge=edge, bands=bands, core=core)
+        with open_run(run.model_copy(update={"dask": cluster.scheduler_address})) as held:
+            stage_pair(held)
+            started = time.perf_counter()
+            fuse_tiles(held)
+            return {"network": network, "workers": workers, "seconds": time.perf_counter() - started}
+
+
+def _one_thread() -> None:
+    import pipeline.fuse  # noqa: F401 (loads what the first batch would)
+
+    torch.set_num_threads(1)
+
+
+def machine() -> str:
+    """A name for this machine: its processors and its GPU."""
+    model = platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file() and (found := re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())):
+        model = found[1]
+    gpu = f" {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return re.sub(r"[^a-z0-9]+", "-", f"{os.cpu_count()} x {model}{gpu}".lower()).strip("-")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=["csakd-student", "hyfusion-s", "bicubic"], metavar="NAME")
+    parser.add_argument("--bands", type=int, default=172)
+    parser.add_argument("--edge", type=int, default=1024, metavar="PX", help="scene of the networks and peers")
+    parser.add_argument("--core", type=int, default=256, metavar="PX", help="tile of the networks, for several of them")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096], metavar="PX")
+    parser.add_argument("--peers-edge", type=int, default=512, metavar="PX", help="scene of the peers")
+    parser.add_argument(
+        "--parts", nargs="+", default=["network", "memory", "workers", "peers"], metavar="PART", help="default: all"
+    )
+    options = parser.parse_args()
+    parts: dict[str, Callable[[], Any]] = {
+        "network": lambda: [
+            in_own_process(tiles_beside_their_bounds, name, options.edge, options.bands, options.core)
+            for name in options.networks
+        ],
+        "memory": lambda: _sizes(options.sizes, options.bands),
+        "workers": lambda: [
+            in_own_process(tiles_on_workers, "csakd-student", options.edge // 2, options.bands, options.core // 2, n)
+            for n in (1, 2)
+        ],
+        "peers": lambda: compare_peers("csakd-student", options.peers_edge, options.bands, options.core),
+    }
+    record: dict[str, Any] = {"machine": machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    for part in options.parts:
+        record[part] = parts[part]()
+        print(f"\n{part}")
+        for row in record[part]:
+            print("  " + "  ".join(f"{key} {_short(value)}" for key, value in row.items()))
+    (HERE / "benchmarks").mkdir(exist_ok=True)
+    path = HERE / "benchmarks" / f"{record['machine']}.json"
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(kept | record, indent=1) + "\n")
+    print(f"\n{path.relative_to(HERE)}")
+
+
+def _sizes(sizes: list[int], bands: int) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="hyperfuse-bench-") as folder:
+        rows = [measure(edge, bands, 4, "bicubic", Path(folder), formats="[zarr]") for edge in sizes]
+    first = rows[0]
+    return [
+        row
+        | {
+            "memory_over_smallest": row["peak_mb"] / first["peak_mb"],
+            "fuse_s_per_px_over_smallest": first["fuse_pixels_per_second"] / row["fuse_pixels_per_second"],
+        }
+        for row in rows
+    ]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
