@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
-from flows import archive, catalog, evaluate, info
+from flows import archive, catalog, compare, evaluate, index, info
 from flows.display import Display
 
 EXIT_CODES = """exit codes:
@@ -229,6 +229,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_register_options(register)
     catalog.add_options(command("catalog", catalog.run, catalog.show, "scenes of an archive: add, list, find pairs"))
     info.add_options(command("info", info.run, info.show, "print what a reader understands of a product or image"))
+
+    compare.add_options(
+        command(
+            "compare", compare.run, compare.show, "lay products of one scene beside each other: scores and differences"
+        )
+    )
+    index.add_options(command("index", index.run, index.show, "write index.html for a folder of products"))
 
     verify = command(
         "verify", _verify, Display.show_product, "check a product: manifest, checksums, grid, bands, STAC; offline"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from catalogs.errors import UsageError
 from catalogs.scene import Quantity
@@ -111,6 +111,8 @@ class OutputConfig(_Frozen):
     """SPDX identifier, or `other`; goes to the STAC item."""
     replace: bool = False
     """Swap the new version with the product that stands at `output`; otherwise an output that exists is refused."""
+    overviews: bool = False
+    """Halved, quartered ... copies of the Zarr product in a group of their own beside it."""
 
     @field_validator("formats")
     @classmethod
@@ -122,6 +124,14 @@ class OutputConfig(_Frozen):
                 f"there is no format {unknown[0] if value else ''!r}; choose some of {', '.join(writers())}"
             )
         return value
+
+    @model_validator(mode="after")
+    def _overviews_of_something(self) -> OutputConfig:
+        if self.overviews and "zarr" not in self.formats:
+            raise ValueError(
+                f"overviews are those of the format zarr; add it to publish.formats ({', '.join(self.formats)})"
+            )
+        return self
 
 
 class QualityConfig(_Frozen):

@@ -14,6 +14,10 @@ from pipeline.writers import BadProduct
 from pipeline.writers._expected import VARIABLE
 
 PROVENANCE = "provenance.json"
+PROV = "prov.json"
+"""The same as W3C PROV-JSON."""
+CRATE = "ro-crate-metadata.json"
+"""The same as RO-Crate."""
 QA = "qa.json"
 """Scores, gates and their definitions, written by `pipeline.judge`."""
 REPORT = "report.html"
@@ -74,6 +78,22 @@ class Product:
         }
         report = path / REPORT if (path / REPORT).is_file() else None
         return cls(path=path, name=name, job_key=key, report=report, provenance=record, **place)
+
+    def scores(self) -> dict[str, Any] | None:
+        """Content of `qa.json`; None for a product that was made without.
+
+        Raises
+        ------
+        BadProduct
+            If the file is damaged.
+        """
+        path = self.path / QA
+        if not path.is_file():
+            return None
+        try:
+            return dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise BadProduct(f"{path}: cannot be read as scores ({error})") from error
 
     def open(self) -> xr.Dataset:
         """The cube, lazy, in physical units; variable `reflectance` with dimensions wavelength (or band), y, x.

@@ -108,6 +108,7 @@ def product_facts(job: Job, summary: MosaicSummary) -> dict[str, Any]:
         "valid_fraction": summary.valid_fraction,
         "clipped_samples": summary.clipped,
         "formats": list(job.config.publish.formats),
+        "overviews": job.config.publish.overviews,
     }
 
 

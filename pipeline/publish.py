@@ -4,7 +4,7 @@ A product folder is absent or complete, whatever dies when:
 
     build    files are written inside the staging folder; everything can be written again
     check    every format is read back as a stranger would
-    seal     manifest.json (SHA-256 of every file), then the STAC item, which holds the manifest's checksum
+    seal     RO-Crate, manifest.json (SHA-256 of every file), then the STAC item, which holds the manifest's checksum
     sync     files and folders reach the disk
     rename   one system call that refuses an existing target; the staging folder goes after it
 
@@ -33,7 +33,8 @@ from pipeline import store
 from pipeline.coregister.report import FIGURE, TABLE
 from pipeline.job import Job
 from pipeline.ledger import write_atomic
-from pipeline.product import PROVENANCE, QA, REPORT, Product
+from pipeline.lineage import crate, prov_document
+from pipeline.product import CRATE, PROV, PROVENANCE, QA, REPORT, Product
 from pipeline.progress import Progress, Steps, silent
 from pipeline.thumbnail import thumbnail
 from pipeline.writers import Asset, BadProduct, Draft, writer
@@ -82,6 +83,7 @@ def publish(draft: Draft, *, progress: Progress = silent) -> Product:
         step()
     root = _product_root(job)
     write_atomic(root / PROVENANCE, json.dumps(draft.provenance, indent=1, allow_nan=False))
+    write_atomic(root / PROV, json.dumps(prov_document(draft.provenance), indent=1, allow_nan=False))
     for name in formats:
         writer(name).check(root, draft.provenance["product"])
         step()
@@ -116,7 +118,7 @@ def require_free(job: Job) -> None:
         every product.
     """
     output = job.config.output
-    if f"{job.name}.json" in {MANIFEST, PROVENANCE}:
+    if f"{job.name}.json" in {MANIFEST, PROVENANCE, PROV, QA, CRATE}:
         raise InputRejected(f"{output}: {job.name}.json is a file of every product; choose another name")
     if not output.parent.is_dir():
         raise InputRejected(f"{output}: its parent folder does not exist; create it")
@@ -205,8 +207,19 @@ def _product_root(job: Job) -> Path:
 
 
 def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
-    """Manifest, then the item."""
-    job, files = draft.job, {path.relative_to(root).as_posix(): path for path in _files(root)}
+    """Crate, manifest, then the item."""
+    job = draft.job
+    listed = [*assets, *_records(root)]
+    sealed = _plain("manifest", MANIFEST, "application/json", "Size and SHA-256 of every file", "metadata")
+    described = crate(
+        draft.provenance,
+        [*listed, sealed],
+        published=draft.created.isoformat(timespec="seconds"),
+        license_id=job.config.publish.license,
+    )
+    write_atomic(root / CRATE, json.dumps(described, indent=1, allow_nan=False))
+    listed.append(_plain("ro-crate", CRATE, "application/ld+json", "The product as a Process Run Crate", "metadata"))
+    files = {path.relative_to(root).as_posix(): path for path in _files(root)}
     array = store.open_array(job.fused)
     published = root / job.fused.relative_to(job.product)
     arrays = {job.fused.relative_to(job.product).as_posix(): {"chunks": store.n_chunk_files(published, array)[0]}}
@@ -221,23 +234,25 @@ def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
     write_atomic(root / MANIFEST, text)
     if "stac" not in job.config.publish.formats:
         return
-    described = [_with_checksum(asset, manifest["files"]) for asset in assets] + [
-        _with_checksum(asset, manifest["files"])
-        for asset in (
-            _plain("thumbnail", THUMBNAIL, "image/png", "True color, or the spectrum in three bands", "thumbnail"),
-            _plain("provenance", PROVENANCE, "application/json", "Inputs, settings, software and steps", "metadata"),
-            _plain("tie-points", TABLE, "application/geo+json", "Tie points of the registration", "metadata"),
-            _plain("registration", FIGURE, "image/png", "Tie points of the registration over the HSI", "overview"),
-            _plain("qa", QA, "application/json", "Scores, gates and their definitions", "metadata"),
-            _plain("report", REPORT, "text/html", "Report to look at in any browser", "overview"),
-        )
-        if asset.href in manifest["files"]
-    ]
-    sealed = _plain("manifest", MANIFEST, "application/json", "Size and SHA-256 of every file", "metadata")
-    described.append(replace(sealed, extra={"file:size": len(text.encode())}))
-    record = item(draft, described, hashlib.sha256(text.encode()).hexdigest())
+    listed = [_with_checksum(asset, manifest["files"]) for asset in listed]
+    listed.append(replace(sealed, extra={"file:size": len(text.encode())}))
+    record = item(draft, listed, hashlib.sha256(text.encode()).hexdigest())
     write_atomic(root / f"{job.name}.json", json.dumps(record, indent=1, allow_nan=False))
     writer("stac").check(root, draft.provenance["product"])
+
+
+def _records(root: Path) -> list[Asset]:
+    """What lies beside the image in every product, as far as it was made."""
+    known = (
+        _plain("thumbnail", THUMBNAIL, "image/png", "True color, or the spectrum in three bands", "thumbnail"),
+        _plain("provenance", PROVENANCE, "application/json", "Inputs, settings, software and steps", "metadata"),
+        _plain("prov", PROV, "application/json", "The same as W3C PROV-JSON", "metadata"),
+        _plain("tie-points", TABLE, "application/geo+json", "Tie points of the registration", "metadata"),
+        _plain("registration", FIGURE, "image/png", "Tie points of the registration over the HSI", "overview"),
+        _plain("qa", QA, "application/json", "Scores, gates and their definitions", "metadata"),
+        _plain("report", REPORT, "text/html", "Report to look at in any browser", "overview"),
+    )
+    return [asset for asset in known if (root / asset.href).is_file()]
 
 
 def _plain(key: str, href: str, media_type: str, title: str, role: str) -> Asset:

@@ -1,25 +1,20 @@
-"""The report of a product: one HTML file that needs nothing else, for whoever asks "is it true?".
-
-Pictures and figures are inside the file as data URIs and JSON, styles and script inline; a content security policy in
-the page itself forbids everything from the network. Figures stand in the page's own HTML, so that a reader without
-scripts and a printer see them; the script draws the charts, and answers slider and clicks.
-"""
+"""The report of a product: one HTML file that needs nothing else, for whoever asks "is it true?"."""
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.arrows import Arrows, displacement_arrows
 from pipeline.job import InputRecord, Job
 from pipeline.judge import Verdict
 from pipeline.ledger import write_atomic
+from pipeline.page import cell, embedded, escaped, listed, render, table
 from pipeline.pictures import Composite, Map, composites, disagreement, spectra
 from pipeline.product import REPORT
 
-_TEMPLATE = Path(__file__).with_name("report.html")
 _AGREEMENT = (
     ("sam_deg", "spectral angle (deg)"),
     ("rmse", "RMSE"),
@@ -75,7 +70,7 @@ def write_report(job: Job, verdict: Verdict, provenance: dict[str, Any]) -> Path
         "shape": list(job.grids.product.shape),
         "quantity": quantity,
     }
-    found = composites(job)
+    found, arrows = composites(job), displacement_arrows(job.folder, job.grids.product)
     maps = (
         disagreement("Spectral angle between the degraded product and the HSI", verdict.maps.hsi_sam_deg, "deg"),
         disagreement("Error of the degraded product, root mean square over bands", verdict.maps.hsi_rmse, quantity),
@@ -85,80 +80,38 @@ def write_report(job: Job, verdict: Verdict, provenance: dict[str, Any]) -> Path
     )
     warned = bool(qa["warnings"])
     parts = {
-        "title": _text(f"{job.name}: {job.record.hsi.name} fused with {job.record.msi.name}"),
-        "state": _text(qa["state"]),
+        "title": escaped(f"{job.name}: {job.record.hsi.name} fused with {job.record.msi.name}"),
+        "state": escaped(qa["state"]),
         "state_class": "warned" if warned else "",
-        "warnings": _listed(qa["warnings"]),
-        "about": _text(_about(job, provenance)),
-        "composite_buttons": "".join(f'<button type="button">{_text(one.title)}</button>' for one in found),
-        "swipes": "".join(map(_swipe, found)),
+        "warnings": listed(qa["warnings"]),
+        "about": escaped(_about(job, provenance)),
+        "composite_buttons": "".join(f'<button type="button">{escaped(one.title)}</button>' for one in found),
+        "swipes": "".join(_swipe(one, arrows) for one in found),
+        "arrows_button": "" if arrows is None else '<button type="button" id="arrows">displacement</button>',
+        "arrows_about": "" if arrows is None else f'<p class="about arrows">{escaped(arrows.about)}</p>',
         "agreement": _agreement(qa["consistency"]),
         "maps": "".join(_map(one) for one in maps if one is not None),
-        "reduced_about": _text(_reduced_about(qa["reduced_resolution"])),
+        "reduced_about": escaped(_reduced_about(qa["reduced_resolution"])),
         "reduced": _reduced(qa["reduced_resolution"]["rows"], job.config.network),
         "blind": _pairs(
             "no_reference", qa["no_reference"], _BLIND, empty="No window of the product is valid throughout."
         ),
-        "seam_about": _text(_seam_about(qa["seams"])),
+        "seam_about": escaped(_seam_about(qa["seams"])),
         "gates": _gates(qa["gates"]),
         "validity": _pairs("validity", qa["validity"], _VALIDITY, shares=_SHARES),
-        "provenance": _table(("", ""), _provenance(job, qa, provenance)),
-        "conventions": _table(("", ""), ((key, text) for key, text in qa["conventions"].items())),
-        "config": _text(json.dumps(provenance["config"], indent=1)),
-        "data": _json(data),
+        "provenance": table(("", ""), _provenance(job, qa, provenance)),
+        "conventions": table(("", ""), ((key, text) for key, text in qa["conventions"].items())),
+        "config": escaped(json.dumps(provenance["config"], indent=1)),
+        "data": embedded(data),
     }
     path = job.folder / REPORT
-    write_atomic(path, _filled(parts))
+    write_atomic(path, render("report.html", parts))
     return path
 
 
 def _measured(scene: InputRecord) -> str:
     """What the samples of a scene are, with their unit."""
     return scene.quantity.replace("_", " ") + (f" ({scene.unit})" if scene.unit != "1" else "")
-
-
-def _filled(parts: dict[str, str]) -> str:
-    """The template with its parts; text that happens to look like a placeholder is never looked at again."""
-    pieces = _TEMPLATE.read_text(encoding="utf-8").split("{{")
-    whole = [pieces[0]]
-    for piece in pieces[1:]:
-        name, _, rest = piece.partition("}}")
-        whole += [parts[name], rest]
-    return "".join(whole)
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
-
-
-def _json(data: dict[str, Any]) -> str:
-    """JSON that no name in it can turn into markup."""
-    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
-
-
-def number(value: float | None, *, share: bool = False) -> str:
-    """A figure as the report shows it: four digits, whole numbers whole, shares in percent."""
-    if value is None:
-        return "not measured"
-    if share:
-        return f"{100 * value:.3g} %"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def _cell(key: str, value: float | None, *, share: bool = False) -> str:
-    """A cell that names the figure of `qa.json` it shows."""
-    return f'<td class="number" data-key="{key}">{number(value, share=share)}</td>'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of text, escaped here; without a head if its titles are empty."""
-    titles = "".join(f"<th>{_text(title)}</th>" for title in head) if any(head) else ""
-    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table>{f'<tr>{titles}</tr>' if titles else ''}{body}</table>"
-
-
-def _listed(sentences: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_text(one)}</li>' for one in sentences)}</ul>" if sentences else ""
 
 
 def _about(job: Job, provenance: dict[str, Any]) -> str:
@@ -169,15 +122,16 @@ def _about(job: Job, provenance: dict[str, Any]) -> str:
     )
 
 
-def _swipe(composite: Composite) -> str:
+def _swipe(composite: Composite, arrows: Arrows | None) -> str:
     width, height = composite.size
-    alt = _text(composite.title)
+    alt = escaped(composite.title)
     return (
         # A tall scene must fit a screen, so its width is what the height allows.
         f'<div class="swipe" hidden style="max-width: calc(80vh * {width} / {height})">'
         f'<img class="before" alt="Hyperspectral input, {alt}" width="{width}" height="{height}" style="height: auto" '
         f'src="{composite.before}">'
         f'<img class="after" alt="Product, {alt}" width="{width}" height="{height}" style="height: auto" src="{composite.after}">'
+        f"{'' if arrows is None else arrows.svg}"
         '<span class="edge"></span><span class="tag" style="left: .4rem">before</span>'
         '<span class="tag" style="right: .4rem">after</span><span class="dot"></span></div>'
     )
@@ -185,18 +139,18 @@ def _swipe(composite: Composite) -> str:
 
 def _map(one: Map) -> str:
     return (
-        f'<figure><img alt="{_text(one.title)}" src="{one.image}"><div class="scale"><span>0</span>'
+        f'<figure><img alt="{escaped(one.title)}" src="{one.image}"><div class="scale"><span>0</span>'
         f'<i style="background: linear-gradient(to right, {", ".join(one.colors)})"></i>'
-        f"<span>{one.high:.3g}</span></div><figcaption>{_text(one.title)} ({_text(one.unit)})</figcaption></figure>"
+        f"<span>{one.high:.3g}</span></div><figcaption>{escaped(one.title)} ({escaped(one.unit)})</figcaption></figure>"
     )
 
 
 def _agreement(consistency: dict[str, Any]) -> str:
-    head = "".join(f'<th class="number">{_text(title)}</th>' for _, title in _AGREEMENT)
+    head = "".join(f'<th class="number">{escaped(title)}</th>' for _, title in _AGREEMENT)
     rows = []
     for role, title in (("hsi", "degraded product and HSI"), ("msi", "product through the responses and MSI")):
         found = consistency[role]
-        cells = "".join(_cell(f"consistency.{role}.{key}", found and found[key]) for key, _ in _AGREEMENT)
+        cells = "".join(cell(f"consistency.{role}.{key}", found and found[key]) for key, _ in _AGREEMENT)
         rows.append(f"<tr><td>{title}</td>{cells}</tr>")
     return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
 
@@ -214,14 +168,14 @@ def _reduced_about(reduced: dict[str, Any]) -> str:
 def _reduced(rows: list[dict[str, Any]], network: str) -> str:
     if not rows:
         return ""
-    head = "".join(f'<th class="number">{_text(title)}</th>' for _, title in _REDUCED)
+    head = "".join(f'<th class="number">{escaped(title)}</th>' for _, title in _REDUCED)
     body = []
     for index, row in enumerate(rows):
         chosen = ' class="chosen"' if row["method"] == network else ""
-        cells = "".join(_cell(f"reduced_resolution.rows.{index}.{key}", row.get(key)) for key, _ in _REDUCED)
+        cells = "".join(cell(f"reduced_resolution.rows.{index}.{key}", row.get(key)) for key, _ in _REDUCED)
         if row["error"]:
-            cells = f'<td colspan="{len(_REDUCED)}">{_text(row["error"])}</td>'
-        body.append(f"<tr{chosen}><td>{_text(row['method'])}</td>{cells}</tr>")
+            cells = f'<td colspan="{len(_REDUCED)}">{escaped(row["error"])}</td>'
+        body.append(f"<tr{chosen}><td>{escaped(row['method'])}</td>{cells}</tr>")
     return f"<table><tr><th>method</th>{head}</tr>{''.join(body)}</table>"
 
 
@@ -234,9 +188,9 @@ def _pairs(
     empty: str = "",
 ) -> str:
     if found is None:
-        return f"<p>{_text(empty)}</p>"
+        return f"<p>{escaped(empty)}</p>"
     rows = (
-        f"<tr><td>{_text(title)}</td>{_cell(f'{part}.{key}', found[key], share=key in shares)}</tr>"
+        f"<tr><td>{escaped(title)}</td>{cell(f'{part}.{key}', found[key], share=key in shares)}</tr>"
         for key, title in titles
     )
     return f"<table>{''.join(rows)}</table>"
@@ -255,7 +209,7 @@ def _gates(gates: list[dict[str, Any]]) -> str:
     if not gates:
         return "<p>No gates were asked for.</p>"
     rows = "".join(
-        f"<tr><td>{_text(gate['sentence'])}</td>"
+        f"<tr><td>{escaped(gate['sentence'])}</td>"
         f'<td class="{"passed" if gate["passed"] else "missed"}">{"passed" if gate["passed"] else "missed"}</td></tr>'
         for gate in gates
     )

@@ -23,7 +23,7 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 from catalogs.errors import HyperFuseError
 from catalogs.scene import pixel_size_m
-from pipeline.job import InputRecord
+from pipeline.lineage import address
 from pipeline.thumbnail import true_color
 from pipeline.writers import Asset, BadProduct, Draft
 from pipeline.writers._expected import VARIABLE, require_values
@@ -172,7 +172,7 @@ def _times(hsi: datetime | None, msi: datetime | None, created: datetime) -> dic
 def _links(draft: Draft, assets: Sequence[Asset]) -> list[dict[str, str]]:
     inputs = (draft.job.record.hsi, draft.job.record.msi)
     links = [
-        {"rel": "derived_from", "href": _href(scene), "title": f"{scene.name}, {role}"}
+        {"rel": "derived_from", "href": address(scene.uri), "title": f"{scene.name}, {role}"}
         for scene, role in zip(inputs, ("hyperspectral input", "multispectral input"), strict=True)
     ]
     links += _model_links(draft)
@@ -191,13 +191,6 @@ def _model_links(draft: Draft) -> list[dict[str, str]]:
     if found := _DOI.search(paper):
         links.append({"rel": "cite-as", "href": f"https://doi.org/{quote(found[1], safe='/')}", "title": paper})
     return links
-
-
-def _href(scene: InputRecord) -> str:
-    """An input's address as a URI."""
-    scheme = scene.uri.split(":", 1)[0]
-    known = "://" in scene.uri or scheme == "synthetic"
-    return quote(scene.uri, safe=":/?&=%#,@+") if known else Path(scene.uri).absolute().as_uri()
 
 
 def _projection(geobox: GeoBox) -> dict[str, Any]:

@@ -24,11 +24,11 @@ from models import method
 from pipeline import store
 from pipeline.job import Job, code_version
 from pipeline.provenance import NODATA
-from pipeline.writers import Asset, BadProduct, Draft
+from pipeline.writers import Asset, BadProduct, Draft, _overviews
 from pipeline.writers._expected import VARIABLE, n_valid, require_dataset, require_valid
 from pipeline.writers._footprint import bbox, footprint
 
-MEDIA_TYPE = "application/vnd.zarr; version=3"
+MEDIA_TYPE = _overviews.MEDIA_TYPE
 _TITLES = {"reflectance": "Surface reflectance", "radiance": "Radiance", "digital_number": "Digital number"}
 _PROJ, _PROJ_TEXT = (
     "f17cb550-5864-4468-aeb7-f3180cfb622f",
@@ -46,9 +46,22 @@ def create(job: Job) -> None:
     job : Job
         Staged: its scale and bands are known. What an earlier run left at the same place is lost.
     """
-    group, bands, geobox = job.fused.parent, job.bands, job.grids.product
-    group.parent.mkdir(exist_ok=True)
-    here = _georeference(geobox)
+    job.fused.parent.parent.mkdir(exist_ok=True)
+    lay_out(job, job.fused.parent, job.grids.product)
+
+
+def lay_out(job: Job, group: Path, geobox: GeoBox) -> None:
+    """A group with the job's bands on some grid: its attributes, its axes, and a cube without samples.
+
+    Parameters
+    ----------
+    job : Job
+        Staged.
+    group : Path
+        What lies there is lost.
+    geobox : GeoBox
+    """
+    bands, here = job.bands, _georeference(geobox)
     store.create_group(group, here | _describe(job))
     height, width = geobox.shape
     tiles = job.config.tiles
@@ -73,6 +86,7 @@ def write(draft: Draft) -> list[Asset]:
     group = draft.job.fused.parent
     store.update_attributes(group, closing_attributes(draft))
     store.consolidate(group)
+    overviews = [_overviews.create(draft.job, group.parent, lay_out)] if draft.job.config.publish.overviews else []
     return [
         Asset(
             key="zarr",
@@ -80,7 +94,8 @@ def write(draft: Draft) -> list[Asset]:
             media_type=MEDIA_TYPE,
             title=f"{_TITLES[draft.job.record.hsi.quantity]} cube, Zarr v3 group",
             roles=("data", draft.job.record.hsi.quantity),
-        )
+        ),
+        *overviews,
     ]
 
 
@@ -121,6 +136,8 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
         raise
     except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
         raise BadProduct(f"{path.name}: cannot be read ({error})") from error
+    if expected.get("overviews"):
+        _overviews.check(folder, expected)
 
 
 def _packed(job: Job) -> bool:

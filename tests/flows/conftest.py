@@ -83,25 +83,27 @@ def prefect(tmp_path):
             )
         )
 
-    start("server", "start", "--host", "127.0.0.1", "--port", str(port))
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            with urlopen(f"{api}/health", timeout=5):  # noqa: S310 (our own loopback address)
-                break
-        except (URLError, OSError):
-            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()[-3000:]
-            time.sleep(0.5)
-    assert call(("work-pool", "create", "local", "--type", "process"), environment).returncode == 0
-    deployed = call(("--no-prompt", "deploy", "--all"), environment)
-    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
-    start("worker", "start", "--pool", "local")
-    yield Served(environment, running[-1].pid)
-    for process in reversed(running):
-        os.killpg(process.pid, signal.SIGTERM)
-    for process in running:
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-    log.close()
+    try:
+        start("server", "start", "--host", "127.0.0.1", "--port", str(port))
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with urlopen(f"{api}/health", timeout=5):  # noqa: S310 (our own loopback address)
+                    break
+            except (URLError, OSError):
+                assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()[-3000:]
+                time.sleep(0.5)
+        assert call(("work-pool", "create", "local", "--type", "process"), environment).returncode == 0
+        deployed = call(("--no-prompt", "deploy", "--all"), environment)
+        assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+        start("worker", "start", "--pool", "local")
+        yield Served(environment, running[-1].pid)
+    finally:
+        for process in reversed(running):
+            os.killpg(process.pid, signal.SIGTERM)
+        for process in running:
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+        log.close()

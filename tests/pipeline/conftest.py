@@ -55,6 +55,7 @@ def build_job(
     hsi_time: datetime | None = HSI_TIME,
     msi_time: datetime | None = MSI_TIME,
     span_nm: tuple[float, float] = (450.0, 900.0),
+    overviews: bool = False,
 ) -> Draft:
     """A staging folder with a complete mosaic, and the draft of its product."""
     if geobox is None:
@@ -68,7 +69,7 @@ def build_job(
         output=parent / name,
         network="bicubic",
         tiles=TileConfig(chunk=chunk, core=core, chunk_bands=4),
-        publish=OutputConfig(formats=formats, dtype=dtype),
+        publish=OutputConfig(formats=formats, dtype=dtype, overviews=overviews),
     )
     bands = Bands.sort(np.linspace(*span_nm, n_bands + 1), unit="nm", of="test", fwhm=np.full(n_bands + 1, 9.5))
     bands.fwhm_nm[0] = np.nan

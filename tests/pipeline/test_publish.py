@@ -53,7 +53,10 @@ def test_a_product_is_complete_and_alone(finished_job: Make) -> None:
     steps: list[tuple[str, int, int]] = []
     product = publish(draft, progress=lambda *step: steps.append(step))
     assert [path.name for path in product.path.parent.iterdir()] == ["fused"]
-    names = {"fused.json", "fused.tif", "fused.zarr", "manifest.json", "provenance.json", "thumbnail.png"}
+    names = {
+        "fused.json", "fused.tif", "fused.zarr", "manifest.json", "prov.json", "provenance.json", "ro-crate-metadata.json",
+        "thumbnail.png",
+    }  # fmt: skip
     assert {path.name for path in product.path.iterdir()} == names
     assert product.provenance == json.loads((product.path / "provenance.json").read_text()) == draft.provenance
     assert verify(product.path) == product
@@ -243,7 +246,7 @@ def test_works_without_renameat2(finished_job: Make, monkeypatch: pytest.MonkeyP
     verify(publish(finished_job()).path)
 
 
-@pytest.mark.parametrize("name", ["manifest", "provenance"])
+@pytest.mark.parametrize("name", ["manifest", "provenance", "prov", "qa"])
 def test_names_that_collide_are_refused(finished_job: Make, name: str) -> None:
     with pytest.raises(InputRejected, match=f"{name}.json"):
         publish(finished_job(name=name))

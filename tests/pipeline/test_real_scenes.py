@@ -22,6 +22,7 @@ from pipeline.job import Registration
 from pipeline.product import QA, Product
 from pipeline.publish import verify
 from pipeline.workflow import open_pair, psf_sigma_px, run
+from tests.pages import Page, opened, require_figures
 from tests.synthetic import DATA
 
 BERLIN = DATA / "berlin_urban_gradient" / "pairA"
@@ -139,10 +140,11 @@ def test_berlin_judges_itself(berlin):
     assert verify(berlin.path).provenance["quality"]["state"] == record["state"]
 
 
-@needs(NEON)
-def test_neon_pair_with_its_crs_given(tmp_path):
-    """No CRS and no wavelengths in the file; the known displacement is -0.4 m E, +0.6 m N."""
-    product = run(
+@pytest.fixture(scope="module")
+def neon(tmp_path_factory: pytest.TempPathFactory) -> Product:
+    if not NEON.is_dir():
+        pytest.skip("real imagery is absent: neon_harv_pair (see the README)")
+    return run(
         load_config(
             None,
             {
@@ -151,23 +153,58 @@ def test_neon_pair_with_its_crs_given(tmp_path):
                 "hsi.wavelengths": str(DATA / "srf" / "derived" / "NEON_NIS_426_SJER2017.csv"),
                 "msi.uri": str(NEON / "2019_D01_HARV_DP3_726000_4699000_image_crop.tif"),
                 "msi.wavelengths": "650,550,470",
-                "output": str(tmp_path / "neon"),
+                "output": str(tmp_path_factory.mktemp("neon") / "neon"),
                 "network": "gsa",  # hands the MSI's detail over whole, so that the comparison with it has a known answer
             },
         )
     )
-    registration = product.provenance["registration"]
+
+
+def test_neon_pair_with_its_crs_given(neon):
+    """No CRS and no wavelengths in the file; the known displacement is -0.4 m E, +0.6 m N."""
+    registration = neon.provenance["registration"]
     assert registration["east_m"] == pytest.approx(-0.4, abs=0.15)
     assert registration["north_m"] == pytest.approx(0.6, abs=0.15)
-    with product.open() as data:
+    with neon.open() as data:
         assert data["reflectance"].odc.geobox.crs.epsg == 32618
         assert data["reflectance"].odc.geobox.resolution.x == pytest.approx(0.1)
         assert data["reflectance"].shape[1:] == (400, 400)
-    assert product.provenance["observation"]["ratio"] == 10
+    assert neon.provenance["observation"]["ratio"] == 10
     # The RGB image holds digital numbers up to 255: the product is compared with it in these, by the radiometric fit.
-    assert product.provenance["quality"]["msi_r2"] > 0.98
-    assert product.provenance["quality"]["msi_rmse"] < 10
-    assert verify(product.path).name == "neon"
+    assert neon.provenance["quality"]["msi_r2"] > 0.98
+    assert neon.provenance["quality"]["msi_rmse"] < 10
+    assert verify(neon.path).name == "neon"
+
+
+@pytest.mark.parametrize("pair", ["berlin", "neon"])
+def test_reports_show_the_figures_of_qa_json(pair, request):
+    product = request.getfixturevalue(pair)
+    text = product.report.read_text(encoding="utf-8")
+    page = Page(text)
+    assert require_figures(page, json.loads((product.path / QA).read_text())) >= 15  # no Wald score at ratio 10
+    points = json.loads((product.path / "registration.geojson").read_text())["features"]
+    # Every arrow is a shaft and a head, and lies over every picture; some tie points lie outside of the product.
+    arrows = sum(path.count("M") for path in page.paths) / 2 / text.count('class="swipe"')
+    assert 0.5 * len(points) < arrows <= len(points)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("pair", ["berlin", "neon"])
+def test_reports_open_in_a_browser(pair, request, tmp_path):
+    product = request.getfixturevalue(pair)
+    with opened(product.report) as (page, complaints):
+        qa = json.loads((product.path / QA).read_text())
+        shown = page.locator("[data-key='consistency.hsi.sam_deg']").inner_text()
+        assert shown == f"{qa['consistency']['hsi']['sam_deg']:.4g}"
+        line = page.locator("#spectrum path").first
+        first = line.get_attribute("d")
+        page.locator(".swipe:not([hidden])").click(position={"x": 60, "y": 150})
+        assert line.get_attribute("d") != first
+        page.locator("#arrows").click()
+        assert page.locator(".swipe:not([hidden]) svg.arrows").is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.screenshot(path=tmp_path / "report.png", full_page=True)
+        assert complaints == []
 
 
 def planted(settings: dict[str, str], **known: float) -> Registration:

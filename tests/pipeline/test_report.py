@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,57 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.pictures import _presets, _spread
+from pipeline.images import presets
+from pipeline.pictures import _spread
 from pipeline.product import REPORT, Product
-from pipeline.report import number
 from pipeline.workflow import run
+from tests.pages import Page, opened, require_figures
 from tests.synthetic import config
 
 RECIPE = "size=200&ratio=4&bands=100&seed=3&holes_msi=0.002"
-SHARES = {
-    "validity.valid", "validity.invalid_pixels", "validity.filled_hsi", "validity.filled_msi", "validity.implausible_samples",
-}  # fmt: skip
-
-
-class Page(HTMLParser):
-    """What the tests want to know of a page."""
-
-    void = frozenset({"meta", "img", "input", "br", "link"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.images: list[str] = []
-        self.cells: dict[str, str] = {}
-        self.scripts: list[str] = []
-        self.policy = ""
-        self.open: list[str] = []
-        self._key: str | None = None
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {key: value or "" for key, value in attrs}
-        self.links += [found[key] for key in ("src", "href", "srcset", "action", "data") if key in found]
-        if tag == "img":
-            self.images.append(found["src"])
-            assert found["alt"]
-        if tag == "meta" and found.get("http-equiv") == "Content-Security-Policy":
-            self.policy = found["content"]
-        if tag not in self.void:
-            self.open.append(tag)
-        self._key = found.get("data-key", self._key)
-        assert not [key for key in found if key.startswith("on")], f"{tag} carries a script"
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-        self._key = None
-
-    def handle_data(self, data: str) -> None:
-        if self._key:
-            self.cells[self._key] = data
-        if self.open and self.open[-1] == "script":
-            self.scripts.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +33,6 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Product:
 @pytest.fixture(scope="module")
 def page(product: Product) -> Page:
     return Page((product.path / REPORT).read_text(encoding="utf-8"))
-
-
-def looked_up(record: Any, key: str) -> Any:
-    for part in key.split("."):
-        record = record[int(part)] if part.isdigit() else record[part]
-    return record
 
 
 def test_nothing_comes_from_the_network(page: Page) -> None:
@@ -99,10 +48,7 @@ def test_nothing_comes_from_the_network(page: Page) -> None:
 
 def test_figures_are_those_of_qa_json(product: Product, page: Page) -> None:
     qa = json.loads((product.path / "qa.json").read_text())
-    assert page.cells.pop("state") == qa["state"]
-    assert len(page.cells) >= 25
-    for key, shown in page.cells.items():
-        assert shown == number(looked_up(qa, key), share=key in SHARES), key
+    assert require_figures(page, qa) >= 25
     for row in qa["reduced_resolution"]["rows"]:
         index = qa["reduced_resolution"]["rows"].index(row)
         assert page.cells[f"reduced_resolution.rows.{index}.sam_deg"] == f"{row['sam_deg']:.4g}"
@@ -149,30 +95,18 @@ def test_points_of_a_large_product_lie_in_few_chunks() -> None:
     assert large[-1] < 100_000
 
 
-def test_a_product_without_a_valid_point_has_no_presets(product: Product) -> None:
+def test_a_product_without_a_valid_point_has_nopresets(product: Product) -> None:
     from pipeline.job import Bands
 
     bands = Bands.sort([660.0, 860.0], unit="nm", of="test")
-    assert _presets(bands, np.full((2, 3, 3), np.nan, np.float32)) == []
+    assert presets(bands, np.full((2, 3, 3), np.nan, np.float32)) == []
 
 
 @pytest.fixture
 def browser_page(product: Product) -> Iterator[tuple[Any, list[str]]]:
-    """A page of a headless browser that has opened the report, and what it complained of or asked for."""
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    with api.sync_playwright() as playwright:
-        # A Chromium that Playwright has not installed itself is named in the environment.
-        chromium = playwright.chromium.launch(
-            executable_path=os.environ.get("CHROMIUM"), args=["--no-sandbox", "--disable-gpu"]
-        )
-        opened = chromium.new_page(viewport={"width": 390, "height": 800})
-        complaints: list[str] = []
-        opened.on("console", lambda message: complaints.append(message.text))
-        opened.on("pageerror", lambda error: complaints.append(str(error)))
-        opened.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
-        opened.goto((product.path / REPORT).as_uri())
-        yield opened, complaints
-        chromium.close()
+    """The report on a phone, and what the browser complained of or asked for."""
+    with opened(product.path / REPORT) as page:
+        yield page
 
 
 @pytest.mark.browser
