@@ -4,6 +4,7 @@ The folder of an archive holds
 
     <scene>/             the product of each HSI scene, under the scene's identifier
     deadletter/          why the others have none: see `pipeline.deadletter`
+    index.html           all of them at a glance
     .archive/lock        held by the night that works here; the kernel releases it when the process dies
 
 and nothing else decides what is to be done: states follow from the catalogue's items, the products' provenance and the

@@ -26,10 +26,13 @@ from catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputRejected, T
 from pipeline.archive import ArchiveConfig, folder_name
 from pipeline.backlog import Backlog, Entry, take_stock
 from pipeline.deadletter import DeadLetter, DeadLetters
+from pipeline.index import INDEX, IndexEntry, write_index
+from pipeline.index import entry as product_entry
 from pipeline.job import drop_abandoned
 from pipeline.locks import alone_in, alone_on
 from pipeline.made import Made
 from pipeline.outcome import Outcome, at_fault, missing
+from pipeline.product import PROVENANCE
 from pipeline.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -90,6 +93,8 @@ def work_off(
         shift = _Shift(archive=archive, catalog=catalog, fuse=fuse, progress=progress, due=before.due)
         shift.work(stop)
         after = take_stock(archive, catalog.read())
+        if shift.started or before.counts != after.counts or not (archive.folder / INDEX).exists():
+            _show(archive, after)
     return Night(before=before, after=after, started=tuple(shift.started), left=shift.left)
 
 
@@ -266,6 +271,21 @@ class _Shift:
         )
         self._letters.write(letter, entry.config)
         log.warning("%s: %s (%s): %s", entry.id, letter.state, letter.reason, letter.message)
+
+
+def _show(archive: ArchiveConfig, backlog: Backlog) -> None:
+    """Write the page of the archive: products with their scores, and the other scenes with their reasons."""
+    shown = []
+    for scene in backlog.entries:
+        found = IndexEntry(id=scene.id, state=scene.state, reason=scene.reason)
+        if (scene.product / PROVENANCE).is_file():
+            product = product_entry(scene.product)
+            found = product if scene.state == "done" else replace(product, state=scene.state, reason=scene.reason)
+        shown.append(found)
+    try:
+        write_index(archive.folder, shown)
+    except OSError as error:
+        log.warning("%s: the page was not written: %s", archive.folder / INDEX, error)
 
 
 def _inputs(entry: Entry) -> tuple[str, ...]:

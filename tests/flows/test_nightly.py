@@ -62,7 +62,7 @@ def check(config: ArchiveConfig) -> None:
     done = {name for name, state in EXPECTED.items() if state == "done"}
     for name in done:
         assert verify(config.folder / name).name == name
-    assert {path.name for path in config.folder.iterdir()} == done | {".archive", "deadletter"}
+    assert {path.name for path in config.folder.iterdir()} == done | {".archive", "deadletter", "index.html"}
     letters = DeadLetters(config.folder)
     assert set(letters.scenes()) == set(EXPECTED) - done
     for scene in letters.scenes():

@@ -85,6 +85,8 @@ def test_every_scene_ends_in_one_state_with_its_reason(tmp_path: Path) -> None:
     assert (letter(config, "h2").observed, letter(config, "h2").allowed) == (0.9, 0.5)
     assert "is not there" in letter(config, "h4").message
     assert [product.id for product in Catalog.open(config.catalog, roots=config.roots).products] == ["h0"]
+    page = (config.folder / "index.html").read_text()
+    assert all(name in page for name in ended)
     before = {path: path.stat().st_mtime_ns for path in (config.folder / "deadletter").glob("*.json")}
     second = night(config)
     assert second.started == ("h4",), "the second night tries only what may pass"
@@ -122,7 +124,7 @@ def test_a_changed_weight_file_makes_exactly_its_products_stale(tmp_path: Path) 
     assert states(config) == {"h0": "stale weights", "h1": "done"}
     assert night(config).started == ("h0",)
     assert states(config) == {"h0": "done", "h1": "done"}
-    assert sorted(path.name for path in config.folder.iterdir()) == [".archive", "h0", "h1"]
+    assert sorted(path.name for path in config.folder.iterdir()) == [".archive", "h0", "h1", "index.html"]
 
 
 # From here on products are only pretended: states follow from records, and these are the same.
