@@ -21,7 +21,7 @@ from pathlib import Path
 
 from catalogs.errors import HyperFuseError, Transient
 from flows.cli import main
-from pipeline.backlog import Entry
+from pipeline.backlog import Task
 from pipeline.outcome import Outcome
 
 log = logging.getLogger(__name__)
@@ -32,26 +32,23 @@ _GRACE_SECONDS = 30.0
 
 
 class Children:
-    """Fuses scenes of a backlog, each in a child process."""
+    """Fuses scenes, each in a child process."""
 
     def __init__(self, *, timeout_hours: float) -> None:
         self._timeout_hours = timeout_hours
         self._running: set[subprocess.Popen[str]] = set()
 
-    def fuse(self, entry: Entry) -> Outcome:
+    def fuse(self, task: Task) -> Outcome:
         """Fuse one scene; its log lines go to the log of this process."""
-        assert entry.config is not None  # noqa: S101 (our invariant: what is due has a partner)
         with tempfile.TemporaryDirectory(prefix="hyperfuse-scene-") as folder:
             config, record = Path(folder) / "config.json", Path(folder) / "record.json"
-            config.write_text(json.dumps(entry.config.model_dump(mode="json")), encoding="utf-8")
+            config.write_text(json.dumps(task.config.model_dump(mode="json")), encoding="utf-8")
             command = [sys.executable, "-m", __name__, str(os.getpid()), "fuse", "--config", str(config), "--json"]
             last: deque[str] = deque(maxlen=_LAST_LINES)
             with record.open("w", encoding="utf-8") as file:
-                code, late = self._run(command, file.fileno(), entry.id, last)
+                code, late = self._run(command, file.fileno(), task.id, last)
             if late:
-                return Outcome.of(
-                    Transient(f"{entry.id}: took more than {self._timeout_hours:g} hours and was stopped")
-                )
+                return Outcome.of(Transient(f"{task.id}: took more than {self._timeout_hours:g} hours and was stopped"))
             return _outcome(code, record, last)
 
     def stop(self) -> None:

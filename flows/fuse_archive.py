@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 from flows.child import Children
 from flows.fuse_scene import forwarded_logs
 from pipeline.archive import ArchiveConfig
-from pipeline.backlog import Entry
+from pipeline.backlog import Task
 from pipeline.night import work_off
 from pipeline.outcome import Outcome
 
@@ -28,7 +28,7 @@ def fuse_archive(config: ArchiveConfig) -> dict[str, Any]:
     """Fuse what is due in an archive; returns the backlog as it is then, see `pipeline.night.Night`."""
     children = Children(timeout_hours=config.timeout_hours)
     with forwarded_logs("flows"):
-        record = work_off(config, lambda entry: _in_subflow(children, entry), stop=children.stop).to_json()
+        record = work_off(config, lambda task: _in_subflow(children, task), stop=children.stop).to_json()
     create_table_artifact(
         table=[{"state": state, "scenes": count} for state, count in record["counts"].items()],
         key="fuse-archive-states",
@@ -39,17 +39,16 @@ def fuse_archive(config: ArchiveConfig) -> dict[str, Any]:
     return record
 
 
-def _in_subflow(children: Children, entry: Entry) -> Outcome:
+def _in_subflow(children: Children, task: Task) -> Outcome:
     """Fuse a scene as a subflow run that is named after it and ends as it ended."""
     outcomes: list[Outcome] = []
 
-    @flow(name="archived-scene", flow_run_name=lambda: entry.id, persist_result=False)
-    def archived_scene(scene: str, partner: str, was: str) -> State:  # noqa: ARG001 (shown with the run)
-        outcomes.append(children.fuse(entry))
+    @flow(name="archived-scene", flow_run_name=lambda: task.id, persist_result=False)
+    def archived_scene(scene: str, partner: str) -> State:  # noqa: ARG001 (shown with the run)
+        outcomes.append(children.fuse(task))
         return _state(outcomes[-1])
 
-    assert entry.pair is not None  # noqa: S101 (our invariant: what is due has a partner)
-    archived_scene(entry.id, entry.pair.msi.id, entry.state, return_state=True)
+    archived_scene(task.id, task.pair.msi.id, return_state=True)
     return outcomes[-1]
 
 

@@ -37,6 +37,31 @@ DUE: dict[State, int] = {"new": 0, "failed": 1, "stale": 2}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """The fusion of one scene with the partner that was chosen for it."""
+
+    id: str
+    """Identifier of the HSI scene in the catalogue."""
+    pair: Candidate
+    config: RunConfig
+    """What would be run."""
+    recipe: Recipe
+    """What the product would be made of."""
+    cost: Cost = FREE
+    """Expected; nothing where nothing is due."""
+
+    @property
+    def product(self) -> Path:
+        """Where the product stands or will stand."""
+        return self.config.output
+
+    @property
+    def inputs(self) -> tuple[str, str]:
+        """Addresses of both images."""
+        return self.recipe.addresses
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Entry:
     """One scene of the backlog."""
 
@@ -51,32 +76,27 @@ class Entry:
     """Where its hyperspectral image is, or the item that cannot be used."""
     product: Path
     """Where its product stands or will stand."""
-    pair: Candidate | None = None
-    """The partner that was chosen."""
-    config: RunConfig | None = None
+    task: Task | None = None
     """What would be run; None without a partner."""
-    recipe: Recipe | None = None
-    """What it would be made of; None without a partner."""
     attempts: int = 0
     """Nights that tried it as it is."""
     observed: float | None = None
     """Figure for which it is refused ..."""
     allowed: float | None = None
     """... and its limit."""
-    cost: Cost = FREE
-    """Expected; nothing where nothing is due."""
 
     def row(self) -> dict[str, Any]:
         """Plain JSON, for tables and records."""
+        cost = FREE if self.task is None else self.task.cost
         return {
             "id": self.id,
             "state": self.state,
             "code": self.code,
             "reason": self.reason,
-            "partner": None if self.pair is None else self.pair.msi.id,
+            "partner": None if self.task is None else self.task.pair.msi.id,
             "attempts": self.attempts,
-            "hours": round(self.cost.hours, 4),
-            "gigabytes": round(self.cost.gigabytes, 4),
+            "hours": round(cost.hours, 4),
+            "gigabytes": round(cost.gigabytes, 4),
         }
 
 
@@ -96,13 +116,11 @@ class Backlog:
         return {state: found[state] for state in STATES}
 
     @property
-    def due(self) -> tuple[Entry, ...]:
+    def due(self) -> tuple[Task, ...]:
         """What a night works on, in order."""
-        return tuple(
-            sorted(
-                (entry for entry in self.entries if entry.state in DUE), key=lambda entry: (DUE[entry.state], entry.id)
-            )
-        )
+        waiting = [entry for entry in self.entries if entry.state in DUE]
+        waiting.sort(key=lambda entry: (DUE[entry.state], entry.id))
+        return tuple(entry.task for entry in waiting if entry.task is not None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -111,8 +129,8 @@ class Backlog:
             "counts": self.counts,
             "due": {
                 "scenes": len(due),
-                "hours": round(sum(entry.cost.hours for entry in due), 3),
-                "gigabytes": round(sum(entry.cost.gigabytes for entry in due), 3),
+                "hours": round(sum(task.cost.hours for task in due), 3),
+                "gigabytes": round(sum(task.cost.gigabytes for task in due), 3),
                 "estimate": self.pace.told,
             },
             "scenes": [entry.row() for entry in self.entries],
@@ -170,20 +188,20 @@ class _Shelf:
         if chosen is None:
             return _without_partner(found, pairing, self._archive)
         config = self._recipes.config(scene, chosen.msi, replace=made is not None)
-        found = replace(found, pair=chosen, config=config, recipe=self._recipe(chosen, config))
+        recipe = self._recipe(chosen, config)
+        found = replace(found, task=Task(id=scene.id, pair=chosen, config=config, recipe=recipe))
         if name in self._taken and made is None:
             told = f"{product}: exists and is no product; move it away"
             return replace(found, state="refused", code="occupied", reason=told)
-        return self._compared(found, made)
+        return self._compared(found, made, recipe)
 
-    def _compared(self, found: Entry, made: Made | None) -> Entry:
+    def _compared(self, found: Entry, made: Made | None, recipe: Recipe) -> Entry:
         """The entry by its product and its letter."""
-        assert found.recipe is not None  # noqa: S101 (our invariant: the scene has a partner)
-        changes = [] if made is None else [c for c in made.changes(found.recipe) if c[0] in self._archive.stale]
+        changes = [] if made is None else [c for c in made.changes(recipe) if c[0] in self._archive.stale]
         if made is not None and not changes:
             return replace(found, state="done", reason=f"made {made.ended}")
         letter = self._letters.read(found.id)
-        if letter is not None and letter.recipe == found.recipe.key:
+        if letter is not None and letter.recipe == recipe.key:
             return replace(
                 found,
                 state=letter.state,
@@ -235,6 +253,6 @@ def _unusable(archive: ArchiveConfig, item: Refusal) -> Entry:
 
 
 def _priced(entry: Entry, pace: Pace) -> Entry:
-    if entry.state not in DUE or entry.pair is None or entry.config is None:
+    if entry.state not in DUE or entry.task is None:
         return entry
-    return replace(entry, cost=pace.cost(entry.pair, entry.config))
+    return replace(entry, task=replace(entry.task, cost=pace.cost(entry.task.pair, entry.task.config)))

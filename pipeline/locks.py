@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +15,13 @@ from catalogs.errors import InputRejected
 from pipeline.archive import ArchiveConfig
 from pipeline.job import locked
 
+log = logging.getLogger(__name__)
+
 STATE = ".archive"
 """Folder with the archive's lock, beside the products."""
 _SAME = {"auto": "cuda:0", "cuda": "cuda:0"}
 """Names that may mean the same device."""
+_TURN_SECONDS = 0.05
 
 
 @contextmanager
@@ -54,5 +59,11 @@ def alone_on(device: str) -> Iterator[None]:
     if folder.stat().st_uid != os.getuid():
         raise InputRejected(f"{folder}: belongs to another user; remove it, or set TMPDIR to a folder of your own")
     with (folder / f"{_SAME.get(device, device).replace(':', '-')}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            log.info("waiting for %s, which works on a scene of another archive", device)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    # The kernel wakes who waits, and who takes the lock again at once would still be faster, all night long.
+    time.sleep(_TURN_SECONDS)

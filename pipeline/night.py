@@ -24,7 +24,7 @@ from typing import Any
 from catalogs.archive import Catalog
 from catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputRejected, Transient, UsageError
 from pipeline.archive import ArchiveConfig, folder_name
-from pipeline.backlog import Backlog, Entry, take_stock
+from pipeline.backlog import Backlog, Task, take_stock
 from pipeline.deadletter import DeadLetter, DeadLetters
 from pipeline.index import INDEX, IndexEntry, write_index
 from pipeline.index import entry as product_entry
@@ -44,8 +44,8 @@ RETRY_SECONDS = 10.0
 _WORKING_SPACE = 2.0
 """Free disk space that a scene needs while it is made, in sizes of its product."""
 
-Fuse = Callable[[Entry], Outcome]
-"""Fuses one scene of the backlog, on the device that its configuration names; raises nothing but interrupts."""
+Fuse = Callable[[Task], Outcome]
+"""Fuses one scene, on the device that its configuration names; raises nothing but interrupts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class _Shift:
     catalog: Catalog
     fuse: Fuse
     progress: Progress
-    due: tuple[Entry, ...]
+    due: tuple[Task, ...]
     started: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
 
@@ -169,108 +169,102 @@ class _Shift:
     def _work_on(self, device: str) -> None:
         while not self._over.is_set():
             with alone_on(device):
-                entry = self._next()
-                if entry is None:
+                task = self._next()
+                if task is None:
                     return
-                self._one(entry, device)
+                self._one(replace(task, config=task.config.model_copy(update={"device": device})))
             with self._lock:
                 self._done += 1
                 self.progress("archive", self._done, len(self.due))
 
-    def _next(self) -> Entry | None:
+    def _next(self) -> Task | None:
         """The next scene that may be started."""
         with self._lock:
-            for entry in self._queue:
-                obstacle = self._obstacle(entry)
+            for task in self._queue:
+                obstacle = self._obstacle(task)
                 if obstacle is None:
-                    self.started.append(entry.id)
-                    return entry
-                self.left[entry.id] = obstacle
+                    self.started.append(task.id)
+                    return task
+                self.left[task.id] = obstacle
                 self._done += 1
         return None
 
-    def _obstacle(self, entry: Entry) -> str | None:
+    def _obstacle(self, task: Task) -> str | None:
         limit = self.archive.max_scenes
         if limit is not None and len(self.started) >= limit:
             return f"not started: {limit} were, as many as a night may start"
-        end = datetime.now(UTC) + timedelta(hours=entry.cost.hours)
+        end = datetime.now(UTC) + timedelta(hours=task.cost.hours)
         if self._deadline is not None and end > self._deadline:
             return (
                 f"not started: expected to end at {end.astimezone():%H:%M}, after {self._deadline.astimezone():%H:%M}"
             )
-        free, needed = shutil.disk_usage(self.archive.folder).free / 1e9, _WORKING_SPACE * entry.cost.gigabytes
+        free, needed = shutil.disk_usage(self.archive.folder).free / 1e9, _WORKING_SPACE * task.cost.gigabytes
         if free < needed:
             return f"not started: about {needed:.1f} GB needed while it is made, {free:.1f} GB free; free some space"
         return None
 
-    def _one(self, entry: Entry, device: str) -> None:
+    def _one(self, task: Task) -> None:
         """Fuse one scene and file what became of it."""
-        assert entry.pair is not None  # noqa: S101 (our invariant: what is due has a partner)
-        assert entry.config is not None  # noqa: S101 (the same)
-        assert entry.recipe is not None  # noqa: S101 (the same)
-        entry = replace(entry, config=entry.config.model_copy(update={"device": device}))
-        log.info("%s (%s): fused with %s", entry.id, entry.state, entry.pair.msi.id)
-        outcome = self._tried(entry)
+        log.info("%s: fused with %s", task.id, task.pair.msi.id)
+        outcome = self._tried(task)
         if outcome.exit_code == Busy.exit_code:
-            log.warning("%s: %s", entry.id, outcome.message)
+            log.warning("%s: %s", task.id, outcome.message)
             return
-        made = Made.read(entry.product)
+        made = Made.read(task.product)
         if made is None or outcome.exit_code not in {0, ExpectedSkip.exit_code}:
-            self._file(entry, outcome)
+            self._file(task, outcome)
             return
-        changed = [sentence for change, sentence in made.changes(entry.recipe) if change == "input"]
+        changed = [sentence for change, sentence in made.changes(task.recipe) if change == "input"]
         if changed:
             # The product is of the bytes that are there, and the catalogue speaks of others: it would be stale every night.
             message = f"{'; '.join(changed)}: it changed since it was catalogued; run `hyperfuse catalog add` on it"
-            self._file(entry, Outcome(exit_code=InputRejected.exit_code, reason="outdated", message=message))
+            self._file(task, Outcome(exit_code=InputRejected.exit_code, reason="outdated", message=message))
             return
-        self._letters.remove(entry.id)
-        log.info("%s: published %s", entry.id, entry.product)
-        if "stac" not in entry.config.publish.formats or "://" in self.catalog.address:
+        self._letters.remove(task.id)
+        log.info("%s: published %s", task.id, task.product)
+        if "stac" not in task.config.publish.formats or "://" in self.catalog.address:
             return
         try:
-            self.catalog.add_product(entry.product)
+            self.catalog.add_product(task.product)
         except (HyperFuseError, OSError) as error:
             # The product stands; it can be added by hand.
-            log.warning("%s: is not in the catalogue: %s", entry.id, error)
+            log.warning("%s: is not in the catalogue: %s", task.id, error)
 
-    def _tried(self, entry: Entry) -> Outcome:
+    def _tried(self, task: Task) -> Outcome:
         """The outcome, after a few more tries where a disk or a network did not answer."""
-        inputs = _inputs(entry)
         for attempt in range(RETRIES + 1):
-            outcome = missing(inputs) or self.fuse(entry)
+            outcome = missing(task.inputs) or self.fuse(task)
             if outcome.exit_code == InputRejected.exit_code:
                 # A disk that went away in the middle looks like a damaged file.
-                outcome = missing(inputs) or outcome
+                outcome = missing(task.inputs) or outcome
             if outcome.exit_code != Transient.exit_code or attempt == RETRIES:
                 break
             pause = RETRY_SECONDS * 3**attempt * random.uniform(0.5, 1.5)  # noqa: S311 (only spreads the tries)
-            log.warning("%s: %s; tried again in %.0f s", entry.id, outcome.message, pause)
+            log.warning("%s: %s; tried again in %.0f s", task.id, outcome.message, pause)
             if self._over.wait(pause):
                 break
         return outcome
 
-    def _file(self, entry: Entry, outcome: Outcome) -> None:
+    def _file(self, task: Task, outcome: Outcome) -> None:
         now = datetime.now(UTC)
-        key = None if entry.recipe is None else entry.recipe.key
-        before = self._letters.read(entry.id)
-        again = before if before is not None and before.recipe == key else None
+        before = self._letters.read(task.id)
+        again = before if before is not None and before.recipe == task.recipe.key else None
         attempts = 1 if again is None else again.attempts + 1
         letter = DeadLetter(
-            scene=entry.id,
+            scene=task.id,
             state=outcome.verdict(attempts, self.archive.attempts),
             reason=outcome.reason,
             message=outcome.message,
-            files=at_fault(_inputs(entry), outcome.message),
+            files=at_fault(task.inputs, outcome.message),
             attempts=attempts,
             first=now if again is None else again.first,
             last=now,
-            recipe=key,
+            recipe=task.recipe.key,
             replay="",
             log=outcome.log,
         )
-        self._letters.write(letter, entry.config)
-        log.warning("%s: %s (%s): %s", entry.id, letter.state, letter.reason, letter.message)
+        self._letters.write(letter, task.config)
+        log.warning("%s: %s (%s): %s", task.id, letter.state, letter.reason, letter.message)
 
 
 def _show(archive: ArchiveConfig, backlog: Backlog) -> None:
@@ -286,10 +280,6 @@ def _show(archive: ArchiveConfig, backlog: Backlog) -> None:
         write_index(archive.folder, shown)
     except OSError as error:
         log.warning("%s: the page was not written: %s", archive.folder / INDEX, error)
-
-
-def _inputs(entry: Entry) -> tuple[str, ...]:
-    return (entry.address,) if entry.pair is None else (entry.address, entry.pair.msi.uri)
 
 
 def _tidy(archive: ArchiveConfig, backlog: Backlog) -> None:
@@ -312,7 +302,7 @@ def _tidy(archive: ArchiveConfig, backlog: Backlog) -> None:
                 state="refused",
                 reason=entry.code,
                 message=entry.reason,
-                files=_inputs(entry),
+                files=(entry.address,) if entry.task is None else entry.task.inputs,
                 observed=entry.observed,
                 allowed=entry.allowed,
                 first=now,

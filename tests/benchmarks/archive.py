@@ -42,17 +42,18 @@ def fill(found: ArchiveConfig) -> None:
     letters = DeadLetters(found.folder)
     now = datetime.now(UTC)
     for index, entry in enumerate(take_stock(found, Catalog.open(found.catalog, roots=found.roots).read()).entries):
-        if entry.recipe is None:
+        task = entry.task
+        if task is None:
             continue
         if index % 8 == 0:
             message = f"{entry.address}: no band carries a signal"
-            common = {"first": now, "last": now, "recipe": entry.recipe.key, "replay": "hyperfuse fuse"}
+            common = {"first": now, "last": now, "recipe": task.recipe.key, "replay": "hyperfuse fuse"}
             letters.write(
                 DeadLetter(scene=entry.id, state="refused", reason="input_rejected", message=message, **common),
-                entry.config,
+                task.config,
             )
             continue
-        record = record_of(entry)
+        record = record_of(task)
         record["product"]["wavelength_nm"] = bands["center_nm"]
         for role in ("hsi", "msi"):
             record["inputs"][role]["bands"] = bands

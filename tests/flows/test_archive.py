@@ -21,6 +21,8 @@ from pipeline.outcome import Outcome
 from pipeline.publish import verify
 from tests.pipeline.archives import QUICK, archive, both, item, look, pretend, states
 
+pytestmark = pytest.mark.usefixtures("own_devices")
+
 
 def call(capsys, *arguments: object) -> tuple[int, str, str]:
     code = main([str(argument) for argument in arguments])
@@ -91,8 +93,8 @@ def test_a_scene_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: pyt
     children = Children(timeout_hours=0.5 / 3600)
     real, sleep = children._run, [sys.executable, "-c", "import time; time.sleep(60)"]
     monkeypatch.setattr(children, "_run", lambda _, *rest: real(sleep, *rest))
-    [entry] = look(config).entries
-    outcome = children.fuse(entry)
+    [task] = look(config).due
+    outcome = children.fuse(task)
     assert outcome.reason == "transient"
     assert "was stopped" in outcome.message
 
@@ -138,7 +140,7 @@ def test_the_flow_gives_each_scene_a_run_of_its_own(server, tmp_path: Path, monk
     from flows.fuse_archive import fuse_archive
 
     ends = {"h1": Outcome.of(InputRejected("h1: no bands")), "h2": Outcome.of_signal(9, ["last words"])}
-    monkeypatch.setattr(Children, "fuse", lambda _, entry: ends.get(entry.id) or pretend(entry))
+    monkeypatch.setattr(Children, "fuse", lambda _, task: ends.get(task.id) or pretend(task))
     config = archive(tmp_path, [*both(0), *both(1), *both(2)], devices=["cpu", "cuda:1"])
     record = fuse_archive(config)
     assert {name: count for name, count in record["counts"].items() if count} == {"done": 1, "refused": 1, "failed": 1}
@@ -147,7 +149,7 @@ def test_the_flow_gives_each_scene_a_run_of_its_own(server, tmp_path: Path, monk
         artifacts = {artifact.key for artifact in client.read_artifacts()}
     assert {name: run.state_name for name, run in runs.items()} == {"h0": "Completed", "h1": "Refused", "h2": "Failed"}
     assert "SIGKILL" in runs["h2"].state.message
-    assert runs["h1"].parameters == {"scene": "h1", "partner": "m1", "was": "new"}
+    assert runs["h1"].parameters == {"scene": "h1", "partner": "m1"}
     assert {"fuse-archive-states", "fuse-archive-backlog"} <= artifacts
 
 

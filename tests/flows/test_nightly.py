@@ -20,7 +20,7 @@ from tests.flows.nightly import EXPECTED, NETWORK, WEIGHTS, build
 from tests.pipeline.archives import states
 from tests.pipeline.test_weights import weight_file
 
-pytestmark = pytest.mark.archive
+pytestmark = [pytest.mark.archive, pytest.mark.usefixtures("own_devices")]
 
 KILLS = 3
 

@@ -15,7 +15,7 @@ from catalogs.items import Fingerprint, SceneItem
 from catalogs.scene import Conditions
 from catalogs.sensors import Source, open_scene
 from pipeline.archive import ArchiveConfig, load_archive
-from pipeline.backlog import Backlog, Entry, take_stock
+from pipeline.backlog import Backlog, Task, take_stock
 from pipeline.night import Night, work_off
 from pipeline.outcome import Outcome
 from pipeline.workflow import run
@@ -64,43 +64,40 @@ def archive(folder: Path, items: Iterable[SceneItem], **fields: Any) -> ArchiveC
     )
 
 
-def here(entry: Entry) -> Outcome:
+def here(task: Task) -> Outcome:
     """Fuse a scene in this process."""
-    assert entry.config is not None
     try:
-        run(entry.config)
+        run(task.config)
     except HyperFuseError as error:
         return Outcome.of(error)
     return Outcome(exit_code=0)
 
 
-def record_of(entry: Entry) -> dict[str, Any]:
+def record_of(task: Task) -> dict[str, Any]:
     """The provenance of a product that was never made, as far as a backlog reads it."""
-    assert entry.config is not None
-    assert entry.recipe is not None
     return {
         "inputs": {
             role: {"uri": uri, "sha256": digest}
-            for role, uri, digest in zip(("hsi", "msi"), entry.recipe.addresses, entry.recipe.inputs, strict=True)
+            for role, uri, digest in zip(("hsi", "msi"), task.recipe.addresses, task.recipe.inputs, strict=True)
         },
-        "config": entry.config.model_dump(mode="json"),
+        "config": task.config.model_dump(mode="json"),
         "product": {"shape": [96, 96], "wavelength_nm": [500.0] * 8},
-        "method": {"name": entry.config.network, "weights_sha256": entry.recipe.weights},
-        "software": {"code_version": entry.recipe.code},
+        "method": {"name": task.config.network, "weights_sha256": task.recipe.weights},
+        "software": {"code_version": task.recipe.code},
         "tiles": {"resumed": 0},
         "started": "2026-11-21T00:00:00Z",
         "ended": "2026-11-21T00:00:02Z",
     }
 
 
-def pretend(entry: Entry) -> Outcome:
+def pretend(task: Task) -> Outcome:
     """Leave such a record where a product would be."""
-    entry.product.mkdir(exist_ok=True)
-    (entry.product / "provenance.json").write_text(json.dumps(record_of(entry)))
+    task.product.mkdir(exist_ok=True)
+    (task.product / "provenance.json").write_text(json.dumps(record_of(task)))
     return Outcome(exit_code=0)
 
 
-def night(config: ArchiveConfig, fuse: Callable[[Entry], Outcome] = here) -> Night:
+def night(config: ArchiveConfig, fuse: Callable[[Task], Outcome] = here) -> Night:
     """Work an archive off."""
     return work_off(config, fuse)
 

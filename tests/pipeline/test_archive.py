@@ -16,7 +16,7 @@ from catalogs.archive import Catalog
 from catalogs.errors import Busy, InputRejected, OutOfResources, Transient, UsageError
 from catalogs.items import Fingerprint
 from pipeline.archive import ArchiveConfig, folder_name
-from pipeline.backlog import Entry
+from pipeline.backlog import Entry, Task
 from pipeline.deadletter import DeadLetter, DeadLetters
 from pipeline.job import locked
 from pipeline.locks import alone_in
@@ -25,6 +25,8 @@ from pipeline.outcome import Outcome
 from pipeline.publish import verify
 from tests.pipeline.archives import archive, both, item, look, night, pretend, states
 from tests.pipeline.test_weights import weight_file
+
+pytestmark = pytest.mark.usefixtures("own_devices")
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +44,7 @@ def stock(config: ArchiveConfig) -> tuple[Entry, ...]:
     return look(config).entries
 
 
-def due(config: ArchiveConfig) -> tuple[Entry, ...]:
+def due(config: ArchiveConfig) -> tuple[Task, ...]:
     return look(config).due
 
 
@@ -155,8 +157,8 @@ def test_another_partner_is_another_input(tmp_path: Path) -> None:
     [entry] = stock(chosen)
     assert (entry.state, entry.code) == ("stale", "input")
     assert "the msi is mb.tif (ffffffffffff), it was synthetic:msi" in entry.reason
-    assert entry.config is not None
-    assert entry.config.publish.replace, "the product of before is exchanged"
+    assert entry.task is not None
+    assert entry.task.config.publish.replace, "the product of before is exchanged"
 
 
 def test_an_input_that_changed_since_it_was_catalogued_is_told_once(tmp_path: Path) -> None:
@@ -178,8 +180,8 @@ def test_what_may_pass_is_tried_again_and_then_quarantined(tmp_path: Path) -> No
     config = archive(tmp_path, both(0))
     away, fused = Outcome.of(Transient("disk: gone")), []
 
-    def broken(entry: Entry) -> Outcome:
-        fused.append(entry.id)
+    def broken(task: Task) -> Outcome:
+        fused.append(task.id)
         return away
 
     for attempts, state in ((1, "failed"), (2, "failed"), (3, "quarantined")):
@@ -197,7 +199,7 @@ def test_a_disk_that_comes_back_in_the_same_night(tmp_path: Path) -> None:
     config = archive(tmp_path, both(0))
     away = Outcome.of(Transient("disk: gone"))
     left = [away, away]
-    night(config, lambda entry: left.pop() if left else pretend(entry))
+    night(config, lambda task: left.pop() if left else pretend(task))
     assert states(config) == {"h0": "done"}
     assert "h0" not in DeadLetters(config.folder)
 
@@ -222,9 +224,9 @@ def test_only_what_may_pass_is_tried_again(tmp_path: Path, outcome: Outcome, nig
     config = archive(tmp_path, [*both(0), *both(1)])
     tried = []
 
-    def fuse(entry: Entry) -> Outcome:
-        tried.append(entry.id)
-        return outcome if entry.id == "h0" else pretend(entry)
+    def fuse(task: Task) -> Outcome:
+        tried.append(task.id)
+        return outcome if task.id == "h0" else pretend(task)
 
     for state in nights:
         night(config, fuse)
@@ -263,7 +265,7 @@ def test_a_product_whose_partner_has_gone_stays(tmp_path: Path) -> None:
     night(config, pretend)
     Catalog.open(config.catalog).add([item("m0", "msi", 0, cloud=0.9)])
     [entry] = stock(config)
-    assert (entry.state, entry.pair) == ("done", None)
+    assert (entry.state, entry.task) == ("done", None)
 
 
 def test_a_path_that_holds_no_product_is_left_alone(tmp_path: Path) -> None:
@@ -296,10 +298,10 @@ def test_an_interrupt_ends_the_night_and_nothing_else(tmp_path: Path) -> None:
     config = archive(tmp_path, [*both(0), *both(1), *both(2)])
     stopped = []
 
-    def fuse(entry: Entry) -> Outcome:
-        if entry.id == "h1":
+    def fuse(task: Task) -> Outcome:
+        if task.id == "h1":
             raise KeyboardInterrupt
-        return pretend(entry)
+        return pretend(task)
 
     with pytest.raises(KeyboardInterrupt):
         work_off(config, fuse, stop=lambda: stopped.append(True))
@@ -312,11 +314,10 @@ def test_devices_work_side_by_side(tmp_path: Path) -> None:
     config = archive(tmp_path, [*both(0), *both(1)], devices=["cuda:0", "cuda:1"])
     together = threading.Barrier(2, timeout=30)
 
-    def fuse(entry: Entry) -> Outcome:
+    def fuse(task: Task) -> Outcome:
         together.wait()
-        assert entry.config is not None
-        devices.add(entry.config.device)
-        return pretend(entry)
+        devices.add(task.config.device)
+        return pretend(task)
 
     devices: set[str] = set()
     night(config, fuse)
@@ -326,12 +327,12 @@ def test_devices_work_side_by_side(tmp_path: Path) -> None:
 
 def test_new_scenes_come_before_failed_and_stale_ones(tmp_path: Path) -> None:
     config = archive(tmp_path, [*both(0), *both(1)])
-    night(config, lambda entry: Outcome.of(OutOfResources("x")) if entry.id == "h0" else pretend(entry))
+    night(config, lambda task: Outcome.of(OutOfResources("x")) if task.id == "h0" else pretend(task))
     Catalog.open(config.catalog).add(both(2))
     other = config.model_copy(update={"stale": ("settings",)})
-    assert [entry.id for entry in due(other)] == ["h2", "h0"]
+    assert [task.id for task in due(other)] == ["h2", "h0"]
     changed = config.model_copy(update={"settings": config.settings | {"network": "gsa"}})
-    assert [(entry.id, entry.state) for entry in due(changed)] == [("h0", "new"), ("h2", "new"), ("h1", "stale")]
+    assert [task.id for task in due(changed)] == ["h0", "h2", "h1"], "other settings make h0 new, and h1 stale"
 
 
 def test_a_night_starts_only_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,12 +353,12 @@ def test_a_night_starts_only_what_fits(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_costs_follow_from_the_overlap_and_the_pace_of_finished_products(tmp_path: Path) -> None:
     config = archive(tmp_path, [*both(0), *both(1)], settings={"publish.formats": ["zarr", "cog"]})
-    assumed = {entry.id: entry.cost for entry in stock(config)}
+    assumed = {entry.id: entry.task.cost for entry in stock(config) if entry.task}
     samples = 96 * 96 * 8
     assert assumed["h0"].gigabytes == pytest.approx(samples * 2 * 2 * 0.6 / 1e9, rel=0.02)
     assert assumed["h0"].hours == pytest.approx((samples / 1e6 + 15) / 3600, rel=0.02)
     night(config.model_copy(update={"max_scenes": 1}), pretend)
-    measured = {entry.id: entry.cost for entry in stock(config)}
+    measured = {entry.id: entry.task.cost for entry in stock(config) if entry.task}
     assert measured["h0"].hours == 0
     assert measured["h1"].hours == pytest.approx((2 + 15) / 3600, rel=0.02), "two seconds, as its neighbor took"
 
