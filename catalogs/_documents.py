@@ -1,4 +1,4 @@
-"""JSON documents of a catalogue: read with bounds, written in one step."""
+"""JSON documents of catalogues and products: read with bounds, written in one step."""
 
 from __future__ import annotations
 
@@ -39,18 +39,14 @@ def parse_document(content: bytes, label: str, *, limit: int = MAX_DOCUMENT) -> 
     """A JSON object from its text; errors are those of `read_document`."""
     if len(content) > limit:
         raise InputRejected(
-            f"{label}: has more than {limit} bytes, expected a STAC document; leave it out of the catalogue"
+            f"{label}: has more than {limit} bytes, expected a document of metadata; leave it out or fetch it again"
         )
     try:
         record = json.loads(content, parse_constant=_refuse_constant)
     except RecursionError as error:
-        raise InputRejected(
-            f"{label}: is nested too deeply for a STAC document; leave it out of the catalogue"
-        ) from error
+        raise InputRejected(f"{label}: is nested too deeply for metadata; leave it out or fetch it again") from error
     except ValueError as error:
-        raise InputRejected(
-            f"{label}: is no JSON ({error}); write it again or leave it out of the catalogue"
-        ) from error
+        raise InputRejected(f"{label}: is no JSON ({error}); leave it out or fetch it again") from error
     if not isinstance(record, dict):
         raise InputRejected(f"{label}: holds a {type(record).__name__}, expected a JSON object")
     return record

@@ -8,6 +8,7 @@ public hosts or of hosts that the user named. Everything else is refused and nev
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 from collections.abc import Iterable
@@ -133,12 +134,8 @@ def as_href(place: str, folder: Path) -> str:
     """
     if _SCHEME.match(place):
         return place
-    path = Path(place)
-    common = [a for a, b in zip(path.parts, folder.parts, strict=False) if a == b]
-    if len(common) > 1:
-        ups = [".."] * (len(folder.parts) - len(common))
-        return quote("/".join([*ups, *path.parts[len(common) :]]) or ".", safe="/")
-    return quote(path.as_posix(), safe="/")
+    apart = os.path.commonpath([place, folder]) == folder.anchor
+    return quote(place if apart else os.path.relpath(place, folder), safe="/")
 
 
 def _is_url(base: str) -> bool:

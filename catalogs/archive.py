@@ -25,8 +25,8 @@ from catalogs._documents import MAX_ITEM, read_document, write_document
 from catalogs.addresses import Trust
 from catalogs.collections import catalog_record, collection_record
 from catalogs.errors import InputRejected, UsageError
-from catalogs.items import SceneItem, from_record, to_record
-from catalogs.products import PRODUCTS, ProductItem, is_product, product_item, product_record
+from catalogs.items import SceneItem, from_record, is_file_name, to_record
+from catalogs.products import JOB_KEY, PRODUCTS, ProductItem, is_product, product_item, product_record
 from catalogs.scene import Role
 
 MAX_DOCUMENTS = 1_000_000
@@ -146,10 +146,17 @@ class Catalog:
         """Add scenes, or replace those of the same identifier.
 
         Each item is written as it comes, in one step; the links to all of them at the end, even if `items` raises.
+
+        Raises
+        ------
+        ValueError
+            If an identifier is no file name.
         """
         written: list[dict[str, Any]] = []
         try:
             for item in items:
+                if not is_file_name(item.id):
+                    raise ValueError(f"{item.id!r} is no name for an item: it becomes a file's")
                 place = self._place(item.collection)
                 written.append(to_record(item, place, now=datetime.now(UTC)))
                 write_document(place / f"{item.id}.json", written[-1])
@@ -172,6 +179,10 @@ class Catalog:
         place = self._place(PRODUCTS)
         record = product_record(folder.resolve(), place, self.known(), self.folder)
         path = place / f"{record['id']}.json"
+        if path.exists() and _product_of(path) not in (None, folder.resolve()):
+            # Another product of that name, `product` for example: both stay.
+            record["id"] = f"{record['id']}-{record['properties'][JOB_KEY][:8]}"
+            path = place / f"{record['id']}.json"
         write_document(path, record)
         self._link([record])
         return path
@@ -229,6 +240,15 @@ def _static(folder: Path, trust: Trust) -> Iterator[tuple[str, str, Mapping[str,
                 yield href, str(path.parent), error
         if len(seen) > MAX_DOCUMENTS:
             raise InputRejected(f"{folder}: has more than {MAX_DOCUMENTS} documents; divide the catalogue")
+
+
+def _product_of(path: Path) -> Path | None:
+    """The product that an item in a folder describes; None if it is there no more."""
+    try:
+        found = product_item(read_document(path), str(path.parent), Trust.of([path.anchor])).folder
+    except InputRejected:
+        return None
+    return found if found.is_dir() else None
 
 
 def _refuse_second(scene: SceneItem, scenes: Mapping[str, SceneItem], href: str) -> None:

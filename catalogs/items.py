@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
@@ -23,10 +24,16 @@ from catalogs.sensors import Source, available, sensor_module
 STAC_VERSION = "1.1.0"
 HSI_BANDS = 32
 """Where neither item nor sensor tells, a scene with at least so many bands is hyperspectral."""
-_EXTENSIONS = tuple(
-    f"https://stac-extensions.github.io/{name}/schema.json"
-    for name in ("eo/v2.0.0", "view/v1.1.0", "projection/v2.0.0", "file/v2.1.0")
-)
+_EXTENSIONS = {
+    prefix: f"https://stac-extensions.github.io/{name}/schema.json"
+    for prefix, name in {
+        "eo": "eo/v2.0.0",
+        "view": "view/v1.1.0",
+        "proj": "projection/v2.0.0",
+        "file": "file/v2.1.0",
+    }.items()
+}
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._-]{0,199}")
 _SETTINGS = {f.name for f in fields_of(Source)} - {"uri", "sensor"}
 _NAMED_ROLES: dict[str, Role] = {
     "hsi": "hsi", "prisma": "hsi", "emit": "hsi", "desis": "hsi", "enmap": "hsi", "hyperion": "hsi", "aviris": "hsi",
@@ -88,25 +95,34 @@ class SceneItem:
         return self.sensor or "other"
 
 
+def is_file_name(name: str) -> bool:
+    """Whether an identifier can name the file of its item."""
+    return _FILE_NAME.fullmatch(name) is not None and name != "collection"
+
+
 def to_record(item: SceneItem, folder: Path, *, now: datetime) -> dict[str, Any]:
     """The STAC item of a scene, to lie in the folder of its collection."""
     asset: dict[str, Any] = {
         "href": as_href(item.uri, folder),
         "title": f"{item.sensor or 'image'}, {'hyperspectral' if item.role == 'hsi' else 'multispectral'}",
         "roles": ["data"],
-        "bands": list(item.details.get("bands", ())),
     }
+    if bands := list(item.details.get("bands", ())):
+        asset["bands"] = bands
     if item.fingerprint is not None:
         asset["file:size"] = item.fingerprint.size
+    properties = _properties(item, now)
+    # Extensions that an item names must be used in it.
+    used = {key.partition(":")[0] for part in (properties, asset, *bands[:1]) for key in part}
     return {
         "type": "Feature",
         "stac_version": STAC_VERSION,
-        "stac_extensions": list(_EXTENSIONS),
+        "stac_extensions": [_EXTENSIONS[prefix] for prefix in _EXTENSIONS if prefix in used],
         "id": item.id,
         "collection": item.collection,
         "geometry": to_geojson(item.footprint),
         "bbox": bbox_of(item.footprint),
-        "properties": _properties(item, now),
+        "properties": properties,
         "links": [
             {"rel": "root", "href": "../catalog.json", "type": "application/json"},
             {"rel": "parent", "href": "./collection.json", "type": "application/json"},

@@ -15,6 +15,8 @@ from catalogs.scene import Conditions
 
 F64 = NDArray[np.float64]
 
+_UNMAPPED = 0.1
+"""Share of clouds that a map may miss: masks and counts differ in what they call thin."""
 YEAR_DAYS = 365.2425
 """Mean length of a year."""
 
@@ -71,19 +73,31 @@ def season_days(times: F64, time: float) -> F64:
 
 
 def cloud_of(scene: SceneItem) -> float:
-    """Share of a whole scene that is clouded or masked, NaN if unknown."""
-    clear = None if scene.clear is None else clear_share(scene.clear, scene.footprint, scene.footprint)
-    told = scene.conditions.cloud_cover
-    # A map that knows no clouds (PRISMA L2D has no cloud mask) is not a clear sky: the worse of both counts.
-    known = [v for v in (None if clear is None else 1 - clear, told) if v is not None]
+    """Share of a whole scene that is clouded or masked, NaN if unknown; of map and metadata the worse one counts."""
+    known = [share for share in (_mapped(scene, scene.footprint), _told(scene)) if not math.isnan(share)]
     return max(known, default=math.nan)
 
 
 def cloud_over(scene: SceneItem, part: BaseGeometry) -> float:
-    """Share of a part of a scene that is clouded or masked; of the whole scene without a map, NaN if unknown."""
+    """Share of a part of a scene that is clouded or masked; of the whole scene without a map, NaN if unknown.
+
+    A map that shows far fewer clouds than the product counts was made without a cloud mask (PRISMA L2D and PlanetScope
+    without UDM2 have none): then the count stands.
+    """
+    mapped, told = _mapped(scene, part), _told(scene)
+    if math.isnan(mapped) or told > _mapped(scene, scene.footprint) + _UNMAPPED:
+        return told
+    return mapped
+
+
+def _mapped(scene: SceneItem, part: BaseGeometry) -> float:
+    """Share of a part that is not clear by the scene's map, NaN if it has none there."""
     clear = None if scene.clear is None else clear_share(scene.clear, scene.footprint, part)
-    if clear is not None:
-        return 1 - clear
+    return math.nan if clear is None else 1 - clear
+
+
+def _told(scene: SceneItem) -> float:
+    """Cloud cover by the scene's metadata, NaN if they do not tell."""
     return math.nan if scene.conditions.cloud_cover is None else scene.conditions.cloud_cover
 
 

@@ -59,13 +59,13 @@ def read_card(path: Path) -> WeightCard:
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         metadata = header.get("__metadata__", {})
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputRejected(
             f"{path}: not a safetensors weight file ({error}); convert it with `hyperfuse import-weights`"
         ) from error
     try:
         card = WeightCard(**json.loads(metadata[HEADER_KEY]), sha256=digest)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputRejected(
             f"{path}: carries no card of HyperFuse ({error}), so its network and bands are unknown; convert it with "
             "`hyperfuse import-weights`"

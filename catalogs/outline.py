@@ -74,23 +74,21 @@ def from_geojson(record: object, label: str) -> BaseGeometry:
         If it is no area on the globe.
     """
     try:
-        area = shape(record)
-        n_points = shapely.get_num_coordinates(area)
-        inside = (
-            area.bounds
-            and -180 <= area.bounds[0] <= area.bounds[2] <= 180
-            and -90 <= area.bounds[1] <= area.bounds[3] <= 90
-        )
+        with np.errstate(invalid="ignore"):
+            area = shape(record)
+        points = shapely.get_coordinates(area)
     except (shapely.errors.ShapelyError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise InputRejected(
             f"{label}: its geometry is no GeoJSON ({str(error)[:100]}); write the item again"
         ) from error
-    if n_points > MAX_POINTS or not inside or area.geom_type not in ("Polygon", "MultiPolygon"):
+    on_globe = bool((np.abs(points) <= [180, 90]).all())  # what is no number is not
+    if len(points) > MAX_POINTS or not on_globe or area.geom_type not in ("Polygon", "MultiPolygon"):
         raise InputRejected(
-            f"{label}: its geometry is a {area.geom_type} of {n_points} points within {area.bounds}, expected an area of at most "
-            f"{MAX_POINTS} points in longitude and latitude"
+            f"{label}: its geometry is a {area.geom_type} of {len(points)} points within {area.bounds}, expected an area of "
+            f"at most {MAX_POINTS} points in longitude and latitude"
         )
-    area = area if area.is_valid else shapely.make_valid(area)
+    if not area.is_valid:
+        area = shapely.make_valid(area, method="structure", keep_collapsed=False)
     if not area.area > 0:
         raise InputRejected(f"{label}: its geometry covers nothing; write the item again")
     return area

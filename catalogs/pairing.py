@@ -1,10 +1,11 @@
 """Which MSI goes with which HSI: candidates ranked with reasons, from what a catalogue knows of the scenes.
 
 A score is the weighted geometric mean of six criteria, each 1 at its best: a partner that fails in one is not saved by
-the others. Overlap counts as it is and cloud as the clear share of the overlap; a time gap halves at `HALF_GAP`; the
-sun loses in proportion to the angle between both directions, a right angle being nothing, and the view alike over half
-of that, because the effect of relief and of the surface's anisotropy grows faster with it; the season is the cosine
-over the circle of the year. What is not known counts as `UNKNOWN`.
+the others. Overlap counts as it is and cloud as the clear share of the overlap; a time gap halves at `HALF_GAP`; sun
+and view lose in proportion to the angle between both directions, down to nothing at a right angle and at half of one,
+because relief shifts pixels with the view and only shades them with the sun; the season is the cosine over the circle
+of the year. What is not known counts as `UNKNOWN`. These scales are judgement, not measurement: they rank, and the
+limits in the rules are what refuses.
 
 Why no mosaic of tiles: a source is one product, and two granules of one acquisition are two. Where a neighbor of the
 same acquisition would cover more, the reason says so: fuse the scene with each, and mosaic the products.

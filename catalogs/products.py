@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,12 +13,13 @@ from catalogs._documents import MAX_ITEM, read_document
 from catalogs._stored import parse_time
 from catalogs.addresses import Trust, as_href
 from catalogs.errors import InputRejected
-from catalogs.items import SceneItem
+from catalogs.items import SceneItem, is_file_name
 
 PRODUCTS = "products"
 """Collection of fused products."""
-_KEY, _DIGEST = "hrhsi:job_key", "hrhsi:item_sha256"
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
+JOB_KEY = "hrhsi:job_key"
+"""Property of a product's item: digest of everything that decided its content."""
+_DIGEST = "hrhsi:item_sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class ProductItem:
 def is_product(record: Mapping[str, Any]) -> bool:
     """Whether a STAC item describes a fused product of ours."""
     properties = record.get("properties")
-    return isinstance(properties, Mapping) and _KEY in properties
+    return isinstance(properties, Mapping) and JOB_KEY in properties
 
 
 def is_product_folder(folder: Path) -> bool:
@@ -71,7 +71,7 @@ def product_item(record: Mapping[str, Any], base: str, trust: Trust) -> ProductI
             folder=Path(trust.follow(str(record["assets"]["manifest"]["href"]), base)).parent,
             hsi=hsi,
             msi=msi,
-            job_key=str(properties[_KEY]),
+            job_key=str(properties[JOB_KEY]),
             method=str(properties.get("hrhsi:method", "")),
             created=parse_time(properties.get("created")),
         )
@@ -121,7 +121,7 @@ def product_record(folder: Path, place: Path, scenes: Iterable[SceneItem], root:
 def _own_item(folder: Path) -> Path:
     for path in sorted(folder.glob("*.json")):
         record = read_document(path)
-        if record.get("type") == "Feature" and is_product(record) and _SAFE.fullmatch(str(record.get("id"))):
+        if record.get("type") == "Feature" and is_product(record) and is_file_name(str(record.get("id"))):
             return path
     raise InputRejected(f"{folder}: holds no STAC item of a fused product; publish it with the format stac")
 

@@ -19,7 +19,7 @@ from shapely.geometry.base import BaseGeometry
 
 from catalogs.clear import clear_map
 from catalogs.errors import InputRejected, UsageError
-from catalogs.items import HSI_BANDS, Fingerprint, SceneItem
+from catalogs.items import HSI_BANDS, Fingerprint, SceneItem, is_file_name
 from catalogs.outline import outline
 from catalogs.scene import Role, Scene
 from catalogs.sensors import Source, open_scene, sensor_module
@@ -55,10 +55,11 @@ def survey(source: Source, *, role: Role | None = None) -> SceneItem:
     area = _area(scene, look)
     col, row = np.meshgrid(look.col + 0.5, look.row + 0.5)
     lon, lat = _lonlat(scene, col.ravel(), row.ravel())
+    name = _UNSAFE.sub("-", scene.name).strip(".-")[:128]
     settings = {f.name: getattr(source, f.name) for f in fields_of(source) if f.name not in _OWN}
     sensor_role = sensor_module(scene.sensor).SENSOR.role
     return SceneItem(
-        id=_UNSAFE.sub("-", scene.name).strip(".-")[:128] or scene.digest[:16],
+        id=name if is_file_name(name) else scene.digest[:16],
         role=role or sensor_role or ("hsi" if len(scene.bands) >= HSI_BANDS else "msi"),
         sensor=scene.sensor,
         uri=source.uri,

@@ -31,9 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     add = action("add", "make items from products; what is known and unchanged is not opened again")
     add.add_argument("paths", nargs="+", metavar="PATH", help="product, image, quoted glob of tiles, or fused product")
-    add.add_argument(
-        "--catalog", type=Path, required=True, metavar="DIR", help="folder of the catalogue; made if needed"
-    )
+    add.add_argument("--catalog", required=True, metavar="DIR", help="folder of the catalogue; made if needed")
     add.add_argument("--role", choices=("hsi", "msi"), help="part in a pair (default: by sensor, or number of bands)")
     add.add_argument(
         "--set", action="append", metavar="KEY=VALUE",
@@ -105,7 +103,10 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     contents = Catalog.open(options.catalog, roots=options.root).read()
     if options.action == "list":
         return _listed(contents, options.role)
-    pairings = pair(contents.scenes, rules(options))
+    chosen = rules(options)
+    pairings = pair(contents.scenes, chosen)
+    if unknown := sorted(set(chosen.overrides) - {pairing.hsi.id for pairing in pairings}):
+        raise UsageError(f"--choose {unknown[0]}: is no HSI of {options.catalog}; see `hyperfuse catalog list`")
     if options.hsi is not None:
         pairings = [pairing for pairing in pairings if pairing.hsi.id == options.hsi]
         if not pairings:
@@ -158,7 +159,7 @@ def _add(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     catalog = Catalog.open(options.catalog)
     gathered = gather(catalog, sources, role=options.role, progress=display.progress)
     # Whoever adds a product means it; who reads the catalogue later has to say where products may lie.
-    places = {Path(path).resolve().parent for path in options.paths if not path.startswith("synthetic:")}
+    places = {Path(one.uri).resolve().parent for one in gathered if one.id is not None and one.uri.startswith("/")}
     outside = sorted(str(place) for place in places if not place.is_relative_to(catalog.folder))
     failed = all(one.state == "refused" for one in gathered)
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from catalogs._conditions import conditions
+from catalogs._documents import parse_document
 from catalogs._markup import number_of, text_of
 from catalogs._packages import Member, Package
 from catalogs._rasters import open_member
@@ -252,7 +252,7 @@ def describe_cogs(package: Package, item: Member, *, offset: float | None) -> De
         If no image is there, or nothing tells whether the counts have an offset.
     """
     try:
-        record = json.loads(package.read(item))
+        record = parse_document(package.read(item), str(item.label))
         properties = record["properties"]
         found = dict(_cogs(package, record["assets"]))
         offset_told = _cog_offset(properties, found, item.label) if offset is None else offset

@@ -108,6 +108,8 @@ def _images(source: Source) -> list[Image]:
         if (kind := array_kind(path)) is not None:
             return [open_array(path, kind, source.variable)]
         return [_raster(path)]
+    if "://" in source.uri:
+        raise InputRejected(f"{source.uri}: lies on a server, expected a path on this machine; fetch the product first")
     matches = _matches(source.uri)
     # Headers and other companions match a glob as well; anything else that is no image is a damaged tile.
     headers = {envi_header(p) for p in matches if raster_driver(p) == "ENVI"}

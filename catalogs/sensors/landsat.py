@@ -13,7 +13,6 @@ USGS, LSDS-1619, Landsat 8-9 Collection 2 Level 2 Science Product Guide (layout 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from affine import Affine
 
 from catalogs._assembly import Product, check_corners, refuse_overrides, scene_of
 from catalogs._conditions import conditions
+from catalogs._documents import parse_document
 from catalogs._layers import Flag, Layer, LayeredSamples, MaskedSamples, Rule, chosen_flags, refuse_short
 from catalogs._markup import parse_xml
 from catalogs._packages import Member, Package, open_package
@@ -170,7 +170,7 @@ def _parsed(content: bytes, metadata: Member) -> Mapping[str, Any]:
     suffix = metadata.base.lower().rpartition(".")[2]
     try:
         if suffix == "json":
-            record: Mapping[str, Any] = json.loads(content)[_ROOT]
+            record: Mapping[str, Any] = parse_document(content, str(metadata.label))[_ROOT]
             return record
         if suffix == "xml":
             return {

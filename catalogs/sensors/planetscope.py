@@ -14,7 +14,6 @@ Planet Labs, Planet Imagery Product Specification (layers of UDM2).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 
 from catalogs._assembly import Product, refuse_overrides, scene_of
 from catalogs._conditions import conditions
+from catalogs._documents import parse_document
 from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
 from catalogs._packages import Member, Package, open_package
 from catalogs._rasters import open_member
@@ -65,7 +65,7 @@ def open_scene(source: Source) -> Scene:
         )
     item = items[0]
     try:
-        return _scene(json.loads(package.read(item)), package, item, source)
+        return _scene(parse_document(package.read(item), str(item.label)), package, item, source)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputRejected(f"{item.label}: is not the STAC item of a delivery ({error!r}); fetch it again") from error
 

@@ -49,7 +49,8 @@ def desis(folder: Path, *, level: str = "L2A", masks: bool = True) -> Path:
 <hsi_doc><metadata><name>{PREFIX}METADATA.xml</name></metadata><base><spatialCoverage><boundingPolygon><point>
 <latitude>{lat:.7f}</latitude><longitude>{lon:.7f}</longitude></point></boundingPolygon></spatialCoverage>
 <temporalCoverage><startTime>{TIME}</startTime></temporalCoverage><level>{level}</level></base>
-<specific><bandCharacterisation>{bands}</bandCharacterisation></specific>
+<specific><sunZenithAngle>31.5</sunZenithAngle><sunAzimuthAngle>140.5</sunAzimuthAngle>
+<sceneIncidenceAngle>12.25</sceneIncidenceAngle><sceneAzimuthAngle>96.0</sceneAzimuthAngle><bandCharacterisation>{bands}</bandCharacterisation></specific>
 <product><image><band><wavelengthCenterOfBand>1</wavelengthCenterOfBand></band></image></product></hsi_doc>
 """
     )

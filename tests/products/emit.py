@@ -41,7 +41,15 @@ def lookup() -> tuple[np.ndarray, np.ndarray]:
     return np.where(there, y, -1), np.where(there, col, -1)
 
 
-def emit(folder: Path, *, mirrored: bool = False, mask: bool = True, off_cells: float = 0.0, line: str = "e1") -> Path:
+def emit(
+    folder: Path,
+    *,
+    mirrored: bool = False,
+    mask: bool = True,
+    off_cells: float = 0.0,
+    line: str = "e1",
+    observed: bool = False,
+) -> Path:
     """Write the granule and return its reflectance file."""
     folder.mkdir(parents=True, exist_ok=True)
     row, col = lookup()
@@ -72,7 +80,21 @@ def emit(folder: Path, *, mirrored: bool = False, mask: bool = True, off_cells: 
                 file["sensor_band_parameters/wavelengths"] = np.float32(CENTER_NM)
                 file["sensor_band_parameters/fwhm"] = np.float32(FWHM_NM)
                 file["sensor_band_parameters/good_wavelengths"] = np.float32(GOOD)
+    if observed:
+        _observed(folder)
     return folder / NAME
+
+
+def _observed(folder: Path) -> None:
+    """The OBS file of L1B beside it: angles of 1, 2 ... degrees, those of the middle pixel ten times as large."""
+    names = ("Path length (sensor-to-ground in meters)", "To-sensor azimuth (0 to 360 degrees CW from N)",
+             "To-sensor zenith (0 to 90 degrees from zenith)", "To-sun azimuth (0 to 360 degrees CW from N)",
+             "To-sun zenith (0 to 90 degrees from zenith)")  # fmt: skip
+    data = np.broadcast_to(np.arange(5, dtype=np.float32), (*SENSOR, 5)).copy()
+    data[SENSOR[0] // 2, SENSOR[1] // 2] *= 10
+    with h5py.File(folder / NAME.replace("L2A_RFL", "L1B_OBS"), "w") as file:
+        file["obs"] = data
+        file["sensor_band_parameters/observation_bands"] = np.array(names, dtype=h5py.string_dtype())
 
 
 def _mask() -> np.ndarray:

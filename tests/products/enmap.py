@@ -83,7 +83,13 @@ def metadata(level: str = "L2A") -> str:
 <level_X><metadata><schema><copyright>(c) DLR EnMAP</copyright><processingLevel>{level}</processingLevel></schema></metadata>
 <base><spatialCoverage><boundingPolygon>{points}</boundingPolygon></spatialCoverage>
 <temporalCoverage><startTime>{TIME}</startTime></temporalCoverage><format>ENMAP_{level}</format><level>{level}</level></base>
-<specific><backgroundValue>-32768</backgroundValue><bandCharacterisation>{bands}</bandCharacterisation></specific>
+<specific><qualityFlag><cloudCover>12</cloudCover><hazeCover>3</hazeCover></qualityFlag>
+<sunElevationAngle><upper_left unit="DEG">1</upper_left><center unit="DEG">58.5</center></sunElevationAngle>
+<sunAzimuthAngle><center unit="DEG">151.25</center></sunAzimuthAngle>
+<acrossOffNadirAngle><center unit="DEG">-4.0</center></acrossOffNadirAngle>
+<alongOffNadirAngle><center unit="DEG">3.0</center></alongOffNadirAngle>
+<sceneAzimuthAngle><center unit="DEG">14.25</center></sceneAzimuthAngle>
+<backgroundValue>-32768</backgroundValue><bandCharacterisation>{bands}</bandCharacterisation></specific>
 <product><image><merge><channels>6</channels></merge></image><ortho><projection>UTM_Zone32_North</projection></ortho>
 <bandStatistics>{statistics}</bandStatistics></product></level_X>
 """

@@ -56,6 +56,7 @@ def groups() -> dict[str, dict[str, str]]:
         },
         "IMAGE_ATTRIBUTES": {
             "SPACECRAFT_ID": "LANDSAT_9", "DATE_ACQUIRED": "2024-05-01", "SCENE_CENTER_TIME": "10:03:24.1234560Z",
+            "CLOUD_COVER": "3.50", "ROLL_ANGLE": "-7.250", "SUN_AZIMUTH": "-160.50", "SUN_ELEVATION": "55.25",
         },
         "PROJECTION_ATTRIBUTES": {
             "GRID_CELL_SIZE_REFLECTIVE": "30.00", "REFLECTIVE_LINES": str(height), "REFLECTIVE_SAMPLES": str(width),

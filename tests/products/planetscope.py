@@ -39,7 +39,9 @@ def planetscope(folder: Path, *, udm2: bool = True) -> Path:
         raster(folder / f"{ID}_3B_udm2_clip.tif", layers, GRID, CRS)
     item = {
         "stac_version": "1.0.0", "type": "Feature", "id": ID,
-        "properties": {"datetime": "2024-05-01T10:11:12.340000Z", "constellation": "planetscope", "instruments": ["PSB.SD"]},
+        "properties": {"datetime": "2024-05-01T10:11:12.340000Z", "constellation": "planetscope",
+                       "instruments": ["PSB.SD"], "eo:cloud_cover": 4, "view:sun_elevation": 53.5, "view:sun_azimuth": 144.5,
+                       "view:off_nadir": 2.5, "view:azimuth": 277.5},
         "assets": {
             "sr": {
                 "href": f"./{ID}_3B_AnalyticMS_SR_clip.tif",

@@ -51,6 +51,8 @@ def prisma(path: Path, *, corners: str = "centers", level: str = "2D", shift_px:
             file.attrs[f"Product_{name}corner_easting"] = np.float32([east])
             file.attrs[f"Product_{name}corner_northing"] = np.float32([north])
         file.attrs["Epsg_Code"] = np.array([EPSG])
+        file.attrs["Sun_zenith_angle"], file.attrs["Sun_azimuth_angle"] = np.float32(47.5), np.float32(158.25)
+        file.attrs["Cloudy_pixels_percentage"] = np.float32(6.25)
         file.attrs["Product_StartTime"] = np.bytes_("2024-04-02T10:28:37.932000")
         for kind, centers in (("Vnir", VNIR_NM), ("Swir", SWIR_NM)):
             file.attrs[f"List_Cw_{kind}"] = np.float32(centers)
@@ -74,4 +76,5 @@ def prisma(path: Path, *, corners: str = "centers", level: str = "2D", shift_px:
         file[f"{swath}/Geolocation Fields/Latitude"] = lat.astype(np.float32)
         file[f"{swath}/Geolocation Fields/Longitude"] = lon.astype(np.float32)
         file[f"{swath}/Geometric Fields/Solar_Zenith_Angle"] = zenith
+        file[f"{swath}/Geometric Fields/Observing_Angle"] = np.where(zenith > 0, np.float32(9.5), 0)
     return path

@@ -95,7 +95,8 @@ def product_xml(level: str, offset: int | None) -> str:
 <Special_Values><SPECIAL_VALUE_TEXT>SATURATED</SPECIAL_VALUE_TEXT><SPECIAL_VALUE_INDEX>65535</SPECIAL_VALUE_INDEX>
 </Special_Values><{quantity} unit="none">10000</{quantity}>{offsets}
 <Spectral_Information_List>{spectral}</Spectral_Information_List>
-</Product_Image_Characteristics></n1:General_Info></n1:Level-{number}_User_Product>
+</Product_Image_Characteristics></n1:General_Info><n1:Quality_Indicators_Info><Cloud_Coverage_Assessment>21.5</Cloud_Coverage_Assessment>
+</n1:Quality_Indicators_Info></n1:Level-{number}_User_Product>
 """
 
 
@@ -114,5 +115,10 @@ def tile_xml(level: str) -> str:
 <n1:Level-{level[1:]}_Tile_ID xmlns:n1="https://psd-14.sentinel2.eo.esa.int/PSD/S2_PDI_Tile_Metadata.xsd">
 <n1:General_Info><SENSING_TIME>{SENSED}</SENSING_TIME></n1:General_Info><n1:Geometric_Info><Tile_Geocoding>
 <HORIZONTAL_CS_NAME>WGS84 / UTM zone 32N</HORIZONTAL_CS_NAME><HORIZONTAL_CS_CODE>{CRS}</HORIZONTAL_CS_CODE>
-{sizes}{places}</Tile_Geocoding></n1:Geometric_Info></n1:Level-{level[1:]}_Tile_ID>
+{sizes}{places}</Tile_Geocoding><Tile_Angles><Sun_Angles_Grid><Zenith/></Sun_Angles_Grid>
+<Mean_Sun_Angle><ZENITH_ANGLE unit="deg">36.75</ZENITH_ANGLE><AZIMUTH_ANGLE unit="deg">155.5</AZIMUTH_ANGLE></Mean_Sun_Angle>
+<Mean_Viewing_Incidence_Angle_List><Mean_Viewing_Incidence_Angle bandId="0"><ZENITH_ANGLE unit="deg">1</ZENITH_ANGLE>
+<AZIMUTH_ANGLE unit="deg">1</AZIMUTH_ANGLE></Mean_Viewing_Incidence_Angle><Mean_Viewing_Incidence_Angle bandId="7">
+<ZENITH_ANGLE unit="deg">8.25</ZENITH_ANGLE><AZIMUTH_ANGLE unit="deg">286.5</AZIMUTH_ANGLE></Mean_Viewing_Incidence_Angle>
+</Mean_Viewing_Incidence_Angle_List></Tile_Angles></n1:Geometric_Info></n1:Level-{level[1:]}_Tile_ID>
 """

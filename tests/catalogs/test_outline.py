@@ -1,0 +1,115 @@
+"""Outlines on the globe and maps of clear pixels: known places, the date line, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalogs._documents import parse_document, read_document, write_document
+from catalogs.clear import CELLS, clear_map, clear_share, is_clear_map
+from catalogs.errors import InputRejected
+from catalogs.outline import MAX_POINTS, bbox_of, box_of, from_geojson, outline, to_geojson
+
+SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float64)
+
+
+def square(west: float, south: float, edge: float = 2.0) -> shapely.Polygon:
+    return outline(west + edge * SQUARE[:, 0], south + edge * SQUARE[:, 1])
+
+
+@given(st.floats(-180, 178), st.floats(-80, 80))
+def test_an_outline_keeps_its_area_and_turns_left(west, south):
+    area = square(west, south)
+    assert area.area == pytest.approx(4, rel=1e-5)
+    assert all(part.exterior.is_ccw for part in shapely.get_parts(area))
+    assert from_geojson(to_geojson(area), "here").equals(area)
+    assert box_of(area) == pytest.approx((west, south, west + 2, south + 2), abs=1e-6)
+
+
+def test_across_the_date_line():
+    lon = (179 + 2 * SQUARE[:, 0] + 180) % 360 - 180  # 179, -179, -179, 179
+    area = outline(lon, 10 + 2 * SQUARE[:, 1])
+    assert area.geom_type == "MultiPolygon"
+    assert area.area == pytest.approx(4)
+    assert area.equals(shapely.union(shapely.box(179, 10, 180, 12), shapely.box(-180, 10, -179, 12)))
+    assert box_of(area) == (179, 10, 181, 12)
+    assert bbox_of(area) == [179, 10, -179, 12]
+
+
+@pytest.mark.parametrize(
+    ("geometry", "why"),
+    [
+        (None, "no GeoJSON"),
+        ({"type": "Polygon"}, "no GeoJSON"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [1, "x"], [1, 1], [0, 0]]]}, "no GeoJSON"),
+        ({"type": "Point", "coordinates": [1, 2]}, "is a Point of 1 points"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [600000, 0], [600000, 5000000], [0, 0]]]}, "longitude and latitude"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [2, 0], [0, 0]]]}, "covers nothing"),
+        ({"type": "Polygon", "coordinates": [[[i / 1e5, 0] for i in range(MAX_POINTS)] + [[0, 1], [0, 0]]]}, "at most"),
+        ({"type": "Polygon", "coordinates": [[[0, 0], [float("nan"), 0], [1, 1], [0, 0]]]}, "longitude and latitude"),
+    ],
+)  # fmt: skip
+def test_what_is_no_area(geometry, why):
+    with pytest.raises(InputRejected, match=why):
+        from_geojson(geometry, "here")
+
+
+def test_a_bow_tie_is_mended():
+    record = {"type": "Polygon", "coordinates": [[[0, 0], [2, 2], [2, 0], [0, 2], [0, 0]]]}
+    assert from_geojson(record, "here").area == pytest.approx(2)
+
+
+@pytest.mark.parametrize("west", [10.0, 179.0])
+def test_a_map_tells_what_is_clear_in_a_part(west):
+    area = square(west, 40)
+    lon, lat = np.meshgrid(west + np.linspace(0.005, 1.995, 400), 40 + np.linspace(0.005, 1.995, 400))
+    cloudy = (lon > west + 1) & (lat > 41)  # the northeastern quarter
+    rows = clear_map(((lon + 180) % 360 - 180).ravel(), lat.ravel(), ~cloudy.ravel(), area)
+    assert rows[0] == "f" * (CELLS // 2) + "0" * (CELLS // 2)
+    assert rows[-1] == "f" * CELLS
+    assert is_clear_map(rows)
+    assert clear_share(rows, area, area) == pytest.approx(0.75)
+    assert clear_share(rows, area, square(west + 1, 41, 1.0)) == 0
+    assert clear_share(rows, area, square(west + 0.5, 41, 1.0)) == pytest.approx(0.5)
+    # Smaller than a cell: the cell that holds it.
+    assert clear_share(rows, area, square(west + 1.5, 41.51, 0.001)) == 0
+    assert clear_share(rows, area, square(west + 0.51, 40.51, 0.001)) == 1
+
+
+def test_cells_without_samples_are_unknown():
+    area = square(10, 40)
+    rows = clear_map([10.5], [40.5], [True], area)
+    assert sum(row.count("-") for row in rows) == CELLS**2 - 1
+    assert clear_share(rows, area, square(11, 41, 0.5)) is None
+    assert clear_share(rows, area, area) == 1
+    assert not is_clear_map(rows[:-1])
+    assert not is_clear_map(["g" * CELLS] * CELLS)
+    assert not is_clear_map("f" * CELLS)
+
+
+def test_documents_are_bounded(tmp_path):
+    path = tmp_path / "a.json"
+    write_document(path, {"a": "é"})
+    assert read_document(path) == {"a": "é"}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_document(path, {"a": float("nan")})
+    assert read_document(path) == {"a": "é"}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(InputRejected, match="more than 5 bytes"):
+        read_document(path, limit=5)
+    with pytest.raises(InputRejected, match="cannot be read"):
+        read_document(tmp_path / "absent.json")
+    for text, why in (
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"a":' * 200_000 + b"1" + b"}" * 200_000, "nested too deeply"),
+        (b'{"a": NaN}', "no number of JSON"),
+        (b"[1]", "holds a list"),
+        (b"\xff", "no JSON"),
+        (b'{"a"', "no JSON"),
+    ):
+        with pytest.raises(InputRejected, match=why):
+            parse_document(text, "here")
