@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check slow server archive-test browser bench-memory bench-methods bench-quality bench-models bench-register bench-catalog bench-archive clean
+.PHONY: help demo test check slow server archive-test browser bench bench-memory bench-methods bench-quality bench-models bench-register bench-catalog bench-archive clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -37,6 +37,10 @@ server: $(VENV)/.installed-test  ## a real Prefect server, work pool, worker and
 browser: $(VENV)/.installed-test  ## a report in a headless Chromium; needs `pip install playwright && playwright install chromium`
 	$(BIN)/pytest -m browser
 
+bench: $(VENV)/.installed-test  ## the engine over the network's forward, over the raw write, and beside its peers; memory; Dask workers
+	$(BIN)/pip install --quiet monai
+	$(BIN)/python -m tests.benchmarks.engine
+
 bench-memory: $(VENV)/.installed-test  ## peak memory of a 1,000 x 1,000 and a 4,000 x 4,000 px fusion, 60 bands
 	$(BIN)/python -m tests.benchmarks.memory
 
@@ -52,7 +56,7 @@ bench-models: $(VENV)/.installed-test  ## each network's fast forward against it
 bench-catalog: $(VENV)/.installed-test  ## listing and pairing of a catalogue of 10,000 scenes
 	$(BIN)/python -m tests.benchmarks.catalog
 
-archive-test: $(VENV)/.installed-test  ## 30 pairs through a real server, worker and deployment, killed three times; about 15 minutes
+archive-test: $(VENV)/.installed-test  ## 30 pairs through a real server, worker and deployment, killed three times; a quarter of an hour
 	$(BIN)/pytest -m archive --timeout 3600
 
 bench-archive: $(VENV)/.installed-test  ## backlog of 10,000 scenes: seconds and memory

@@ -48,6 +48,7 @@ def settings(folder: Path, network: str, *, edge: int, bands: int, core: int) ->
     given: dict[str, Any] = {
         "network": network,
         "tiles__core": core,
+        "tiles__chunk": min(core, 256),
         "tiles__memory_gb": 20,
         "publish__formats": "[zarr]",
     }
