@@ -7,12 +7,25 @@ from __future__ import annotations
 
 
 class HyperFuseError(Exception):
-    """Base of all expected ends; anything else that escapes is a bug."""
+    """Base of all expected ends; anything else that escapes is a bug.
+
+    Parameters
+    ----------
+    message : str
+        The sentence.
+    observed, allowed : float, optional
+        The figure that decided and its limit, where one figure did; for records, the sentence says them too.
+    """
 
     exit_code = 1
     """Exit code of the command line."""
     reason = "bug"
     """Reason code in records written by machines for machines."""
+
+    def __init__(self, message: str = "", *, observed: float | None = None, allowed: float | None = None) -> None:
+        super().__init__(message)
+        self.observed = observed
+        self.allowed = allowed
 
 
 class UsageError(HyperFuseError):

@@ -7,26 +7,23 @@ killed leaves no fusion behind that nobody waits for.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import deque
-from pathlib import Path
 
 from catalogs.errors import HyperFuseError, Transient
-from flows.cli import main
 from pipeline.backlog import Task
+from pipeline.ledger import write_atomic
+from pipeline.locks import STATE
 from pipeline.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
 _LAST_LINES = 40
 _GRACE_SECONDS = 30.0
 
@@ -40,16 +37,21 @@ class Children:
 
     def fuse(self, task: Task) -> Outcome:
         """Fuse one scene; its log lines go to the log of this process."""
-        with tempfile.TemporaryDirectory(prefix="hyperfuse-scene-") as folder:
-            config, record = Path(folder) / "config.json", Path(folder) / "record.json"
-            config.write_text(json.dumps(task.config.model_dump(mode="json")), encoding="utf-8")
-            command = [sys.executable, "-m", __name__, str(os.getpid()), "fuse", "--config", str(config), "--json"]
-            last: deque[str] = deque(maxlen=_LAST_LINES)
-            with record.open("w", encoding="utf-8") as file:
-                code, late = self._run(command, file.fileno(), task.id, last)
-            if late:
-                return Outcome.of(Transient(f"{task.id}: took more than {self._timeout_hours:g} hours and was stopped"))
-            return _outcome(code, record, last)
+        # Beside the products, where a night that is killed leaves one file that the next one overwrites.
+        config = task.product.parent / STATE / f"{task.product.name}.json"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(config, json.dumps(task.config.model_dump(mode="json")))
+        # The leash holds only as long as the thread that started the child: this one waits for it.
+        command = [sys.executable, "-m", "flows.leash", str(os.getpid()), "fuse", "--config", str(config), "--json"]
+        last: deque[str] = deque(maxlen=_LAST_LINES)
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as record:
+            code, late = self._run(command, record.fileno(), task.id, last)
+            record.seek(0)
+            told = record.read()
+        config.unlink(missing_ok=True)
+        if late:
+            return Outcome.of(Transient(f"{task.id}: took more than {self._timeout_hours:g} hours and was stopped"))
+        return _outcome(code, told, last)
 
     def stop(self) -> None:
         """End what runs; finished tiles stay."""
@@ -88,27 +90,21 @@ class Children:
         return code, late.is_set()
 
 
-def _outcome(code: int, record: Path, last: deque[str]) -> Outcome:
+def _outcome(code: int, record: str, last: deque[str]) -> Outcome:
     if code == 0:
         return Outcome(exit_code=0)
     if code < 0:
         return Outcome.of_signal(-code, last)
     try:
-        told = json.loads(record.read_text(encoding="utf-8"))
-        return Outcome(exit_code=code, reason=str(told["reason"]), message=str(told["error"]))
+        told = json.loads(record)
+        return Outcome(
+            exit_code=code,
+            reason=str(told["reason"]),
+            message=str(told["error"]),
+            observed=told.get("observed"),
+            allowed=told.get("allowed"),
+        )
     except (ValueError, LookupError, TypeError):
         # Nothing that was expected: the last line of a traceback names it.
         message = last[-1] if last else f"ended with exit code {code} and no word"
         return Outcome(exit_code=code, reason=HyperFuseError.reason, message=message, log=tuple(last))
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel end this process when its parent ends, even if that is killed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(1)  # it ended before the kernel was asked
-
-
-if __name__ == "__main__":
-    _die_with(int(sys.argv[1]))
-    sys.exit(main(sys.argv[2:]))

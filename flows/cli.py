@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             record = command(options, display)
     except HyperFuseError as error:
         if options.json:
-            print(json.dumps({"error": str(error), "reason": error.reason, "exit_code": error.exit_code}))  # noqa: T201
+            told = {"error": str(error), "reason": error.reason, "exit_code": error.exit_code}
+            figures = {"observed": error.observed, "allowed": error.allowed}
+            print(json.dumps(told | {key: value for key, value in figures.items() if value is not None}))  # noqa: T201
         print(f"hyperfuse: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:

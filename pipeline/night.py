@@ -256,6 +256,8 @@ class _Shift:
             reason=outcome.reason,
             message=outcome.message,
             files=at_fault(task.inputs, outcome.message),
+            observed=outcome.observed,
+            allowed=outcome.allowed,
             attempts=attempts,
             first=now if again is None else again.first,
             last=now,

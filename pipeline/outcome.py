@@ -34,13 +34,23 @@ class Outcome:
     """Reason code; empty for a product."""
     message: str = ""
     """One sentence."""
+    observed: float | None = None
+    """Figure that decided, where one figure did ..."""
+    allowed: float | None = None
+    """... and its limit."""
     log: tuple[str, ...] = ()
     """Last lines that the run wrote, for ends that nobody expected."""
 
     @classmethod
     def of(cls, error: HyperFuseError) -> Outcome:
         """An expected end."""
-        return cls(exit_code=error.exit_code, reason=error.reason, message=str(error))
+        return cls(
+            exit_code=error.exit_code,
+            reason=error.reason,
+            message=str(error),
+            observed=error.observed,
+            allowed=error.allowed,
+        )
 
     @classmethod
     def of_signal(cls, number: int, last: Iterable[str]) -> Outcome:

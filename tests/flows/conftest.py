@@ -106,4 +106,5 @@ def prefect(tmp_path):
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         log.close()

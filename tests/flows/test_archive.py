@@ -63,6 +63,17 @@ def test_a_night_in_child_processes(tmp_path: Path, capsys, caplog) -> None:
 
 
 @pytest.mark.timeout(240)
+def test_the_record_of_a_scene_has_the_figure_and_its_limit(tmp_path: Path) -> None:
+    config = archive(tmp_path, both(0), settings={"tiles.memory_gb": 0.001})
+    children = Children(timeout_hours=1.0)
+    work_off(config, children.fuse)
+    letter = json.loads((config.folder / "deadletter" / "h0.json").read_text())
+    assert (letter["reason"], letter["state"], letter["attempts"]) == ("resources", "failed", 1)
+    assert letter["observed"] > letter["allowed"] == 1e6
+    assert [path.name for path in (config.folder / ".archive").iterdir()] == ["lock"]
+
+
+@pytest.mark.timeout(240)
 def test_a_crash_ends_the_scene_and_not_the_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Children that kill themselves as the kernel does when memory runs out, or fail as a bug does."""
     config = archive(tmp_path, [*both(0), *both(1)])
@@ -111,7 +122,7 @@ def test_a_killed_night_leaves_no_child_and_is_resumed(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in found):
         assert time.monotonic() < deadline, "a child outlived its night"
         time.sleep(0.02)
@@ -128,7 +139,7 @@ def _children(pid: int) -> list[int]:
             for task in Path(f"/proc/{pid}/task").iterdir()
             for child in (task / "children").read_text().split()
         ]
-        return [child for child in found if b"flows.child" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        return [child for child in found if b"flows.leash" in Path(f"/proc/{child}/cmdline").read_bytes()]
     except OSError:
         return []
 

@@ -34,7 +34,7 @@ def flow_process(worker: int) -> psutil.Process | None:
     """The process of the flow that a worker runs."""
     for process in psutil.Process(worker).children(recursive=True):
         try:
-            if any("flows.child" in part for part in process.cmdline()):
+            if any("flows.leash" in part for part in process.cmdline()):
                 return process.parent()
         except psutil.Error:
             continue
