@@ -7,6 +7,7 @@ has no pixel, otherwise a hexadecimal digit, 0 (no pixel is valid) to f (all are
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -31,12 +32,15 @@ def clear_map(lon: ArrayLike, lat: ArrayLike, valid: ArrayLike, area: BaseGeomet
     valid : array_like of bool, shape (sample,)
         Whether the pixel can be used.
     area : shapely geometry
-        Outline whose box is divided; samples outside do not count.
+        Outline whose box is divided; samples outside of it do not count.
     """
     west, south, east, north = box_of(area)
+    shapely.prepare(area)
     x = (np.asarray(lon, np.float64) - west) % 360 / (east - west)
     y = (north - np.asarray(lat, np.float64)) / (north - south)
-    inside = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)
+    # Around a swath that lies askew the image is empty: that is no cloud.
+    inside = shapely.intersects_xy(area, (np.asarray(lon, np.float64) + 180) % 360 - 180, np.asarray(lat, np.float64))
+    inside &= (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)
     col, row = (np.minimum((part[inside] * CELLS).astype(int), CELLS - 1) for part in (x, y))
     cell, good = row * CELLS + col, np.asarray(valid, bool)[inside]
     total = np.bincount(cell, minlength=CELLS**2)
@@ -57,20 +61,28 @@ def is_clear_map(rows: object) -> bool:
 def clear_share(rows: tuple[str, ...], area: BaseGeometry, part: BaseGeometry) -> float | None:
     """Share of valid pixels (0 to 1) within part of an area, None if the map has no pixel there.
 
-    Cells count whose centers lie in the part; where it is smaller than a cell, the one in which its center lies.
+    Cells count whose centers lie in the part; where there is none, those that its box meets.
     """
-    share = _decoded(rows)
     west, south, east, north = box_of(area)
-    lon = west + (np.arange(CELLS) + 0.5) / CELLS * (east - west)
-    lat = north - (np.arange(CELLS) + 0.5) / CELLS * (north - south)
-    x, y = np.meshgrid((lon + 180) % 360 - 180, lat)
-    inside = shapely.contains_xy(part, x, y) & np.isfinite(share)
-    if not inside.any():
-        center = part.representative_point()
-        col = int(min(max((center.x - west) % 360 / (east - west) * CELLS, 0), CELLS - 1))
-        row = int(min(max((north - center.y) / (north - south) * CELLS, 0), CELLS - 1))
-        inside[row, col] = bool(np.isfinite(share[row, col]))
+    left, bottom, right, top = box_of(part)
+    begin = (left - west + 180) % 360 - 180
+    cols = _cells(begin / (east - west), (begin + right - left) / (east - west))
+    rows_met = _cells((north - top) / (north - south), (north - bottom) / (north - south))
+    share = _decoded(rows)[rows_met, cols]
+    lon = west + (np.arange(CELLS)[cols] + 0.5) / CELLS * (east - west)
+    lat = north - (np.arange(CELLS)[rows_met] + 0.5) / CELLS * (north - south)
+    inside = np.isfinite(share)
+    if share.size > 1:
+        centered = shapely.contains_xy(part, (lon[None, :] + 180) % 360 - 180, lat[:, None])
+        # A part without any cell's center is smaller than a cell: those that it meets stand for it.
+        inside = inside & centered if centered.any() else inside
     return float(share[inside].mean()) if inside.any() else None
+
+
+def _cells(begin: float, end: float) -> slice:
+    """Cells between two places, 0 to 1, along one side; at least one."""
+    first = min(max(math.floor(begin * CELLS), 0), CELLS - 1)
+    return slice(first, max(first + 1, min(math.ceil(end * CELLS), CELLS)))
 
 
 @lru_cache(maxsize=20_000)

@@ -78,16 +78,19 @@ def cloud_of(scene: SceneItem) -> float:
     return max(known, default=math.nan)
 
 
-def cloud_over(scene: SceneItem, part: BaseGeometry) -> float:
-    """Share of a part of a scene that is clouded or masked; of the whole scene without a map, NaN if unknown.
+def knows_clouds(scene: SceneItem) -> bool:
+    """Whether a scene's map shows the clouds that its metadata count, about.
 
-    A map that shows far fewer clouds than the product counts was made without a cloud mask (PRISMA L2D and PlanetScope
-    without UDM2 have none): then the count stands.
+    One that shows far fewer was made without a cloud mask: PRISMA L2D and PlanetScope without UDM2 have none.
     """
-    mapped, told = _mapped(scene, part), _told(scene)
-    if math.isnan(mapped) or told > _mapped(scene, scene.footprint) + _UNMAPPED:
-        return told
-    return mapped
+    mapped = _mapped(scene, scene.footprint)
+    return not math.isnan(mapped) and not _told(scene) > mapped + _UNMAPPED
+
+
+def cloud_over(scene: SceneItem, part: BaseGeometry, *, mapped: bool) -> float:
+    """Share of a part of a scene that is clouded or masked, by its map or else by its count for all of it; NaN if unknown."""
+    share = _mapped(scene, part) if mapped else math.nan
+    return _told(scene) if math.isnan(share) else share
 
 
 def _mapped(scene: SceneItem, part: BaseGeometry) -> float:

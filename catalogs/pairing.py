@@ -31,6 +31,7 @@ from catalogs.likeness import (
     cloud_of,
     cloud_over,
     equal_area,
+    knows_clouds,
     season_days,
     seconds,
     sun_difference,
@@ -157,6 +158,9 @@ class _Partners(NamedTuple):
     view: F64
     """Angle to the vertical and azimuth (degrees), shape (scene, 2)."""
 
+    mapped: NDArray[np.bool_]
+    """Whether the map of clear pixels shows the clouds."""
+
     @classmethod
     def of(cls, scenes: Sequence[SceneItem]) -> _Partners:
         areas = np.array([equal_area(scene.footprint) for scene in scenes], dtype=object)
@@ -168,6 +172,7 @@ class _Partners(NamedTuple):
             gsd_m=np.array([scene.gsd_m for scene in scenes], np.float64),
             sun=np.array([sun_of(scene.conditions) for scene in scenes], np.float64).reshape(-1, 3),
             view=np.array([view_of(scene.conditions) for scene in scenes], np.float64).reshape(-1, 2),
+            mapped=np.array([knows_clouds(scene) for scene in scenes], bool),
         )
 
 
@@ -232,20 +237,23 @@ def _fitting(
     # An unknown time is no reason to refuse: it ranks low.
     sift(~(np.abs(partners.time[met] - seconds(hsi)) > limit), f"lie more than {_span(limit)} apart")
     overlap = _overlap(area, met, partners)
-    sift(overlap >= max(rules.min_overlap, _TOUCH), f"cover less than {rules.min_overlap:.0%} of it")
-    measured = _measure(hsi, area, met, partners)
+    wide = overlap >= max(rules.min_overlap, _TOUCH)
+    sift(wide, f"cover less than {rules.min_overlap:.0%} of it")
+    measured = _measure(hsi, met, overlap[wide], partners)
     clear = ~(measured.cloud > rules.max_cloud)
     sift(clear, f"are clouded or masked to more than {rules.max_cloud:.0%} there")
     return measured.only(clear), refused
 
 
-def _measure(hsi: SceneItem, area: BaseGeometry, met: NDArray[np.intp], partners: _Partners) -> _Measured:
+def _measure(hsi: SceneItem, met: NDArray[np.intp], overlap: F64, partners: _Partners) -> _Measured:
     time = seconds(hsi)
     return _Measured(
         place=met,
-        overlap=_overlap(area, met, partners),
+        overlap=overlap,
         gap=np.abs(partners.time[met] - time),
-        cloud=np.array([cloud_over(partners.scenes[i], hsi.footprint) for i in met], np.float64),
+        cloud=np.array(
+            [cloud_over(partners.scenes[i], hsi.footprint, mapped=bool(partners.mapped[i])) for i in met], np.float64
+        ),
         sun=sun_difference(partners.sun[met], sun_of(hsi.conditions)),
         view=view_difference(partners.view[met], view_of(hsi.conditions)),
         season=season_days(partners.time[met], time),
@@ -314,7 +322,8 @@ def _overridden(hsi: SceneItem, partners: _Partners, rules: PairingRules) -> Pai
     index = next((i for i, scene in enumerate(partners.scenes) if scene.id == wanted), None)
     if index is None:
         return _none(hsi, f"the user chose {wanted}, which is no MSI scene of the catalogue")
-    measured = _measure(hsi, equal_area(hsi.footprint), np.array([index]), partners)
+    met = np.array([index])
+    measured = _measure(hsi, met, _overlap(equal_area(hsi.footprint), met, partners), partners)
     if not measured.overlap[0] > _TOUCH:
         return _none(hsi, f"the user chose {wanted}, which does not meet it")
     candidates = _candidates(hsi, partners, measured, _score(measured, rules))

@@ -79,6 +79,15 @@ def test_a_map_tells_what_is_clear_in_a_part(west):
     assert clear_share(rows, area, square(west + 0.51, 40.51, 0.001)) == 1
 
 
+def test_a_swath_that_lies_askew_is_clear():
+    area = outline([11, 12, 11, 10], [40, 41, 42, 41])
+    lon, lat = np.meshgrid(np.linspace(10, 12, 400), np.linspace(40, 42, 400))
+    imaged = np.abs(lon - 11) + np.abs(lat - 41) < 0.999
+    rows = clear_map(lon.ravel(), lat.ravel(), imaged.ravel(), area)
+    assert rows[0][0] == rows[-1][-1] == "-"
+    assert clear_share(rows, area, area) == pytest.approx(1, abs=0.01)
+
+
 def test_cells_without_samples_are_unknown():
     area = square(10, 40)
     rows = clear_map([10.5], [40.5], [True], area)

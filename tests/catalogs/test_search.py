@@ -104,7 +104,7 @@ def test_pages_of_a_search(server):
     assert [(scene.id, scene.uri) for scene in contents.scenes] == [
         (f"s{i}", f"https://data.example.org/{i}.tif") for i in range(5)
     ]
-    with pytest.raises(InputRejected, match="lies on a server, .* fetch the product first"):
+    with pytest.raises(InputRejected, match=r"lies on a server, .* fetch the product first"):
         open_scene(replace(contents.scenes[0].source(), sensor=None))
     assert len(server.asked) == 3
     assert server.asked[0]["collections"] == ["x", "y"]
