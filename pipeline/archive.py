@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from catalogs.errors import UsageError
 from catalogs.items import SceneItem
 from catalogs.pairing import PairingRules
+from catalogs.sensors import available
 from pipeline.config import RunConfig, SceneConfig, load_config, read_mapping, usage_error
 from pipeline.made import CHANGES, Change
 
@@ -106,12 +107,23 @@ class Recipes:
     def __init__(self, archive: ArchiveConfig) -> None:
         self._archive = archive
         self._bases: dict[tuple[str | None, str | None], RunConfig] = {}
-        for key in ("", *archive.sensors):
+        for key in archive.sensors:
+            if unknown := [name for name in key.split("+") if name not in available()]:
+                raise UsageError(
+                    f"sensors.{key}: there is no sensor {unknown[0]!r}; choose from {', '.join(available())}"
+                )
             hsi, _, msi = key.partition("+")
             self._base(hsi, msi or None)
+        self._base(None, None)
 
     def config(self, hsi: SceneItem, msi: SceneItem, *, replace: bool = False) -> RunConfig:
-        """The fusion of a pair."""
+        """The fusion of a pair.
+
+        Raises
+        ------
+        UsageError
+            If the catalogue's item of a scene says what no reader can use.
+        """
         base = self._base(hsi.sensor, msi.sensor)
         publish = base.publish.model_copy(update={"replace": replace})
         return base.model_copy(
@@ -179,7 +191,10 @@ def _scene(item: SceneItem, base: SceneConfig) -> SceneConfig:
     """What the catalogue says of a scene, with the user's settings over it."""
     told = {key: value for key, value in asdict(item.source()).items() if value is not None}
     asked = base.model_dump(exclude={"uri"}, exclude_none=True)
-    return SceneConfig.model_validate(told | asked)
+    try:
+        return SceneConfig.model_validate(told | asked)
+    except ValidationError as error:
+        raise usage_error(error) from error
 
 
 def _group(record: Mapping[str, Any], key: str) -> dict[str, Any]:

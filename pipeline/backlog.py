@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from catalogs.archive import Contents, Refusal
+from catalogs.errors import UsageError
 from catalogs.likeness import cloud_of
 from catalogs.networks import read_card
 from catalogs.pairing import Candidate, Pairing, pair
@@ -187,7 +188,10 @@ class _Shelf:
             return replace(found, state="done", reason=f"made {made.ended}; now {pairing.reason}")
         if chosen is None:
             return _without_partner(found, pairing, self._archive)
-        config = self._recipes.config(scene, chosen.msi, replace=made is not None)
+        try:
+            config = self._recipes.config(scene, chosen.msi, replace=made is not None)
+        except UsageError as error:
+            return replace(found, state="refused", code="bad_item", reason=str(error))
         recipe = self._recipe(chosen, config)
         found = replace(found, task=Task(id=scene.id, pair=chosen, config=config, recipe=recipe))
         if name in self._taken and made is None:

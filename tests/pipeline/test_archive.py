@@ -268,6 +268,23 @@ def test_a_product_whose_partner_has_gone_stays(tmp_path: Path) -> None:
     assert (entry.state, entry.task) == ("done", None)
 
 
+def test_an_item_with_settings_that_no_reader_takes_costs_the_others_nothing(tmp_path: Path) -> None:
+    config = archive(tmp_path, [item("h0", "hsi", 0, settings={"scale": "large"}), item("m0", "msi", 0), *both(1)])
+    night(config, pretend)
+    assert states(config) == {"h0": "refused bad_item", "h1": "done"}
+    assert "scale" in letter(config, "h0").message
+
+
+def test_items_that_cannot_be_read_are_scenes_too(tmp_path: Path) -> None:
+    config = archive(tmp_path, both(0))
+    [path] = (tmp_path / "catalog").glob("*/h0.json")
+    path.write_text(path.read_text().replace('"Feature"', '"Creature"'))
+    night(config, pretend)
+    assert set(states(config).values()) == {"refused bad_item"}
+    assert [found.code for found in stock(config)] == ["bad_item"]
+    assert len(list((config.folder / "deadletter").glob("*.json"))) == 1
+
+
 def test_a_path_that_holds_no_product_is_left_alone(tmp_path: Path) -> None:
     config = archive(tmp_path, both(0))
     (config.folder / "h0").mkdir(parents=True)
@@ -381,6 +398,7 @@ def test_the_end_of_a_night(tmp_path: Path, until: str | int, end: str) -> None:
         ({"maxscenes": 1}, "maxscenes"),
         ({"settings": {"nonsense": 1}}, "nonsense"),
         ({"sensors": {"enmap": {"tiles.core": 33}}}, "tiles"),
+        ({"sensors": {"enmap+sentinel": {}}}, "there is no sensor 'sentinel'"),
         ({"rules": {"min_overlap": "much"}}, "rules.min_overlap"),
     ],
 )
