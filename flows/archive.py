@@ -68,10 +68,10 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     if options.dry_run:
         if again:
             raise UsageError("--dry-run changes nothing, so it does not go with --retry; leave one of them out")
-        from catalogs.archive import Catalog  # noqa: PLC0415
+        from pipeline.archive import open_catalog  # noqa: PLC0415
         from pipeline.backlog import take_stock  # noqa: PLC0415
 
-        return take_stock(archive, Catalog.open(archive.catalog, roots=archive.roots).read()).to_json()
+        return take_stock(archive, open_catalog(archive).read()).to_json()
     from pipeline.night import forget, work_off  # noqa: PLC0415
 
     if again:

@@ -25,6 +25,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from catalogs.archive import Catalog
 from catalogs.errors import UsageError
 from catalogs.items import SceneItem
 from catalogs.pairing import PairingRules
@@ -177,6 +178,11 @@ def load_archive(path: Path | None, settings: dict[str, Any]) -> ArchiveConfig:
         raise usage_error(error) from error
     Recipes(archive)
     return archive
+
+
+def open_catalog(archive: ArchiveConfig) -> Catalog:
+    """The catalogue of an archive; besides its scenes, it may lead to the products."""
+    return Catalog.open(archive.catalog, roots=(*archive.roots, archive.folder))
 
 
 def folder_name(scene: str) -> str:

@@ -77,6 +77,8 @@ class Entry:
     """Where its hyperspectral image is, or the item that cannot be used."""
     product: Path
     """Where its product stands or will stand."""
+    job_key: str = ""
+    """That of the product which stands there, current or not; empty without one."""
     task: Task | None = None
     """What would be run; None without a partner."""
     attempts: int = 0
@@ -181,7 +183,10 @@ class _Shelf:
         made = Made.read(product) if name in self._taken else None
         if made is not None:
             self.made.append(made)
-        found = Entry(id=scene.id, state="new", reason=pairing.reason, address=scene.uri, product=product)
+        key = "" if made is None else made.job_key
+        found = Entry(
+            id=scene.id, state="new", reason=pairing.reason, address=scene.uri, product=product, job_key=key
+        )  # fmt: skip
         if name in self._held:
             return replace(found, state="busy", code="busy", reason="another process works on it")
         if chosen is None and made is not None:

@@ -59,6 +59,8 @@ class Made:
     """Duration of the run; None if it went on with the tiles of another."""
     ended: str
     """RFC 3339."""
+    job_key: str
+    """Digest of everything that decided its content."""
 
     @classmethod
     def read(cls, folder: Path) -> Made | None:
@@ -80,6 +82,7 @@ class Made:
                 samples=prod(facts["shape"]) * len(facts["wavelength_nm"]),
                 seconds=None if record["tiles"]["resumed"] else max(took.total_seconds(), 1.0),
                 ended=str(record["ended"]),
+                job_key=str(record["job_key"]),
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None

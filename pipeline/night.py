@@ -21,9 +21,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from catalogs.archive import Catalog
+from catalogs.archive import Catalog, Contents
 from catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputRejected, Transient, UsageError
-from pipeline.archive import ArchiveConfig, folder_name
+from pipeline.archive import ArchiveConfig, folder_name, open_catalog
 from pipeline.backlog import Backlog, Task, take_stock
 from pipeline.deadletter import DeadLetter, DeadLetters
 from pipeline.index import INDEX, IndexEntry, write_index
@@ -86,13 +86,15 @@ def work_off(
     InputRejected, UsageError
         If the archive cannot be written, or its catalogue or settings cannot be used at all.
     """
-    catalog = Catalog.open(archive.catalog, roots=archive.roots)
+    catalog = open_catalog(archive)
     with alone_in(archive):
         before = take_stock(archive, catalog.read())
         _tidy(archive, before)
-        shift = _Shift(archive=archive, catalog=catalog, fuse=fuse, progress=progress, due=before.due)
+        shift = _Shift(archive=archive, fuse=fuse, progress=progress, due=before.due)
         shift.work(stop)
-        after = take_stock(archive, catalog.read())
+        contents = catalog.read()
+        after = take_stock(archive, contents)
+        _join(catalog, contents, after)
         if shift.started or before.counts != after.counts or not (archive.folder / INDEX).exists():
             _show(archive, after)
     return Night(before=before, after=after, started=tuple(shift.started), left=shift.left)
@@ -133,7 +135,6 @@ class _Shift:
     """One night's work: the queue, and what became of it."""
 
     archive: ArchiveConfig
-    catalog: Catalog
     fuse: Fuse
     progress: Progress
     due: tuple[Task, ...]
@@ -222,13 +223,6 @@ class _Shift:
             return
         self._letters.remove(task.id)
         log.info("%s: published %s", task.id, task.product)
-        if "stac" not in task.config.publish.formats or "://" in self.catalog.address:
-            return
-        try:
-            self.catalog.add_product(task.product)
-        except (HyperFuseError, OSError) as error:
-            # The product stands; it can be added by hand.
-            log.warning("%s: is not in the catalogue: %s", task.id, error)
 
     def _tried(self, task: Task) -> Outcome:
         """The outcome, after a few more tries where a disk or a network did not answer."""
@@ -267,6 +261,22 @@ class _Shift:
         )
         self._letters.write(letter, task.config)
         log.warning("%s: %s (%s): %s", task.id, letter.state, letter.reason, letter.message)
+
+
+def _join(catalog: Catalog, contents: Contents, backlog: Backlog) -> None:
+    """Put products into the catalogue that are not in it, of this night or of one that was killed before it could."""
+    if "://" in catalog.address:
+        return
+    listed = {product.folder: product.job_key for product in contents.products}
+    for scene in backlog.entries:
+        published = (scene.product / f"{scene.product.name}.json").is_file()
+        if not published or scene.job_key == listed.get(scene.product.resolve()):
+            continue
+        try:
+            catalog.add_product(scene.product)
+        except (HyperFuseError, OSError) as error:
+            # The product stands; it can be added by hand.
+            log.warning("%s: is not in the catalogue: %s", scene.id, error)
 
 
 def _show(archive: ArchiveConfig, backlog: Backlog) -> None:

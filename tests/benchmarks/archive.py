@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from catalogs.archive import Catalog
-from pipeline.archive import ArchiveConfig
+from pipeline.archive import ArchiveConfig, open_catalog
 from pipeline.backlog import take_stock
 from pipeline.deadletter import DeadLetter, DeadLetters
 from tests.archives import archive
@@ -41,7 +41,7 @@ def fill(found: ArchiveConfig) -> None:
     bands = {key: [1234.5678] * N_BANDS for key in ("center_nm", "fwhm_nm", "good", "source_band")}
     letters = DeadLetters(found.folder)
     now = datetime.now(UTC)
-    for index, entry in enumerate(take_stock(found, Catalog.open(found.catalog, roots=found.roots).read()).entries):
+    for index, entry in enumerate(take_stock(found, open_catalog(found).read()).entries):
         task = entry.task
         if task is None:
             continue
@@ -64,7 +64,7 @@ def fill(found: ArchiveConfig) -> None:
 def look(folder: Path) -> None:
     started = time.monotonic()
     found = config(folder)
-    contents = Catalog.open(found.catalog, roots=found.roots).read()
+    contents = open_catalog(found).read()
     listed = time.monotonic()
     backlog = take_stock(found, contents)
     told = ", ".join(f"{n} {state}" for state, n in Counter(entry.state for entry in backlog.entries).items())

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from catalogs.archive import Catalog
 from catalogs.errors import InputRejected
 from flows.child import Children
 from flows.cli import main
-from pipeline.archive import ArchiveConfig
+from pipeline.archive import ArchiveConfig, open_catalog
 from pipeline.night import work_off
 from pipeline.outcome import Outcome
 from pipeline.publish import verify
@@ -128,7 +127,7 @@ def test_a_killed_night_leaves_no_child_and_is_resumed(tmp_path: Path) -> None:
         time.sleep(0.02)
     subprocess.run(command, check=True, capture_output=True)
     assert states(config) == {"h0": "done"}
-    assert [product.id for product in Catalog.open(config.catalog, roots=config.roots).products] == ["h0"]
+    assert [product.id for product in open_catalog(config).products] == ["h0"]
 
 
 def _children(pid: int) -> list[int]:

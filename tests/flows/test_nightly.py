@@ -12,8 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from catalogs.archive import Catalog
-from pipeline.archive import ArchiveConfig, load_archive
+from pipeline.archive import ArchiveConfig, load_archive, open_catalog
 from pipeline.deadletter import DeadLetters
 from pipeline.publish import verify
 from tests.flows.nightly import EXPECTED, NETWORK, WEIGHTS, build
@@ -70,7 +69,7 @@ def check(config: ArchiveConfig) -> None:
         assert letter is not None
         assert letter.message
         assert letter.replay.startswith("hyperfuse ")
-    products = Catalog.open(config.catalog, roots=config.roots).products
+    products = open_catalog(config).products
     assert {product.id for product in products} == done
 
 

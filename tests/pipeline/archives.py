@@ -14,7 +14,7 @@ from catalogs.errors import HyperFuseError
 from catalogs.items import Fingerprint, SceneItem
 from catalogs.scene import Conditions
 from catalogs.sensors import Source, open_scene
-from pipeline.archive import ArchiveConfig, load_archive
+from pipeline.archive import ArchiveConfig, load_archive, open_catalog
 from pipeline.backlog import Backlog, Task, take_stock
 from pipeline.night import Night, work_off
 from pipeline.outcome import Outcome
@@ -76,6 +76,7 @@ def here(task: Task) -> Outcome:
 def record_of(task: Task) -> dict[str, Any]:
     """The provenance of a product that was never made, as far as a backlog reads it."""
     return {
+        "job_key": task.recipe.key,
         "inputs": {
             role: {"uri": uri, "sha256": digest}
             for role, uri, digest in zip(("hsi", "msi"), task.recipe.addresses, task.recipe.inputs, strict=True)
@@ -104,7 +105,7 @@ def night(config: ArchiveConfig, fuse: Callable[[Task], Outcome] = here) -> Nigh
 
 def look(config: ArchiveConfig) -> Backlog:
     """The backlog as anybody finds it from outside."""
-    return take_stock(config, Catalog.open(config.catalog, roots=config.roots).read())
+    return take_stock(config, open_catalog(config).read())
 
 
 def states(config: ArchiveConfig) -> dict[str, str]:

@@ -15,7 +15,7 @@ import pipeline.night
 from catalogs.archive import Catalog
 from catalogs.errors import Busy, InputRejected, OutOfResources, Transient, UsageError
 from catalogs.items import Fingerprint
-from pipeline.archive import ArchiveConfig, folder_name
+from pipeline.archive import ArchiveConfig, folder_name, open_catalog
 from pipeline.backlog import Entry, Task
 from pipeline.deadletter import DeadLetter, DeadLetters
 from pipeline.job import locked
@@ -86,7 +86,7 @@ def test_every_scene_ends_in_one_state_with_its_reason(tmp_path: Path) -> None:
     assert letter(config, "h3").files == (str(tmp_path / "junk.tif"),)
     assert (letter(config, "h2").observed, letter(config, "h2").allowed) == (0.9, 0.5)
     assert "is not there" in letter(config, "h4").message
-    assert [product.id for product in Catalog.open(config.catalog, roots=config.roots).products] == ["h0"]
+    assert [product.id for product in open_catalog(config).products] == ["h0"]
     page = (config.folder / "index.html").read_text()
     assert all(name in page for name in ended)
     before = {path: path.stat().st_mtime_ns for path in (config.folder / "deadletter").glob("*.json")}
@@ -127,6 +127,19 @@ def test_a_changed_weight_file_makes_exactly_its_products_stale(tmp_path: Path) 
     assert night(config).started == ("h0",)
     assert states(config) == {"h0": "done", "h1": "done"}
     assert sorted(path.name for path in config.folder.iterdir()) == [".archive", "h0", "h1", "index.html"]
+
+
+def test_a_product_that_missed_the_catalogue_joins_it_the_next_night(tmp_path: Path) -> None:
+    """Its night was killed between publishing and cataloguing; the roots of the scenes need not cover the products."""
+    config = archive(tmp_path, both(0), roots=[])
+    night(config)
+    [item_path] = (tmp_path / "catalog" / "products").glob("h0.json")
+    [before] = open_catalog(config).products
+    item_path.unlink()
+    night(config)
+    [again] = open_catalog(config).products
+    assert (again.id, again.hsi, again.msi, again.job_key) == ("h0", "h0", "m0", before.job_key)
+    assert states(config) == {"h0": "done"}
 
 
 # From here on products are only pretended: states follow from records, and these are the same.
