@@ -34,7 +34,7 @@ slow: $(VENV)/.installed-test  ## the tests that take minutes (kill and resume, 
 server: $(VENV)/.installed-test  ## a real Prefect server, work pool, worker and deployment
 	$(BIN)/pytest -m server --timeout 900
 
-browser: $(VENV)/.installed-test  ## a report in a headless Chromium; needs `pip install playwright && playwright install chromium`
+browser: $(VENV)/.installed-test  ## reports, comparisons and indices in a headless Chromium; needs `pip install playwright && playwright install chromium`
 	$(BIN)/pytest -m browser
 
 bench: $(VENV)/.installed-test  ## the engine over the network's forward, over the raw write, and beside its peers; memory; Dask workers

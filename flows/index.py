@@ -23,10 +23,10 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noq
     InputRejected
         If there is no such folder, or no product in it.
     """
-    from pipeline.index import entries, summary, write_index  # noqa: PLC0415 (xarray takes seconds, --help must not)
+    from pipeline.index import product_entries, summary, write_index  # noqa: PLC0415 (xarray takes seconds, --help must not)
 
     folder = options.folder
-    found = entries(folder) if folder.is_dir() else []
+    found = product_entries(folder) if folder.is_dir() else []
     if not found:
         raise InputRejected(
             f"{folder}: no product in any of its subfolders; name the folder that holds product folders"

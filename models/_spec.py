@@ -21,7 +21,6 @@ import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
@@ -320,10 +319,9 @@ _NOT_METHODS = {"losses"}
 @cache
 def available() -> tuple[str, ...]:
     """Names of all methods and their variants, sorted; a variant with the empty name goes by its module's name alone."""
-    here = str(Path(__file__).parent)
-    modules = [
-        m.name for m in pkgutil.iter_modules([here]) if not m.name.startswith("_") and m.name not in _NOT_METHODS
-    ]
+    # The package's path, not this folder: who appends a folder of their own to it adds their methods.
+    path = importlib.import_module("models").__path__
+    modules = [m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_") and m.name not in _NOT_METHODS]
     names = []
     for name in modules:
         variants = getattr(importlib.import_module(f"models.{name}"), "VARIANTS", {"": {}})

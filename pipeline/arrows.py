@@ -109,8 +109,9 @@ def _turned(vector: NDArray[np.float64], degrees: float) -> NDArray[np.float64]:
 
 def _about(move_m: NDArray[np.float64], used: NDArray[np.bool_], enlarged: float) -> str:
     lengths = np.hypot(*move_m)
+    agree = int(used.sum())
+    others = "" if agree == used.size else "; the others (red) do not"
     return (
         f"Arrows bring the MSI onto the HSI, drawn {enlarged:.3g} times as long as they are: median {np.median(lengths):.3g} m, "
-        f"longest {lengths.max():.3g} m. Of {used.size} tie points here, {int(used.sum())} agree with the displacement (cyan); "
-        f"the others (red) do not."
+        f"longest {lengths.max():.3g} m. Of {used.size} tie points here, {agree} agree with the displacement (cyan){others}."
     )

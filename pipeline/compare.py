@@ -60,7 +60,7 @@ class Side:
     @property
     def method(self) -> str:
         """Name of the method that made it."""
-        return _method(self.product)
+        return self.product.method
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -240,14 +240,10 @@ def _read(cube: xr.DataArray, side: Side, box: Box) -> F32:
     return block
 
 
-def _method(product: Product) -> str:
-    return str(product.provenance["method"]["name"])
-
-
 def _labels(products: Sequence[Product]) -> list[str]:
     """Methods where they differ, else the products' names, else their folders."""
-    for names in ([_method(p) for p in products], [p.name for p in products], [str(p.path) for p in products]):
-        if len(set(names)) == len(names):
+    for names in ([p.method for p in products], [p.name for p in products], [str(p.path) for p in products]):
+        if all(names) and len(set(names)) == len(names):
             return names
     return [f"{k + 1}: {product.path}" for k, product in enumerate(products)]
 
@@ -256,16 +252,23 @@ def _notes(products: Sequence[Product]) -> tuple[str, ...]:
     """Sentences on what else differs between the products than their method."""
     first, notes = products[0], []
     for product in products[1:]:
-        for role, name in (("hsi", "hyperspectral"), ("msi", "multispectral")):
-            ours, theirs = (p.provenance["inputs"][role]["sha256"] for p in (first, product))
-            if ours != theirs:
-                notes.append(f"{product.path.name} and {first.path.name} were made from different {name} inputs.")
+        ours, theirs = _digests(first), _digests(product)
+        if ours != theirs:
+            roles = ", ".join(sorted(role for role in ours | theirs if ours.get(role) != theirs.get(role)))
+            notes.append(f"{product.path.name} and {first.path.name} were made from different inputs ({roles}).")
         if _moved(first) != _moved(product):
             notes.append(f"{product.path.name} and {first.path.name} were registered differently.")
     return tuple(notes)
 
 
+def _digests(product: Product) -> dict[str, str]:
+    """What a product was made from; an area is made from products, which have no roles."""
+    inputs = product.provenance["inputs"]
+    named = inputs.items() if isinstance(inputs, dict) else ((f"input {k + 1}", one) for k, one in enumerate(inputs))
+    return {role: str(one["sha256"]) for role, one in named}
+
+
 def _moved(product: Product) -> tuple[float, ...]:
     """Displacement that was folded in (m), to the centimeter."""
-    registration = product.provenance["registration"]
-    return tuple(round(float(registration[key] or 0.0), 2) for key in ("east_m", "north_m"))
+    registration = product.provenance.get("registration", {})
+    return tuple(round(float(registration.get(key) or 0.0), 2) for key in ("east_m", "north_m"))

@@ -188,15 +188,12 @@ def _map(side: Side, difference: Difference) -> str:
 
 
 def _products(found: Comparison) -> list[tuple[str, str, str, str]]:
-    return [
-        (
-            side.label,
-            f"{side.product.provenance['method']['title']}; {side.product.provenance['method']['paper']}",
-            str(side.product.path),
-            side.product.job_key[:12],
-        )
-        for side in found.sides
-    ]
+    rows = []
+    for side in found.sides:
+        method = side.product.provenance.get("method", {"title": "put together from products", "paper": ""})
+        about = "; ".join(text for text in (method["title"], method["paper"]) if text)
+        rows.append((side.label, about, str(side.product.path), side.product.job_key[:12]))
+    return rows
 
 
 def _reports(found: Comparison, folder: Path) -> str:

@@ -51,13 +51,12 @@ class IndexEntry:
     """Figures by the keys of `pipeline.scores.SCORES`; missing ones are shown as such."""
 
 
-def entry(folder: Path) -> IndexEntry:
+def product_entry(folder: Path) -> IndexEntry:
     """The entry of a product folder, from its own records; a folder that cannot be read as a product says so."""
     try:
         product = Product.load(folder)
         qa = product.scores()
-        network = str(product.provenance["method"]["name"])
-        scores = read_scores(qa, network)
+        scores = read_scores(qa, product.method)
     except (BadProduct, LookupError, TypeError, AttributeError) as error:
         return IndexEntry(id=folder.name, state="damaged", reason=str(error), product=folder)
     reasons = [] if qa is None else [str(warning) for warning in qa["warnings"]]
@@ -66,15 +65,17 @@ def entry(folder: Path) -> IndexEntry:
         state=str(scores["state"] or "published"),
         reason="; ".join(reasons),
         product=folder,
-        network=network,
+        network=product.method,
         scores=scores,
     )
 
 
-def entries(folder: Path) -> list[IndexEntry]:
+def product_entries(folder: Path) -> list[IndexEntry]:
     """Entries of all products directly inside a folder, by name; a product is a folder with a provenance record."""
     return [
-        entry(path.parent) for path in sorted(folder.glob(f"*/{PROVENANCE}")) if not path.parent.name.startswith(".")
+        product_entry(path.parent)
+        for path in sorted(folder.glob(f"*/{PROVENANCE}"))
+        if not path.parent.name.startswith(".")
     ]
 
 

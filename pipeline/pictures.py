@@ -84,7 +84,7 @@ def spectra(job: Job) -> dict[str, Any]:
     dict
         `rows` and `cols` (product pixels) of the lattice; `fused`, `hsi`, `msi`: little-endian int16 counts of `scale` in
         base64, shape (row, col, band), -32768 where invalid; their wavelengths; `presets`, points worth a look. The script
-        draws a band around the product where `sigma`, its standard error in the same form, is there too.
+        draws a band around the product where `error`, its standard error in the same form, is there too.
     """
     height, width = job.grids.product.shape
     _, chunk_rows, chunk_cols = store.open_array(job.fused).chunks

@@ -79,6 +79,11 @@ class Product:
         report = path / REPORT if (path / REPORT).is_file() else None
         return cls(path=path, name=name, job_key=key, report=report, provenance=record, **place)
 
+    @property
+    def method(self) -> str:
+        """Name of the method that made it; empty for a product that was put together from others."""
+        return str(self.provenance.get("method", {}).get("name", ""))
+
     def scores(self) -> dict[str, Any] | None:
         """Content of `qa.json`; None for a product that was made without.
 

@@ -31,8 +31,9 @@ function runs({ x, y, gap }) {
 }
 
 // Lines (or dots) of {x, y, color, name, dots, thin, low, high}; breaks where a value is missing or the next is farther than `gap`.
-// `low` and `high`, where given, are the edges of a band of uncertainty around the line.
-function chart(svg, series, xTitle, yTitle) {
+// `low` and `high`, where given, are the edges of a band of uncertainty around the line. A `share` below 1 of the values
+// decides how high the axis reaches; what is higher runs along its top, so that one noisy band does not flatten a spectrum.
+function chart(svg, series, xTitle, yTitle, share = 1) {
   svg.replaceChildren();
   // As many units as pixels, so that text is as large on a phone as on a desk.
   const height = +svg.getAttribute("viewBox").split(" ")[3], width = Math.max(Math.min(svg.clientWidth || 900, 900), 320);
@@ -40,10 +41,11 @@ function chart(svg, series, xTitle, yTitle) {
   const box = { left: 64, right: width - 12, top: 26, bottom: height - 40 };
   const xs = series.flatMap(s => s.x), ys = series.flatMap(s => [...s.y, ...s.low ?? [], ...s.high ?? []]).filter(Number.isFinite);
   if (!ys.length) { element(svg, "text", { x: box.left, y: height / 2, fill: "currentColor" }, "nothing to show here"); return; }
-  const [x0, x1] = [Math.min(...xs), Math.max(...xs)], [low, high] = [Math.min(0, ...ys), Math.max(...ys)];
+  const sorted = Float64Array.from(ys).sort(), most = sorted.at(-1), usual = sorted[Math.floor(share * (sorted.length - 1))];
+  const [x0, x1] = [Math.min(...xs), Math.max(...xs)], low = Math.min(0, sorted[0]), high = share < 1 ? Math.min(most, 1.5 * usual) : most;
   const y1 = high > low ? high : low + 1;
   const px = x => box.left + (x - x0) / (x1 - x0 || 1) * (box.right - box.left);
-  const py = y => box.bottom - (y - low) / (y1 - low) * (box.bottom - box.top);
+  const py = y => box.bottom - (Math.min(y, y1) - low) / (y1 - low) * (box.bottom - box.top);
   for (const value of ticks(low, y1)) {
     element(svg, "line", { x1: box.left, x2: box.right, y1: py(value), y2: py(value), stroke: "#d9dee5" });
     element(svg, "text", { x: box.left - 6, y: py(value) + 4, "text-anchor": "end", fill: "currentColor" }, value);

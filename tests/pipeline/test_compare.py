@@ -15,6 +15,7 @@ from catalogs.errors import InputRejected, UsageError
 from flows.cli import main
 from pipeline.compare import MOST, compare
 from pipeline.comparison_page import write_page
+from pipeline.index import product_entry
 from pipeline.page import number
 from pipeline.product import Product
 from pipeline.publish import publish
@@ -157,9 +158,22 @@ def test_other_inputs_and_displacements_are_noted(tmp_path: Path) -> None:
     record["registration"]["east_m"] += 0.5
     (paths[1] / "provenance.json").write_text(json.dumps(record))
     assert [note.split(" were ")[1] for note in compare(paths).notes] == [
-        "made from different hyperspectral inputs.",
+        "made from different inputs (hsi).",
         "registered differently.",
     ]
+
+
+def test_a_product_put_together_from_others_has_no_method(tmp_path: Path) -> None:
+    paths = [publish(build_job(tmp_path, name=name, formats=("zarr",))).path for name in ("scene", "area")]
+    record = json.loads((paths[1] / "provenance.json").read_text())
+    del record["method"], record["registration"]
+    record["inputs"] = [record["inputs"]["hsi"]]
+    (paths[1] / "provenance.json").write_text(json.dumps(record))
+    found = compare(paths)
+    assert [side.label for side in found.sides] == ["scene", "area"]
+    assert len(found.notes) == 2
+    write_page(found, tmp_path / "page.html")
+    assert product_entry(paths[1]).state == "published"
 
 
 def test_too_few_too_many_or_no_product(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from flows.cli import main
-from pipeline.index import INDEX, IndexEntry, entries, write_index
+from pipeline.index import INDEX, IndexEntry, product_entries, write_index
 from pipeline.publish import publish
 from tests.pages import Page, opened
 from tests.pipeline.conftest import build_job
@@ -46,7 +46,7 @@ def judged(sam: float) -> dict[str, object]:
 
 
 def test_products_are_found_with_their_scores(archive: Path) -> None:
-    found = {entry.id: entry for entry in entries(archive)}
+    found = {entry.id: entry for entry in product_entries(archive)}
     assert {entry.id: entry.state for entry in found.values()} == {
         "one: <i>": "published", "two": "published with warnings", "three": "published", "zero": "damaged",
     }  # fmt: skip
@@ -58,7 +58,7 @@ def test_products_are_found_with_their_scores(archive: Path) -> None:
 
 def test_the_page_links_and_shows(archive: Path) -> None:
     dead = IndexEntry(id="dead <b>letter", state="dead letter", reason="damaged <file>", network="gsa")
-    path = write_index(archive, [*entries(archive), dead])
+    path = write_index(archive, [*product_entries(archive), dead])
     assert path == archive / INDEX
     text = path.read_text(encoding="utf-8")
     page = Page(text.replace('alt=""', 'alt="thumbnail"'))
@@ -75,7 +75,7 @@ def test_the_page_links_and_shows(archive: Path) -> None:
 
 
 def test_links_follow_products_that_lie_elsewhere(archive: Path, tmp_path: Path) -> None:
-    (product,) = (entry for entry in entries(archive) if entry.id == "two")
+    (product,) = (entry for entry in product_entries(archive) if entry.id == "two")
     (link,) = (
         link
         for link in Page(write_index(tmp_path, [product]).read_text().replace('alt=""', 'alt="x"')).links
@@ -99,7 +99,7 @@ def test_an_archive_without_scenes_has_a_page(tmp_path: Path) -> None:
 @pytest.mark.browser
 def test_a_browser_sorts_and_filters(archive: Path) -> None:
     dead = IndexEntry(id="dead", state="dead letter", reason="no partner")
-    path = write_index(archive, [dead, *entries(archive)])
+    path = write_index(archive, [dead, *product_entries(archive)])
     with opened(path) as (page, complaints):
 
         def names() -> list[str]:

@@ -130,3 +130,19 @@ def test_a_browser_shows_swipes_and_answers_clicks(browser_page: tuple[Any, list
     assert page.locator("#cut").is_hidden()
     assert page.screenshot(path=tmp_path / "report.png", full_page=True)
     assert complaints == []
+
+
+@pytest.mark.browser
+def test_a_standard_error_becomes_a_band(product: Product, tmp_path: Path) -> None:
+    """The script's part: given errors in the spectra's own packing, a band lies around the product, broken at gaps."""
+    text = (product.path / REPORT).read_text(encoding="utf-8")
+    data = json.loads(Page(text).scripts[0])
+    counts = np.frombuffer(base64.b64decode(data["spectra"]["fused"]), "<i2")
+    errors = base64.b64encode(np.where(counts == -32768, -32768, 500).astype("<i2").tobytes()).decode()
+    path = tmp_path / REPORT
+    path.write_text(text.replace('"presets":', f'"error":"{errors}","presets":', 1), encoding="utf-8")
+    with opened(path) as (page, complaints):
+        band = page.locator("#spectrum path.band").first.get_attribute("d")
+        assert "NaN" not in band
+        assert len(band.split("L")) >= 2 * 3
+        assert complaints == []
