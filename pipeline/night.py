@@ -26,8 +26,7 @@ from catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputRejected, T
 from pipeline.archive import ArchiveConfig, folder_name, open_catalog
 from pipeline.backlog import Backlog, Task, take_stock
 from pipeline.deadletter import DeadLetter, DeadLetters
-from pipeline.index import INDEX, IndexEntry, write_index
-from pipeline.index import entry as product_entry
+from pipeline.index import INDEX, IndexEntry, product_entry, write_index
 from pipeline.job import drop_abandoned
 from pipeline.locks import alone_in, alone_on
 from pipeline.made import Made
