@@ -56,7 +56,7 @@ bench-models: $(VENV)/.installed-test  ## each network's fast forward against it
 bench-catalog: $(VENV)/.installed-test  ## listing and pairing of a catalogue of 10,000 scenes
 	$(BIN)/python -m tests.benchmarks.catalog
 
-archive-test: $(VENV)/.installed-test  ## 30 pairs through a real server, worker and deployment, killed three times; a quarter of an hour
+archive-test: $(VENV)/.installed-test  ## 30 pairs through a real server, worker and deployment, killed three times; about ten minutes
 	$(BIN)/pytest -m archive --timeout 3600
 
 bench-archive: $(VENV)/.installed-test  ## backlog of 10,000 scenes: seconds and memory
