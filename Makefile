@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help test demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog bench-register bench-uncertainty clean
+.PHONY: help test demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -58,6 +58,12 @@ bench-models: $(VENV)/.installed-test  ## each network's fast forward against it
 
 bench-catalog: $(VENV)/.installed-test  ## listing and pairing of a catalogue of 10,000 scenes
 	$(BIN)/python -m tests.benchmarks.catalog
+
+archive-test: $(VENV)/.installed-test  ## 30 pairs through a real server, worker and deployment, killed three times; about ten minutes
+	$(BIN)/pytest -m archive --timeout 3600
+
+bench-archive: $(VENV)/.installed-test  ## backlog of 10,000 scenes: seconds and memory
+	$(BIN)/python -m tests.benchmarks.archive
 
 bench-register: $(VENV)/.installed-test  ## known displacements, beside phase correlation and (install_arosics.sh) AROSICS
 	$(BIN)/python -m tests.benchmarks.register

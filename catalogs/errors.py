@@ -7,12 +7,25 @@ from __future__ import annotations
 
 
 class HyperFuseError(Exception):
-    """Base of all expected ends; anything else that escapes is a bug."""
+    """Base of all expected ends; anything else that escapes is a bug.
+
+    Parameters
+    ----------
+    message : str
+        The sentence.
+    observed, allowed : float, optional
+        The figure that decided and its limit, where one figure did; for records, the sentence says them too.
+    """
 
     exit_code = 1
     """Exit code of the command line."""
     reason = "bug"
     """Reason code in records written by machines for machines."""
+
+    def __init__(self, message: str = "", *, observed: float | None = None, allowed: float | None = None) -> None:
+        super().__init__(message)
+        self.observed = observed
+        self.allowed = allowed
 
 
 class UsageError(HyperFuseError):
@@ -62,3 +75,10 @@ class Poisoned(HyperFuseError):
 
     exit_code = 8
     reason = "poison"
+
+
+class Transient(HyperFuseError):
+    """A disk or a network did not answer; the same run may succeed later, and goes on where this one stopped."""
+
+    exit_code = 9
+    reason = "transient"

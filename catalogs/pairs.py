@@ -54,7 +54,9 @@ class ScenePair:
         if not self.ratios[0] - 0.5 <= self.gsd_ratio <= self.ratios[1] + 0.5:
             raise UnlikelyPair(
                 f"{hsi.name} ({hsi.gsd_m:.4g} m) over {msi.name} ({msi.gsd_m:.4g} m) is a ratio of {self.gsd_ratio:.3g}; "
-                f"expected {self.ratios[0]} to {self.ratios[1]}, so give a sharper MSI or check the grids"
+                f"expected {self.ratios[0]} to {self.ratios[1]}, so give a sharper MSI or check the grids",
+                observed=self.gsd_ratio,
+                allowed=self.ratios[self.gsd_ratio > self.ratios[1]],
             )
         if self.overlap().is_empty:
             footprints = " and ".join(

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
-from flows import catalog, compare, evaluate, index, info, mosaic
+from flows import archive, catalog, compare, evaluate, index, info, mosaic
 from flows.display import Display
 from flows.stopping import Terminated, stopped_by_sigterm
 
 EXIT_CODES = """exit codes:
   0 done   2 usage   3 input rejected   4 expected skip   5 busy   6 resources   7 refused by a quality gate
-  8 tiles set aside that kill workers   130 interrupted   143 terminated: run again to resume   1 a bug"""
+  8 tiles set aside that kill workers   9 a disk or a network did not answer
+  130 interrupted   143 terminated: run again to resume   1 a bug"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             record = command(options, display)
     except HyperFuseError as error:
         if options.json:
-            print(json.dumps({"error": str(error), "reason": error.reason, "exit_code": error.exit_code}))  # noqa: T201
+            told = {"error": str(error), "reason": error.reason, "exit_code": error.exit_code}
+            figures = {"observed": error.observed, "allowed": error.allowed}
+            print(json.dumps(told | {key: value for key, value in figures.items() if value is not None}))  # noqa: T201
         print(f"hyperfuse: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
@@ -270,6 +273,10 @@ def _parser() -> argparse.ArgumentParser:
         "compare methods on cubes whose truth is known, or on real pairs",
     )
     evaluate.add_options(evaluated)
+
+    archive.add_options(
+        command("archive", archive.run, archive.show, "fuse every suitable pair of a catalogue; safe to start again")
+    )
 
     networks = command("networks", _networks, Display.show_networks, "list the methods that can be chosen")
     networks.add_argument(

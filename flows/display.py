@@ -140,6 +140,26 @@ class Display:
         )
         self._row("needs", f"{record['memory_gb']:g} GB memory, at most {record['disk_gb']:g} GB disk")
 
+    def show_backlog(self, scenes: list[dict[str, Any]], *, most: int) -> None:
+        """Scenes of an archive, a line each, up to so many."""
+        if not scenes:
+            return
+        table = Table("scene", "state", "partner", "tried", "hours", "GB", "reason", box=None, pad_edge=False)
+        for scene in scenes[:most]:
+            table.add_row(
+                scene["id"],
+                scene["state"] + (f" ({scene['code']})" if scene["code"] else ""),
+                scene["partner"] or "",
+                str(scene["attempts"] or ""),
+                f"{scene['hours']:.2f}" if scene["hours"] else "",
+                f"{scene['gigabytes']:.2f}" if scene["gigabytes"] else "",
+                escape(scene["reason"]),
+            )
+        self._out.print()
+        self._out.print(table)
+        if len(scenes) > most:
+            self._out.print(f"and {len(scenes) - most} more; --json lists all")
+
     def show_networks(self, record: dict[str, Any]) -> None:
         """All methods, a line each."""
         table = Table(

@@ -119,11 +119,14 @@ def _report(product: Product) -> None:
 
 
 class forwarded_logs:  # noqa: N801 (a context manager, named like one)
-    """Log records of the pipeline in the run's log."""
+    """Log records of the pipeline in the run's log, and of further packages."""
+
+    def __init__(self, *packages: str) -> None:
+        self._packages = ("pipeline", "catalogs", *packages)
 
     def __enter__(self) -> None:
         self._handler = APILogHandler()
-        self._loggers = [logging.getLogger(name) for name in ("pipeline", "catalogs")]
+        self._loggers = [logging.getLogger(name) for name in self._packages]
         for logger in self._loggers:
             logger.addHandler(self._handler)
             logger.setLevel(logging.INFO)

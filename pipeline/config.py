@@ -140,6 +140,8 @@ class OutputConfig(_Frozen):
     """Beside the cube a standard error for every sample, calibrated at reduced resolution; in the formats Zarr and NetCDF."""
     license: str = "other"
     """SPDX identifier, or `other`; goes to the STAC item."""
+    replace: bool = False
+    """Swap the new version with the product that stands at `output`; otherwise an output that exists is refused."""
     overviews: bool = False
     """Halved, quartered ... copies of the Zarr product in a group of their own beside it."""
 
@@ -264,6 +266,7 @@ class RunConfig(_Frozen):
             del record[scene]["uri"]  # the content's digest stands for it
         for schedule in ("batch", "at_once", "memory_gb", "retry_quarantined"):
             del record["tiles"][schedule]
+        del record["publish"]["replace"]
         return record
 
 
@@ -284,7 +287,7 @@ def load_config(path: Path | None, settings: dict[str, Any]) -> RunConfig:
     """
     record: dict[str, Any] = {}
     if path is not None:
-        record = _read_mapping(path)
+        record = read_mapping(path)
     for dotted, value in settings.items():
         *parents, leaf = dotted.split(".")
         place = record
@@ -296,7 +299,7 @@ def load_config(path: Path | None, settings: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(record)
     except ValidationError as error:
-        raise _refused(error) from error
+        raise usage_error(error) from error
 
 
 def load_scene(uri: str, settings: dict[str, str]) -> SceneConfig:
@@ -304,10 +307,11 @@ def load_scene(uri: str, settings: dict[str, str]) -> SceneConfig:
     try:
         return SceneConfig.model_validate({"uri": uri, **{key: _scalar(value) for key, value in settings.items()}})
     except ValidationError as error:
-        raise _refused(error) from error
+        raise usage_error(error) from error
 
 
-def _refused(error: ValidationError) -> UsageError:
+def usage_error(error: ValidationError) -> UsageError:
+    """The first mistake in a configuration as a sentence that names its key."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "the configuration"
     if first["type"] == "missing":
@@ -315,7 +319,14 @@ def _refused(error: ValidationError) -> UsageError:
     return UsageError(f"setting {where}: {first['msg'].removeprefix('Value error, ')}; found {first.get('input')!r}")
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The settings of a YAML, TOML or JSON file.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read, or holds no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".toml":

@@ -347,8 +347,14 @@ def code_version() -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, told: str = "") -> Iterator[None]:
     """Hold a job folder; the kernel lets go when the process ends, however it ends.
+
+    Parameters
+    ----------
+    folder : Path
+    told : str, optional
+        What is busy, where that is no job.
 
     Raises
     ------
@@ -361,9 +367,22 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            raise Busy(f"{folder.name}: another run works on this job ({file.read().strip()}); wait for it") from error
+            told = told or f"{folder.name}: another run works on this job"
+            raise Busy(f"{told} ({file.read().strip()}); wait for it") from error
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process works in a job folder now."""
+    try:
+        with (folder / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

@@ -16,6 +16,7 @@ no worker begins, and what no delivery note lists was never made.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import logging
@@ -226,9 +227,17 @@ def place_of(job: Job) -> Place:
     return Depot(f"{base.rstrip('/')}/{job.name}.{job.record.key[:12]}")
 
 
-def drop_abandoned(output: Path, keep: Path) -> None:
-    """Remove the staging of other settings for the same product, and its place, unless a process still holds it."""
-    for other in output.parent.glob(f".{output.name}.*.staging"):
+def drop_abandoned(output: Path, keep: Path | None = None) -> None:
+    """Remove the staging folders of a product and their places, unless a process still holds them.
+
+    Parameters
+    ----------
+    output : Path
+        Product folder that they were made for.
+    keep : Path, optional
+        The staging folder of the run that asks.
+    """
+    for other in output.parent.glob(f".{glob.escape(output.name)}.*.staging"):
         if other == keep:
             continue
         with suppress(Busy), locked(other):

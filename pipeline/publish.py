@@ -7,17 +7,20 @@ A product folder is absent or complete, whatever dies when:
     seal     RO-Crate, manifest.json (SHA-256 of every file), then the STAC item, which holds the manifest's checksum
     sync     files and folders reach the disk
     rename   one system call that refuses an existing target; the staging folder goes after it
+
+With `publish.replace` a product that stands there already is exchanged with its new version by one system call instead:
+the path holds the old version or the new one, whole, at every moment. A product that is open keeps its open files; one
+that is opened file by file, as Zarr is, has to be opened again.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,17 +32,17 @@ from pipeline.coregister.report import FIGURE, TABLE
 from pipeline.job import Job
 from pipeline.ledger import write_atomic
 from pipeline.lineage import crate, prov_document
+from pipeline.placing import files_of, put_in_place
 from pipeline.product import CRATE, PROV, PROVENANCE, QA, REPORT, Product
 from pipeline.progress import Progress, Steps, silent
 from pipeline.thumbnail import thumbnail
 from pipeline.writers import Asset, BadProduct, Draft, writer
 from pipeline.writers.stac import MANIFEST, item, multihash
 
+log = logging.getLogger(__name__)
+
 SCHEMA = "hyperfuse-manifest/1"
 THUMBNAIL = "thumbnail.png"
-_AT_FDCWD = -100
-_RENAME_NOREPLACE = 1
-_UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
 
 
 def plain_asset(key: str, href: str, media_type: str, title: str, role: str) -> Asset:
@@ -107,23 +110,10 @@ def publish(draft: Draft, *, progress: Progress = silent) -> Product:
     step()
     _seal(draft, root, assets)
     step()
-    put_in_place(root, job.config.output)
+    put_in_place(root, job.config.output, aside=job.folder / "replaced" if job.config.publish.replace else None)
     _discard(job.folder)
     step()
     return Product.load(job.config.output)
-
-
-def put_in_place(root: Path, output: Path) -> None:
-    """Bring a sealed folder to the disk and rename it to the product's path, on the same file system.
-
-    Raises
-    ------
-    ExpectedSkip
-        If something has appeared there.
-    """
-    _sync(root)
-    _rename_new(root, output)
-    _fsync(output.parent)
 
 
 def require_free(job: Job) -> None:
@@ -138,12 +128,13 @@ def require_free(job: Job) -> None:
     ExpectedSkip
         If this very product is there.
     InputRejected
-        If anything else is there, the parent folder is missing, or the name is that of a file of every product.
+        If anything else is there that may not be replaced, the parent folder is missing, or the name is that of a file of
+        every product.
     """
-    require_vacant(job.config.output, job.record.key)
+    require_vacant(job.config.output, job.record.key, replaceable=job.config.publish.replace)
 
 
-def require_vacant(output: Path, key: str) -> None:
+def require_vacant(output: Path, key: str, *, replaceable: bool = False) -> None:
     """The same of any product folder and the key of what is to be in it."""
     if f"{output.name}.json" in {MANIFEST, PROVENANCE, PROV, QA, CRATE}:
         raise InputRejected(f"{output}: {output.name}.json is a file of every product; choose another name")
@@ -153,7 +144,10 @@ def require_vacant(output: Path, key: str) -> None:
         return
     if _is_of(output, key):
         raise ExpectedSkip(f"{output}: already published from the same inputs and settings; nothing to do")
-    raise InputRejected(f"{output}: exists and is not this product; choose another output, or move it away")
+    if not replaceable:
+        raise InputRejected(f"{output}: exists and is not this product; choose another output, or move it away")
+    if not _is_product(output):
+        raise InputRejected(f"{output}: exists and is no product, so it is not replaced; move it away")
 
 
 def verify(path: Path, *, progress: Progress = silent) -> Product:
@@ -174,7 +168,7 @@ def verify(path: Path, *, progress: Progress = silent) -> Product:
         raise BadProduct(f"{path}: no such product folder")
     recorded = _read_manifest(path)
     step = Steps(progress, "verify", len(recorded) + 1)
-    _require_same_files(path, recorded, step)
+    _require_samefiles_of(path, recorded, step)
     product = Product.load(path)
     for name in product.provenance["product"]["formats"]:
         try:
@@ -194,6 +188,13 @@ def _is_published(job: Job) -> bool:
 def _is_of(output: Path, key: str) -> bool:
     try:
         return Product.load(output).job_key == key
+    except BadProduct:
+        return False
+
+
+def _is_product(output: Path) -> bool:
+    try:
+        return bool(Product.load(output).job_key)
     except BadProduct:
         return False
 
@@ -281,7 +282,7 @@ def write_manifest(
     str
         SHA-256 of the manifest, hexadecimal.
     """
-    files = {path.relative_to(root).as_posix(): path for path in _files(root)}
+    files = {path.relative_to(root).as_posix(): path for path in files_of(root)}
     listed = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in sorted(files.items())}
     manifest = {"schema": SCHEMA, "product": name, "job_key": key, "arrays": arrays, "files": listed}
     text = json.dumps(manifest, indent=1)
@@ -311,9 +312,9 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
         raise BadProduct(f"{path}: {MANIFEST} is missing or damaged ({error})") from error
 
 
-def _require_same_files(path: Path, recorded: dict[str, dict[str, Any]], step: Steps) -> None:
+def _require_samefiles_of(path: Path, recorded: dict[str, dict[str, Any]], step: Steps) -> None:
     """Every file of the manifest, unchanged, and no other."""
-    found = {file.relative_to(path).as_posix(): file for file in _files(path)}
+    found = {file.relative_to(path).as_posix(): file for file in files_of(path)}
     missing = sorted(recorded.keys() - found.keys())
     if missing:
         raise BadProduct(f"{path}: {missing[0]} is missing ({len(missing)} of {len(recorded)} files are)")
@@ -333,59 +334,9 @@ def _require_same_files(path: Path, recorded: dict[str, dict[str, Any]], step: S
         raise BadProduct(f"{path}: {foreign[0]} does not belong to the product; remove it")
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """All that is no folder, links included and not followed."""
-    for folder, folders, names in os.walk(root):
-        yield from (Path(folder) / name for name in names)
-        yield from (Path(folder) / name for name in folders if (Path(folder) / name).is_symlink())
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(root: Path) -> None:
-    """Files first, then the folders that name them."""
-    for path in _files(root):
-        _fsync(path)
-    for folder, _, _ in os.walk(root, topdown=False):
-        _fsync(Path(folder))
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _rename_new(root: Path, output: Path) -> None:
-    """Rename onto a path that must not exist."""
-    try:
-        if not _renameat2(root, output):
-            # Without the system call a race remains in which an empty folder is replaced; a full one never is.
-            if os.path.lexists(output):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(output))
-            os.rename(root, output)  # noqa: PTH104 (the name that faults are injected into)
-    except OSError as error:
-        if error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}:
-            raise ExpectedSkip(f"{output} appeared while the product was built; it was left as it is") from error
-        raise
-
-
-def _renameat2(source: Path, target: Path) -> bool:
-    """Rename that refuses an existing target; False where the system or the file system has no such call."""
-    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if function is None:
-        return False
-    if function(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in _UNSUPPORTED:
-        return False
-    raise OSError(code, os.strerror(code), str(target))
 
 
 def _discard(folder: Path) -> None:

@@ -312,7 +312,9 @@ def _check_resources(job: Job) -> None:
         smaller = "tiles.core" if job.config.tiles.core else "tiles.chunk"
         raise OutOfResources(
             f"tiles of {job.plan.core} px with {job.spec.observed.hsi_bands} bands need {job.plan.peak_bytes / 1e9:.1f} GB, the "
-            f"budget is {budget / 1e9:.1f} GB; lower {smaller} or raise --memory"
+            f"budget is {budget / 1e9:.1f} GB; lower {smaller} or raise --memory",
+            observed=job.plan.peak_bytes,
+            allowed=budget,
         )
     free = shutil.disk_usage(job.config.output.absolute().parent).free
     # Half of the uncompressed size: noise bounds what lossless codecs save.

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
+
+import pytest
 
 # Small tensors gain nothing from threads, and threads that wait actively for each other cost minutes on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def own_devices(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks of devices that no other test, and no archive on this machine, waits for."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("devices")))
+    monkeypatch.setattr(tempfile, "tempdir", None)

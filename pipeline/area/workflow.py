@@ -31,10 +31,10 @@ from pipeline.job import locked
 from pipeline.ledger import TileRecord, write_atomic
 from pipeline.mosaic import summarize
 from pipeline.place import drop_abandoned
-from pipeline.placing import require_parent, resources_named
+from pipeline.placing import put_in_place, require_parent, resources_named
 from pipeline.product import PROVENANCE, Product
 from pipeline.progress import Progress, Steps, silent
-from pipeline.publish import COMMON_ASSETS, THUMBNAIL, plain_asset, put_in_place, require_vacant, write_manifest
+from pipeline.publish import COMMON_ASSETS, THUMBNAIL, plain_asset, require_vacant, write_manifest
 from pipeline.thumbnail import cube_picture
 from pipeline.tiles import Box
 from pipeline.writers import Asset, writer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,6 @@ import pytest
 from catalogs.errors import InputRejected
 from pipeline.publish import verify
 from tests.synthetic import config
-
-
-@pytest.fixture(scope="module")
-def server():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from prefect.testing.utilities import prefect_test_harness
-
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
 
 
 @pytest.mark.filterwarnings("default")
@@ -56,5 +45,5 @@ def test_the_deployment_is_declared():
     import yaml
 
     declared = yaml.safe_load((Path(__file__).parents[2] / "prefect.yaml").read_text())
-    entry = {f"fuse-scene/{d['name']}": d["entrypoint"] for d in declared["deployments"]}
-    assert entry["fuse-scene/fuse-scene"] == "flows.fuse_scene.fuse_scene"
+    entry = {d["name"]: d["entrypoint"] for d in declared["deployments"]}
+    assert entry["fuse-scene"] == "flows.fuse_scene.fuse_scene"

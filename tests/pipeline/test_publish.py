@@ -15,6 +15,7 @@ import pytest
 
 import pipeline.publish as publishing
 from catalogs.errors import ExpectedSkip, InputRejected
+from pipeline import placing
 from pipeline.mosaic import finished
 from pipeline.publish import publish, require_free, verify
 from pipeline.writers import BadProduct, Draft, stac
@@ -233,16 +234,16 @@ def test_a_target_that_appears_meanwhile_wins(
         output.mkdir()
         (output / "theirs").write_text("theirs")
 
-    monkeypatch.setattr(publishing, "_sync", sync_and_race)
+    monkeypatch.setattr(placing, "_sync", sync_and_race)
     if not supported:
-        monkeypatch.setattr(publishing, "_renameat2", lambda *_: False)
+        monkeypatch.setattr(placing, "_renameat2", lambda *_: False)
     with pytest.raises(ExpectedSkip, match="appeared"):
         publish(draft)
     assert contents(output).keys() == {"theirs"}
 
 
 def test_works_without_renameat2(finished_job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "_renameat2", lambda *_: False)
+    monkeypatch.setattr(placing, "_renameat2", lambda *_: False)
     verify(publish(finished_job()).path)
 
 
@@ -270,7 +271,7 @@ def test_a_kill_between_steps_leaves_nothing_half(
         if step == "cog":
             patch.setattr("rasterio.shutil.copy", die)
         else:
-            patch.setattr(publishing, step, die)
+            patch.setattr(placing if hasattr(placing, step) else publishing, step, die)
         with pytest.raises(Killed):
             publish(draft)
     if step == "_discard":
