@@ -59,7 +59,7 @@ def test_a_product_is_derived_from_its_scenes_and_its_weights(catalog, tmp_path)
 
 
 def test_a_method_without_weights_is_cited(finished_job):
-    from pipeline.writers.stac import _links
+    from pipeline.writers.stac import item
 
-    links = {link["rel"]: link["href"] for link in _links(finished_job(), [])}
+    links = {link["rel"]: link["href"] for link in item(finished_job(), [], "0" * 64)["links"]}
     assert links == {"derived_from": "file:///data/msi.tif", "cite-as": "https://doi.org/10.1109/TASSP.1981.1163711"}
