@@ -23,7 +23,7 @@ import torch
 from models import TwoRateModel
 from pipeline import store
 from pipeline.conveyor import convey
-from pipeline.device import Lane, exhausted, pick_device
+from pipeline.device import Lane, exhausted, give_back_memory, keep_freed_memory, pick_device
 from pipeline.job import Job
 from pipeline.ledger import TileRecord
 from pipeline.pack import Packed, Packing
@@ -85,6 +85,8 @@ class TileFuser:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.device = pick_device(job.config.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self._lane = Lane(self.device)
         self._pair = StagedPair(job)
         self._model = build_model(job, self.device)
@@ -298,3 +300,4 @@ def release() -> None:
     """Forget the loaded method and its arrays."""
     with _loading:
         _fusers.clear()
+    give_back_memory()

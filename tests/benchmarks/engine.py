@@ -157,10 +157,13 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=["csakd-student", "hyfusion-s", "modulate"], metavar="NAME")
+    parser.add_argument("--networks", nargs="+", default=["csakd-student", "hyfusion-s"], metavar="NAME")
     parser.add_argument("--bands", type=int, default=172)
-    parser.add_argument("--edge", type=int, default=1024, metavar="PX", help="scene of the networks and peers")
-    parser.add_argument("--core", type=int, default=256, metavar="PX", help="tile of the networks, for several of them")
+    parser.add_argument("--edge", type=int, default=512, metavar="PX", help="scene of the networks")
+    parser.add_argument("--cheap-edge", type=int, default=1024, metavar="PX", help="scene of the cheap method")
+    parser.add_argument(
+        "--core", type=int, default=128, metavar="PX", help="tile of the networks and peers, for several of them"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096], metavar="PX")
     parser.add_argument("--peers-edge", type=int, default=512, metavar="PX", help="scene of the peers")
     parser.add_argument(
@@ -169,8 +172,11 @@ def main() -> None:
     options = parser.parse_args()
     parts: dict[str, Callable[[], Any]] = {
         "network": lambda: [
-            in_own_process(tiles_beside_their_bounds, name, options.edge, options.bands, options.core)
-            for name in options.networks
+            in_own_process(tiles_beside_their_bounds, name, edge, options.bands, core)
+            for name, edge, core in (
+                *((network, options.edge, options.core) for network in options.networks),
+                ("modulate", options.cheap_edge, 2 * options.core),
+            )
         ],
         "memory": lambda: _sizes(options.sizes, options.bands),
         "workers": lambda: [
