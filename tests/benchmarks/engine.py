@@ -165,6 +165,7 @@ def main() -> None:
         "--core", type=int, default=128, metavar="PX", help="tile of the networks and peers, for several of them"
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096], metavar="PX")
+    parser.add_argument("--size-bands", type=int, default=60, metavar="N", help="bands of these scenes")
     parser.add_argument("--peers-edge", type=int, default=512, metavar="PX", help="scene of the peers")
     parser.add_argument(
         "--parts", nargs="+", default=["network", "memory", "workers", "peers"], metavar="PART", help="default: all"
@@ -178,7 +179,7 @@ def main() -> None:
                 ("modulate", options.cheap_edge, 2 * options.core),
             )
         ],
-        "memory": lambda: _sizes(options.sizes, options.bands),
+        "memory": lambda: _sizes(options.sizes, options.size_bands),
         "workers": lambda: [
             in_own_process(tiles_on_workers, "csakd-student", options.edge // 2, options.bands, options.core // 2, n)
             for n in (1, 2)
