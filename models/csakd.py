@@ -37,7 +37,7 @@ from models._released import from_released, to_released
 from models._spec import MethodCard, ModelSpec, Observed, TwoRateSpec
 from models._winograd import SLOPE, convolve
 
-__all__ = ["CARD", "VARIANTS", "build", "first_pass", "from_released", "specify", "to_released"]
+__all__ = ["CARD", "LOSSES", "VARIANTS", "build", "first_pass", "from_released", "specify", "to_released"]
 
 CARD = MethodCard(
     title="Cross self-attention fusion of two-streamed networks, with distillation",
@@ -50,6 +50,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "teacher": {"layers": [6, 6, 4, 4], "grouped": False},
     "student": {"layers": [0, 4, 4, 1], "grouped": True},
 }
+LOSSES: Mapping[str, float] = {"pixel": 1.0, "sam": 0.1, "beba": 0.1}
+"""Terms of `models.losses` that the paper trains with; a student learns from its teacher besides."""
 HEADS, HEAD_WIDTH = 4, 16
 _SEED = 1029
 _TAIL_REACH = 2  # of the two output convolutions
