@@ -9,6 +9,7 @@ The HSI is displaced within its own blur, by moving the centers of its pixels, s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ from models._layers import blur_reach
 from pipeline.simulate import Cube
 from pipeline.training.grounds import Ground
 from pipeline.training.settings import SampleConfig, SimulationConfig
+
+log = logging.getLogger(__name__)
 
 
 class Sample(NamedTuple):
@@ -60,6 +63,9 @@ class Samples(Dataset[Sample]):
     ) -> None:
         self._config, self._simulation, self._seed = config, simulation, seed
         self._fields = [_Field(ground, config) for ground in grounds]
+        for ground, field in zip(grounds, self._fields, strict=True):
+            if not len(field.corners):
+                log.warning("%s: holds no whole patch; nothing is learnt from it", ground.pair.name)
         # Every place is as likely as any other, so that a large scene counts for more than a small one.
         self._ends = np.cumsum([len(field.corners) for field in self._fields])
         if self._ends[-1] == 0:
