@@ -231,7 +231,8 @@ class ChannelPass:
     ) -> dict[str, torch.Tensor]:
         """See `models.FirstPass.sums`; per head, over queries and keys of 16 channels each."""
         with torch.no_grad():
-            per_image = self._model.fusion.scene_sums(*self._model.head_streams(hsi, msi), valid)
+            model = self._model.to(hsi.device)
+            per_image = model.fusion.scene_sums(*model.head_streams(hsi, msi), valid)
         return {name: value.sum(dim=0) for name, value in per_image.items()}
 
 

@@ -61,7 +61,9 @@ def test_a_sample_is_a_window_of_the_simulated_pair():
         sample = samples[number]
         row, col = place(sample, field)
         fine = slice(4 * row, 4 * row + 32), slice(4 * col, 4 * col + 32)
-        np.testing.assert_allclose(physical(sample.hsi, field), field.pair.hsi[:, row : row + 8, col : col + 8], atol=1e-6)
+        np.testing.assert_allclose(
+            physical(sample.hsi, field), field.pair.hsi[:, row : row + 8, col : col + 8], atol=1e-6
+        )
         np.testing.assert_allclose(physical(sample.truth, field), field.pair.truth[:, *fine], atol=1e-6)
         np.testing.assert_allclose(physical(sample.msi, field), field.pair.msi[:, *fine], atol=1e-6)
         assert torch.equal(sample.hsi, sample.again)
@@ -100,9 +102,7 @@ def test_a_displaced_hsi_sees_the_ground_beside(moved):
 
 def test_displacement_is_drawn_up_to_its_limit_and_moves_the_hsi_alone():
     field = ground()
-    still, moving = (
-        Samples([field], replace_config(STILL, shift_px=shift), CLEAN, seed=1) for shift in (1e-6, 1.0)
-    )
+    still, moving = (Samples([field], replace_config(STILL, shift_px=shift), CLEAN, seed=1) for shift in (1e-6, 1.0))
     for number in range(4):
         a, b = still[number], moving[number]
         assert torch.equal(a.truth, b.truth)
@@ -173,7 +173,8 @@ def test_noise_has_its_power_and_is_drawn_twice():
     clean, made = (Samples([field], SampleConfig(patch=16), s, seed=2) for s in (CLEAN, noisy))
     for image, pair, db in (("hsi", "hsi", 20.0), ("again", "hsi", 20.0), ("msi", "msi", 30.0)):
         noise = np.concatenate(
-            [physical(getattr(made[n], image), field) - physical(getattr(clean[n], image), field) for n in range(4)], axis=1
+            [physical(getattr(made[n], image), field) - physical(getattr(clean[n], image), field) for n in range(4)],
+            axis=1,
         )
         power = (getattr(field.pair, pair).astype(float) ** 2).mean(axis=(1, 2))
         found = 10 * np.log10(power / noise.var(axis=(1, 2)))
@@ -187,9 +188,7 @@ def test_noise_has_its_power_and_is_drawn_twice():
 
 def test_gain_of_the_msi_moves_its_bands_alone():
     field = ground()
-    plain, varied = (
-        Samples([field], replace_config(STILL, msi_gain=gain), CLEAN, seed=4)[0] for gain in (0.0, 0.1)
-    )
+    plain, varied = (Samples([field], replace_config(STILL, msi_gain=gain), CLEAN, seed=4)[0] for gain in (0.0, 0.1))
     assert torch.equal(plain.hsi, varied.hsi)
     assert torch.equal(plain.truth, varied.truth)
     shares = physical(varied.msi, field) / physical(plain.msi, field)
@@ -210,7 +209,7 @@ def test_no_patch_holds_a_hole():
 
 def test_scenes_without_a_whole_patch_are_refused_or_left_out(caplog):
     large, small = ground(), replace(ground(height=40, width=40))
-    with pytest.raises(InputRejected, match="no scene holds a patch of 16 x 16 coarse pixels.*land 10 x 10"):
+    with pytest.raises(InputRejected, match=r"no scene holds a patch of 16 x 16 coarse pixels.*land 10 x 10"):
         Samples([small], SampleConfig(patch=16), CLEAN, seed=0)
     Samples([large, small], SampleConfig(patch=16), CLEAN, seed=0)[0]
     assert "holds no whole patch" in caplog.text
