@@ -1,7 +1,7 @@
 """Training of a network for one kind of pair: Wald's protocol on scenes, patches, losses, a loop that can be killed.
 
     settings    what decides a training
-    grounds     scenes as simulated pairs, free of noise; which are learnt from, and which are held out
+    grounds     scenes as simulated pairs; which are learnt from, and which are held out
     samples     patches of them, each a function of its number alone
     lessons     one step: a network by itself, or a student with its teacher
     state       where a training is, on disk: no pickle, whole or not at all

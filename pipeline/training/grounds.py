@@ -1,4 +1,4 @@
-"""Scenes to learn from as pairs free of noise: what is true, and what both sensors would see of it.
+"""Scenes as pairs: what is true, and what both sensors would see of it; without noise where samples draw their own.
 
 The split is by scene. A cube that is learnt from and held out at once is refused, by content, whatever its name.
 """
@@ -34,7 +34,7 @@ class Ground:
     """A scene as a pair."""
 
     pair: SimulatedPair
-    """Truth, HSI and MSI without added noise."""
+    """Truth, HSI and MSI; noise is added only where the scene is held out."""
     center_nm: NDArray[np.float64]
     """Centers of the HSI's bands, shape (C,)."""
     license: str
@@ -43,34 +43,6 @@ class Ground:
     """Digest of the truth's samples."""
     real: bool
     """Whether the MSI is a real one, which brings its own noise."""
-
-    @classmethod
-    def of(cls, config: GroundConfig, simulation: SimulationConfig, *, noise_seed: int | None = None) -> Ground:
-        """Open a scene and simulate its pair.
-
-        Parameters
-        ----------
-        config : GroundConfig
-        simulation : SimulationConfig
-        noise_seed : int, optional
-            Add the noise of the simulation once, from this seed; samples draw their own.
-
-        Raises
-        ------
-        InputRejected, ExpectedSkip
-            If it cannot be read, or no such pair can be made of it.
-        """
-        if config.msi is not None:
-            return _real(config, config.msi, simulation)
-        cube = open_cube(config.source())
-        protocol = simulation.protocol(noise=noise_seed is not None, seed=noise_seed or 0)
-        pair = simulate(cube, protocol)
-        return cls._made(pair, cube.bands.center_nm[cube.bands.good], config.license, real=False)
-
-    @classmethod
-    def _made(cls, pair: SimulatedPair, center_nm: NDArray[np.float64], license_id: str, *, real: bool) -> Ground:
-        digest = hashlib.sha256(np.ascontiguousarray(pair.truth).data).hexdigest()
-        return cls(pair=pair, center_nm=center_nm, license=license_id, sha256=digest, real=real)
 
     @property
     def span(self) -> tuple[float, float]:
@@ -89,6 +61,41 @@ class Ground:
         }
 
 
+def open_ground(config: GroundConfig, simulation: SimulationConfig, *, noise_seed: int | None = None) -> Ground:
+    """Open a scene and make its pair.
+
+    Parameters
+    ----------
+    config : GroundConfig
+    simulation : SimulationConfig
+    noise_seed : int, optional
+        Add the noise of the simulation once, from this seed; samples draw their own.
+
+    Raises
+    ------
+    InputRejected, ExpectedSkip
+        If it cannot be read, or no such pair can be made of it.
+    """
+    if config.msi is not None:
+        hsi = open_scene(
+            Source(uri=config.uri, variable=config.variable, wavelengths=config.wavelengths, crs=config.crs)
+        )
+        both = ScenePair(hsi=hsi, msi=open_scene(Source(uri=config.msi)))
+        pair = reduced(both, reduced_protocol(both, simulation.ratio), align=AlignConfig())
+        center_nm = hsi.bands.center_nm[hsi.good_bands]
+    else:
+        cube = open_cube(config.source())
+        pair = simulate(cube, simulation.protocol(noise=noise_seed is not None, seed=noise_seed or 0))
+        center_nm = cube.bands.center_nm[cube.bands.good]
+    return Ground(
+        pair=pair,
+        center_nm=center_nm,
+        license=config.license,
+        sha256=hashlib.sha256(np.ascontiguousarray(pair.truth).data).hexdigest(),
+        real=config.msi is not None,
+    )
+
+
 def open_grounds(
     scenes: Sequence[GroundConfig], held_out: Sequence[GroundConfig], simulation: SimulationConfig
 ) -> tuple[list[Ground], list[Ground]]:
@@ -99,8 +106,8 @@ def open_grounds(
     InputRejected, ExpectedSkip
         If one cannot be used, has other bands than the first, or is in both parts.
     """
-    learnt = [Ground.of(config, simulation) for config in scenes]
-    scored = [Ground.of(config, simulation, noise_seed=k) for k, config in enumerate(held_out)]
+    learnt = [open_ground(config, simulation) for config in scenes]
+    scored = [open_ground(config, simulation, noise_seed=k) for k, config in enumerate(held_out)]
     first = learnt[0]
     for ground in [*learnt, *scored]:
         _refuse_other_bands(ground, first)
@@ -114,13 +121,6 @@ def open_grounds(
                 "apart; take it out of scenes or of held_out"
             )
     return learnt, scored
-
-
-def _real(config: GroundConfig, msi: str, simulation: SimulationConfig) -> Ground:
-    hsi = open_scene(Source(uri=config.uri, variable=config.variable, wavelengths=config.wavelengths, crs=config.crs))
-    pair = ScenePair(hsi=hsi, msi=open_scene(Source(uri=msi)))
-    made = reduced(pair, reduced_protocol(pair, simulation.ratio), align=AlignConfig())
-    return Ground._made(made, hsi.bands.center_nm[hsi.good_bands], config.license, real=True)  # noqa: SLF001
 
 
 def _refuse_other_bands(ground: Ground, first: Ground) -> None:

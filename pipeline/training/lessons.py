@@ -65,7 +65,7 @@ class Learner:
         Raises
         ------
         UsageError
-            If there is nothing to train in it, or it cannot work on such pairs or patches.
+            If there is nothing to train in it, or it cannot work on such pairs, ranges or patches.
         """
         chosen = method(name)
         try:
@@ -74,6 +74,10 @@ class Learner:
             raise UsageError(f"{role} {name}: {error}") from error
         if not spec.needs_weights:
             raise UsageError(f"{role} {name} has no weights to train; choose a network (see `hyperfuse networks`)")
+        if not spec.symmetric_range:
+            raise UsageError(
+                f"{role} {name}: takes images in their own unit, expected a network that takes them in [-1, 1]"
+            )
         step = math.lcm(spec.multiple_of, observed.whole_blocks)
         if config.samples.patch % step:
             raise UsageError(

@@ -20,7 +20,6 @@ LossName = Literal["pixel", "sam", "beba", "wavelet"]
 """Functions of `models.losses` of an output and its target."""
 DistillName = Literal["response", "feature"]
 """Functions of `models.losses` of a student and its teacher."""
-Weight = float
 _PLACE_AND_LENGTH = {"output", "device", "workers", "steps", "every"}
 
 
@@ -134,9 +133,9 @@ class TrainConfig(_Frozen):
     """From truth to pair."""
     samples: SampleConfig = SampleConfig()
     """From pairs to patches."""
-    losses: dict[LossName, Weight] | None = None
+    losses: dict[LossName, float] | None = None
     """Terms of the loss and their weights; those of the network's paper unless given."""
-    distill: dict[DistillName, Weight] = {"response": 0.1, "feature": 0.1}
+    distill: dict[DistillName, float] = {"response": 0.1, "feature": 0.1}
     """Further terms of a network with a teacher, as CSAKD has them."""
     steps: int = Field(default=10_000, ge=1)
     """Batches learnt from. May be raised later: the training then goes on."""
@@ -162,7 +161,7 @@ class TrainConfig(_Frozen):
 
     @field_validator("losses")
     @classmethod
-    def _some_loss(cls, value: dict[LossName, Weight] | None) -> dict[LossName, Weight] | None:
+    def _some_loss(cls, value: dict[LossName, float] | None) -> dict[LossName, float] | None:
         if value is not None and not any(weight > 0 for weight in value.values()):
             raise ValueError("expected at least one term with a weight above 0")
         return value

@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import default_collate
 
 from catalogs.errors import QualityRefused, UsageError
-from models import losses, method
+from models import available, losses, method
 from pipeline.training.grounds import open_grounds
-from pipeline.training.lessons import Lesson, falling, falling_in_stairs
+from pipeline.training.lessons import TERMS, Lesson, falling, falling_in_stairs
 from pipeline.training.samples import Sample, Samples
 from tests.pipeline.training.settings import training
 
@@ -47,6 +47,11 @@ def test_the_first_loss_is_the_papers(given, network, terms):
     found = Lesson(training("unused", network=network), observed, CPU).step(batches[0], 0)
     assert found["network.loss"] == pytest.approx(expected, rel=1e-5)
     assert set(found) == {"network.loss", *(f"network.{name}" for name in terms)}
+
+
+@pytest.mark.parametrize("name", [name for name in available() if "LOSSES" in vars(method(name).module)])
+def test_every_network_names_losses_that_exist(name):
+    assert set(vars(method(name).module)["LOSSES"]) <= set(TERMS) - {"response", "feature"}
 
 
 def test_terms_can_be_chosen(given):
