@@ -9,7 +9,7 @@ COPY catalogs catalogs
 COPY models models
 COPY pipeline pipeline
 COPY flows flows
-RUN /opt/hyperfuse/bin/pip install --no-cache-dir --extra-index-url "${TORCH_INDEX}" .
+RUN /opt/hyperfuse/bin/pip install --no-cache-dir --extra-index-url "${TORCH_INDEX}" ".[train]"
 
 FROM python:3.11-slim-bookworm
 # The GDAL of rasterio's wheel links against the system's libexpat; any version of the release will do.

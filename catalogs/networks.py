@@ -30,6 +30,8 @@ class WeightCard:
     """Where it comes from: training run, or the file it was converted from."""
     license: str = "unknown"
     """SPDX identifier."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """How it was trained here: data, bands, simulation, scaling, losses, steps, scores, command; empty if elsewhere."""
     data_sha256: str = ""
     """Digest of the tensors' bytes, everything after the header: a flipped bit is a readable number, and this tells it."""
     sha256: str = ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
-from flows import archive, catalog, compare, evaluate, index, info, mosaic
+from flows import archive, catalog, compare, evaluate, index, info, mosaic, train
 from flows.display import Display
 from flows.stopping import Terminated, stopped_by_sigterm
 
@@ -273,6 +273,9 @@ def _parser() -> argparse.ArgumentParser:
         "compare methods on cubes whose truth is known, or on real pairs",
     )
     evaluate.add_options(evaluated)
+    train.add_options(
+        command("train", train.run, train.show, "train a network on scenes; safe to kill and start again")
+    )
 
     archive.add_options(
         command("archive", archive.run, archive.show, "fuse every suitable pair of a catalogue; safe to start again")

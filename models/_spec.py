@@ -6,6 +6,8 @@ A method is one module of this package that defines
 - `VARIANTS`: names of its published configurations and their options, only if it has several; `csakd` with
   `VARIANTS = {"teacher": {...}}` is chosen as `csakd-teacher`, a variant with the empty name as the module itself,
 - `specify(observed, **options) -> ModelSpec`: its needs on one pair of images,
+- `LOSSES`: only if it is trained, names of terms in `models.losses` and their weights, as its paper trains it; pixel and
+  spectral angle are taken where it is missing,
 - `first_pass(spec) -> FirstPass`: only if `spec.needs_first_pass`, sums over the scene that the method wants first,
 - `build(spec, sums, weights) -> FusionModel`: the method, ready to run; without weights a network has seeded random ones.
 

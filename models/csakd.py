@@ -37,7 +37,7 @@ from models._released import from_released, to_released
 from models._spec import MethodCard, ModelSpec, Observed, TwoRateSpec
 from models._winograd import SLOPE, convolve
 
-__all__ = ["CARD", "VARIANTS", "build", "first_pass", "from_released", "specify", "to_released"]
+__all__ = ["CARD", "LOSSES", "VARIANTS", "build", "first_pass", "from_released", "specify", "to_released"]
 
 CARD = MethodCard(
     title="Cross self-attention fusion of two-streamed networks, with distillation",
@@ -50,6 +50,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "teacher": {"layers": [6, 6, 4, 4], "grouped": False},
     "student": {"layers": [0, 4, 4, 1], "grouped": True},
 }
+LOSSES: Mapping[str, float] = {"pixel": 1.0, "sam": 0.1, "beba": 0.1}
+"""Terms of `models.losses` that the paper trains with; a student learns from its teacher besides."""
 HEADS, HEAD_WIDTH = 4, 16
 _SEED = 1029
 _TAIL_REACH = 2  # of the two output convolutions
@@ -229,7 +231,8 @@ class ChannelPass:
     ) -> dict[str, torch.Tensor]:
         """See `models.FirstPass.sums`; per head, over queries and keys of 16 channels each."""
         with torch.no_grad():
-            per_image = self._model.fusion.scene_sums(*self._model.head_streams(hsi, msi), valid)
+            model = self._model.to(hsi.device)
+            per_image = model.fusion.scene_sums(*model.head_streams(hsi, msi), valid)
         return {name: value.sum(dim=0) for name, value in per_image.items()}
 
 

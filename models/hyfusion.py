@@ -48,6 +48,8 @@ CARD = MethodCard(
     code="HyperFuse, Apache-2.0; no code was published, reconstructed with the help of HSSDCT (MIT)",
 )
 VARIANTS = {"s": {"blocks": [2, 2], "layers": 4}, "l": {"blocks": [6, 6], "layers": 4}}
+LOSSES = {"pixel": 1.0, "sam": 0.1, "wavelet": 0.01}
+"""Terms of `models.losses`; the paper names the last two, their weights are ours."""
 SLOPE = 0.2
 """Of LeakyReLU."""
 RESIDUAL = 0.2
@@ -155,10 +157,8 @@ class ERFB(nn.Module):
         """Rows of x (N, H, W, width) to work on at once."""
         if torch.is_grad_enabled():  # autograd's backward of each write costs a whole image: training takes one strip
             return x.shape[1]
-        return (
-            max(STRIP_TOKENS.get(x.device.type, STRIP_TOKENS["cuda"]) // (x.shape[0] * x.shape[2] * self.window), 1)
-            * self.window
-        )
+        tokens = STRIP_TOKENS.get(x.device.type, STRIP_TOKENS["cuda"])
+        return max(tokens // (x.shape[0] * x.shape[2] * self.window), 1) * self.window
 
 
 class HyFusion(nn.Module):

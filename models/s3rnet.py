@@ -29,9 +29,9 @@ from typing import Any
 
 from models import csakd
 from models._spec import MethodCard, ModelSpec, Observed
-from models.csakd import build, first_pass
+from models.csakd import LOSSES, build, first_pass
 
-__all__ = ["CARD", "VARIANTS", "build", "first_pass", "specify"]
+__all__ = ["CARD", "LOSSES", "VARIANTS", "build", "first_pass", "specify"]
 
 CARD = MethodCard(
     title="Sparse spatial-spectral representation",

@@ -22,7 +22,7 @@ from torch.nn.functional import max_pool2d, pad
 
 from catalogs.errors import ExpectedSkip, HyperFuseError, InputRejected
 from catalogs.networks import read_card
-from models import FusionModel, ModelSpec, Observed, available, method
+from models import FusionModel, Method, ModelSpec, Observed, available, method
 from models._weights import load_weights
 from pipeline.progress import Progress, silent
 from pipeline.quality import Comparison, Scores
@@ -144,6 +144,19 @@ def fuse_whole(name: str, pair: SimulatedPair, *, weights: Path | None = None, d
     spec = chosen.specify(pair.observed, **options)
     if spec.needs_weights and tensors is None:
         raise InputRejected(f"{name} means nothing without trained weights; give a file with --weights {name}=FILE")
+    return fuse_by(chosen, spec, pair, tensors, device=device)
+
+
+def fuse_by(
+    chosen: Method, spec: ModelSpec, pair: SimulatedPair, tensors: Mapping[str, torch.Tensor] | None, *, device: str
+) -> Fused:
+    """Fuse a whole pair at once by a method that is specified for it, with weights that may still be trained.
+
+    Raises
+    ------
+    ValueError
+        If the weights do not fit.
+    """
     with _Cost(device) as cost, torch.inference_mode():
         (hsi, msi), masks, valid = _padded(pair, spec, device)
         height, width = pair.truth.shape[1:]

@@ -1,0 +1,17 @@
+"""Training of a network for one kind of pair: Wald's protocol on scenes, patches, losses, a loop that can be killed.
+
+    settings    what decides a training
+    grounds     scenes as simulated pairs; which are learnt from, and which are held out
+    samples     patches of them, each a function of its number alone
+    lessons     one step: a network by itself, or a student with its teacher
+    state       where a training is, on disk: no pickle, whole or not at all
+    logs        the curves as CSV
+    workflow    the steps in order: open, learn, validate, keep the best
+
+A module uses only those above it.
+"""
+
+from pipeline.training.settings import TrainConfig, load_training
+from pipeline.training.workflow import train
+
+__all__ = ["TrainConfig", "load_training", "train"]

@@ -1,0 +1,144 @@
+"""Scenes as pairs: what is true, and what both sensors would see of it; without noise where samples draw their own.
+
+The split is by scene. A cube that is learnt from and held out at once is refused, by content, whatever its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalogs.cubes import open_cube
+from catalogs.errors import InputRejected
+from catalogs.pairs import ScenePair
+from catalogs.sensors import Source, open_scene
+from models import Observed
+from pipeline.config import AlignConfig
+from pipeline.simulate import SimulatedPair, simulate
+from pipeline.training.settings import GroundConfig, SimulationConfig
+from pipeline.wald import reduced, reduced_protocol
+
+log = logging.getLogger(__name__)
+
+_SAME_BAND_NM = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ground:
+    """A scene as a pair."""
+
+    pair: SimulatedPair
+    """Truth, HSI and MSI; noise is added only where the scene is held out."""
+    center_nm: NDArray[np.float64]
+    """Centers of the HSI's bands, shape (C,)."""
+    license: str
+    """Terms of the data."""
+    sha256: str
+    """Digest of the truth's samples."""
+    real: bool
+    """Whether the MSI is a real one, which brings its own noise."""
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Smallest and largest sample of the HSI, which a symmetric network maps to -1 and 1; as in a fusion."""
+        return float(np.nanmin(self.pair.hsi)), float(np.nanmax(self.pair.hsi))
+
+    def to_json(self) -> dict[str, Any]:
+        """What a card says of it: no address, for that means nothing elsewhere."""
+        n_bands, height, width = self.pair.truth.shape
+        return {
+            "name": self.pair.name,
+            "sha256": self.sha256,
+            "license": self.license,
+            "shape": [n_bands, height, width],
+            "msi": "real" if self.real else "simulated",
+        }
+
+
+def open_ground(config: GroundConfig, simulation: SimulationConfig, *, noise_seed: int | None = None) -> Ground:
+    """Open a scene and make its pair.
+
+    Parameters
+    ----------
+    config : GroundConfig
+    simulation : SimulationConfig
+    noise_seed : int, optional
+        Add the noise of the simulation once, from this seed; samples draw their own.
+
+    Raises
+    ------
+    InputRejected, ExpectedSkip
+        If it cannot be read, or no such pair can be made of it.
+    """
+    if config.msi is not None:
+        hsi = open_scene(
+            Source(uri=config.uri, variable=config.variable, wavelengths=config.wavelengths, crs=config.crs)
+        )
+        both = ScenePair(hsi=hsi, msi=open_scene(Source(uri=config.msi)))
+        pair = reduced(both, reduced_protocol(both, simulation.ratio), align=AlignConfig())
+        center_nm = hsi.bands.center_nm[hsi.good_bands]
+    else:
+        cube = open_cube(config.source())
+        pair = simulate(cube, simulation.protocol(noise=noise_seed is not None, seed=noise_seed or 0))
+        center_nm = cube.bands.center_nm[cube.bands.good]
+    return Ground(
+        pair=pair,
+        center_nm=center_nm,
+        license=config.license,
+        sha256=hashlib.sha256(np.ascontiguousarray(pair.truth).data).hexdigest(),
+        real=config.msi is not None,
+    )
+
+
+def open_grounds(
+    scenes: Sequence[GroundConfig], held_out: Sequence[GroundConfig], simulation: SimulationConfig
+) -> tuple[list[Ground], list[Ground]]:
+    """Scenes that are learnt from, without noise, and those held out, with the noise of the simulation.
+
+    Raises
+    ------
+    InputRejected, ExpectedSkip
+        If one cannot be used, has other bands than the first, or is in both parts.
+    """
+    learnt = [open_ground(config, simulation) for config in scenes]
+    scored = [open_ground(config, simulation, noise_seed=k) for k, config in enumerate(held_out)]
+    first = learnt[0]
+    for ground in [*learnt, *scored]:
+        _refuse_other_bands(ground, first)
+        for note in ground.pair.notes:
+            log.info("%s", note)
+    names = {ground.sha256: ground.pair.name for ground in learnt}
+    for ground in scored:
+        if ground.sha256 in names:
+            raise InputRejected(
+                f"{ground.pair.name}: is held out and learnt from (as {names[ground.sha256]}), expected whole scenes "
+                "apart; take it out of scenes or of held_out"
+            )
+    return learnt, scored
+
+
+def _refuse_other_bands(ground: Ground, first: Ground) -> None:
+    """A native network knows its bands by their place alone."""
+    mine, wanted = ground.pair.observed, first.pair.observed
+    if (mine.hsi_bands, mine.msi_bands, mine.steps) != (wanted.hsi_bands, wanted.msi_bands, wanted.steps):
+        raise InputRejected(
+            f"{ground.pair.name}: {_told(mine)}, expected {_told(wanted)} as {first.pair.name} has; leave bands out "
+            "with `bad`, or train on scenes of one sensor"
+        )
+    apart = np.abs(ground.center_nm - first.center_nm)
+    if apart.max() > _SAME_BAND_NM:
+        k = int(apart.argmax())
+        raise InputRejected(
+            f"{ground.pair.name}: band {k + 1} lies at {ground.center_nm[k]:.1f} nm, expected {first.center_nm[k]:.1f} nm "
+            f"as in {first.pair.name}; train on scenes of one sensor"
+        )
+
+
+def _told(observed: Observed) -> str:
+    return f"{observed.hsi_bands} good HSI bands and {observed.msi_bands} MSI bands"

@@ -1,0 +1,195 @@
+"""TrainConfig: everything that decides one training, checked whole before anything is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from catalogs.cubes import CubeSource
+from catalogs.errors import UsageError
+from catalogs.responses import band_set
+from models import available
+from pipeline.config import read_mapping, usage_error
+from pipeline.simulate import Protocol
+
+LossName = Literal["pixel", "sam", "beba", "wavelet"]
+"""Functions of `models.losses` of an output and its target."""
+DistillName = Literal["response", "feature"]
+"""Functions of `models.losses` of a student and its teacher."""
+_PLACE_AND_LENGTH = {"output", "device", "workers", "steps", "every"}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class GroundConfig(_Frozen):
+    """A scene or cube, and what its file does not tell; the fields are those of `catalogs.cubes.CubeSource`."""
+
+    uri: str = Field(min_length=1)
+    """Scene, MATLAB file or `synthetic:truth` address: the truth of its pair."""
+    msi: str | None = None
+    """A real MSI of the place. Both are then degraded by the ratio and bring their own noise; without it the MSI is
+    simulated."""
+    license: str = "unknown"
+    """SPDX identifier or terms of the data; goes to the card."""
+    variable: str | None = None
+    """Array of a file that holds several."""
+    wavelengths: str | None = None
+    """CSV table or numbers separated by commas, in file order."""
+    table_rows: str | None = None
+    """Rows of `wavelengths` that the file's bands are, 1-based."""
+    bad: str | None = None
+    """Bands of the file that are left out, 1-based, such as `1-6,33-35`."""
+    axes: str | None = None
+    """Axes of a MATLAB array."""
+    rows: int | None = None
+    """Rows of the image in a matrix of spectra."""
+    crs: str | None = None
+    """CRS of a scene whose file has none."""
+    absorption: bool = True
+    """Whether bands in absorption ranges are left out."""
+
+    def source(self) -> CubeSource:
+        """The same for the catalogs."""
+        return CubeSource(**self.model_dump(exclude={"msi", "license"}))
+
+    @model_validator(mode="after")
+    def _scene_if_paired(self) -> Self:
+        if self.msi is not None and (self.axes, self.rows, self.table_rows, self.bad) != (None,) * 4:
+            raise ValueError("axes, rows, table_rows and bad belong to a cube; a scene with an MSI of its own has none")
+        return self
+
+
+class SimulationConfig(_Frozen):
+    """How pairs are made of what is true; see `pipeline.simulate.Protocol`."""
+
+    ratio: int = Field(default=4, ge=2, le=20)
+    """Fine pixels per coarse pixel along one axis."""
+    msi: str = "s2-4"
+    """Bands of the simulated MSI."""
+    mtf_nyquist: float = Field(default=0.3, gt=0, lt=1)
+    """Modulation of the HSI's Gaussian PSF at its Nyquist frequency."""
+    psf: Literal["gaussian", "block"] = "gaussian"
+    """`block` cuts the Gaussian to the coarse pixel itself."""
+    psf_sigma_px: float | None = Field(default=None, gt=0)
+    """Standard deviation of the Gaussian in fine pixels; that of `mtf_nyquist` unless given."""
+    hsi_snr_db: float | None = 35.0
+    """Mean square of an HSI band over the variance of its white noise (dB); null is no noise."""
+    msi_snr_db: float | None = None
+    """The same of the MSI."""
+
+    @field_validator("msi")
+    @classmethod
+    def _known_bands(cls, value: str) -> str:
+        try:
+            return band_set(value).name
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
+    def protocol(self, *, noise: bool, seed: int = 0) -> Protocol:
+        """The same for `simulate`."""
+        settings = self.model_dump() | ({} if noise else {"hsi_snr_db": None, "msi_snr_db": None})
+        return Protocol(**settings, seed=seed)
+
+
+class SampleConfig(_Frozen):
+    """Patches and their variation."""
+
+    patch: int = Field(default=32, ge=4)
+    """Edge of a patch in coarse pixels."""
+    batch: int = Field(default=8, ge=1)
+    """Patches per step."""
+    turns: bool = True
+    """Flips and quarter turns, the eight of a square equally often."""
+    shift_px: float = Field(default=0.0, ge=0, le=1)
+    """Largest displacement of the HSI against MSI and truth along each axis, in fine pixels."""
+    gain: float = Field(default=0.0, ge=0, lt=1)
+    """The brightness of both images and the truth varies by up to this share."""
+    msi_gain: float = Field(default=0.0, ge=0, lt=1)
+    """The brightness of each MSI band varies by up to this share against all else."""
+
+
+class TrainConfig(_Frozen):
+    """Scenes in, one weight file out."""
+
+    network: str
+    """Network to train; `hyperfuse networks` lists them."""
+    teacher: str | None = None
+    """Network that is trained along and from which the first one learns as well."""
+    scenes: tuple[GroundConfig, ...] = Field(min_length=1)
+    """Learnt from."""
+    held_out: tuple[GroundConfig, ...] = Field(min_length=1)
+    """Scored, never learnt from: whole scenes, because patches of one scene know each other."""
+    output: Path
+    """Folder of the training; its parent must exist. A training that was interrupted there goes on."""
+    license: str = "unknown"
+    """SPDX identifier of the weights, as far as the scenes' terms allow; goes to the card."""
+    simulation: SimulationConfig = SimulationConfig()
+    """From truth to pair."""
+    samples: SampleConfig = SampleConfig()
+    """From pairs to patches."""
+    losses: dict[LossName, float] | None = None
+    """Terms of the loss and their weights; those of the network's paper unless given."""
+    distill: dict[DistillName, float] = {"response": 0.1, "feature": 0.1}
+    """Further terms of a network with a teacher, as CSAKD has them."""
+    steps: int = Field(default=10_000, ge=1)
+    """Batches learnt from. May be raised later: the training then goes on."""
+    rate: float = Field(default=1e-4, gt=0)
+    """Learning rate at the beginning."""
+    every: int = Field(default=500, ge=1)
+    """Steps between two validations; the state is saved then too."""
+    seed: int = Field(default=0, ge=0)
+    """Of all samples."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward passes; weights and losses are fp32."""
+    device: str = "auto"
+    """`auto` takes CUDA, then CPU; `cpu`, `cuda` or `cuda:N`."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that cut samples beside the computation; 0 cuts them in this one."""
+
+    @field_validator("network", "teacher")
+    @classmethod
+    def _known_network(cls, value: str | None) -> str | None:
+        if value is not None and value not in available():
+            raise ValueError(f"there is no network {value!r}; choose one of {', '.join(available())}")
+        return value
+
+    @field_validator("losses")
+    @classmethod
+    def _some_loss(cls, value: dict[LossName, float] | None) -> dict[LossName, float] | None:
+        if value is not None and not any(weight > 0 for weight in value.values()):
+            raise ValueError("expected at least one term with a weight above 0")
+        return value
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.simulation.psf == "block" and self.samples.shift_px > 0:
+            raise ValueError("samples.shift_px displaces a Gaussian PSF only; leave simulation.psf at gaussian")
+        if self.teacher == self.network:
+            raise ValueError(f"teacher: {self.teacher} is the network itself; choose another, or none")
+        return self
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of what decides the learning curve: no place, no device, no length (on which only the rates depend)."""
+        record = self.model_dump(mode="json", exclude=_PLACE_AND_LENGTH)
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def load_training(path: Path, settings: dict[str, Any] | None = None) -> TrainConfig:
+    """A TrainConfig from a YAML, TOML or JSON file, with single settings laid over it.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read, a key is unknown, or a value is out of range; the message names the key.
+    """
+    try:
+        return TrainConfig.model_validate(read_mapping(path) | (settings or {}))
+    except ValidationError as error:
+        raise usage_error(error) from error

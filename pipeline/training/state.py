@@ -1,0 +1,86 @@
+"""Where a training is: weights, what the optimizers remember, the step and the best scores, in one safetensors file.
+
+Nothing else is needed to go on, because samples and learning rates follow from seed and step. Lightning's own
+checkpoints are not used: they are pickles, and do not resume within an epoch of samples without end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from catalogs.errors import InputRejected
+
+if TYPE_CHECKING:  # it needs the optional Lightning, and this module does not
+    from pipeline.training.lessons import Learner
+
+FILE = "state.safetensors"
+_HEADER_KEY = "hyperfuse-training"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progressed:
+    """What is known of a training besides its tensors."""
+
+    key: str
+    """`TrainConfig.key`: of which training."""
+    step: int = 0
+    """Batches learnt from."""
+    best: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By role: step and mean scores of the weights that are kept."""
+
+
+def save_state(folder: Path, progressed: Progressed, learners: Sequence[Learner]) -> None:
+    """Write the state, whole or not at all."""
+    tensors: dict[str, torch.Tensor] = {}
+    for learner in learners:
+        tensors |= {f"{learner.role}/weights/{name}": value for name, value in learner.tensors().items()}
+        tensors |= {f"{learner.role}/moments/{name}": value for name, value in learner.moments()}
+    record = {"key": progressed.key, "step": progressed.step, "best": progressed.best}
+    temporary = folder / f".{FILE}.partial"
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(plain, temporary, metadata={_HEADER_KEY: json.dumps(record, sort_keys=True)})
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(folder / FILE)
+
+
+def load_state(folder: Path, key: str, learners: Sequence[Learner]) -> Progressed:
+    """Take up the state of a folder; a folder without one begins at step 0.
+
+    Raises
+    ------
+    InputRejected
+        If it is the state of another training, or damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return Progressed(key=key)
+    try:
+        with safe_open(path, framework="pt") as file:
+            progressed = Progressed(**json.loads(file.metadata()[_HEADER_KEY]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        if progressed.key == key:
+            for learner in learners:
+                learner.restore(
+                    *({n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+                      for start in (f"{learner.role}/weights/", f"{learner.role}/moments/"))
+                )  # fmt: skip
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputRejected(
+            f"{path}: is no whole state of a training ({error}); remove the folder to begin anew"
+        ) from error
+    if progressed.key != key:
+        raise InputRejected(
+            f"{folder}: holds a training with other settings; only output, device, workers, steps and every may change "
+            "between two runs, so choose another output"
+        )
+    return progressed

@@ -1,0 +1,245 @@
+"""A training from its settings to weight files: open the scenes, learn, validate, keep the best; safe to kill at any time.
+
+<output>/
+    config.json                 the settings, as they were checked
+    <network>.safetensors       the best weights so far, with their card: `hyperfuse fuse --weights` takes them at once
+    steps.csv, validation.csv   the curves
+    state.safetensors           where the training is
+    lock                        held while a process works here
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from catalogs.errors import ExpectedSkip, InputRejected, UsageError
+from catalogs.networks import WeightCard
+from models import Observed
+from pipeline.device import pick_device
+from pipeline.evaluate import fuse_by, score
+from pipeline.job import code_version, locked
+from pipeline.ledger import write_atomic
+from pipeline.progress import Progress, silent
+from pipeline.quality import Scores
+from pipeline.training.grounds import Ground, open_grounds
+from pipeline.training.logs import Curve
+from pipeline.training.samples import Samples
+from pipeline.training.settings import TrainConfig
+from pipeline.training.state import Progressed, load_state, save_state
+from pipeline.weights import save_weights
+
+if TYPE_CHECKING:
+    from pipeline.training.lessons import Learner, Lesson
+
+log = logging.getLogger(__name__)
+
+_SCORED = [field.name for field in fields(Scores) if field.name != "pixels"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A finished training."""
+
+    output: Path
+    """Folder of the training."""
+    steps: int
+    """Batches learnt from."""
+    resumed_at: int
+    """Step at which this run took it up."""
+    weights: dict[str, Path]
+    """Weight files by role, `network` and `teacher`."""
+    best: dict[str, dict[str, Any]]
+    """Step and mean scores of these weights on the scenes held out, by role."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain record."""
+        return {
+            "output": str(self.output),
+            "steps": self.steps,
+            "resumed_at": self.resumed_at,
+            "weights": {role: str(path) for role, path in self.weights.items()},
+            "best": self.best,
+        }
+
+
+def train(config: TrainConfig, *, progress: Progress = silent) -> Trained:
+    """Train a network, or take up its training where it was killed.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    progress : Progress
+
+    Returns
+    -------
+    Trained
+
+    Raises
+    ------
+    UsageError
+        If Lightning is not installed, or a network cannot be trained on such pairs.
+    InputRejected
+        If a scene cannot be used, or the folder holds another training.
+    ExpectedSkip
+        If all steps are done.
+    Busy
+        If another process trains there.
+    QualityRefused
+        If the loss is no number.
+    """
+    device = pick_device(config.device)
+    if not config.output.absolute().parent.is_dir():
+        raise InputRejected(f"{config.output}: its parent folder does not exist; create it first")
+    learnt, held_out = open_grounds(config.scenes, config.held_out, config.simulation)
+    lesson = _lesson(config, learnt[0].pair.observed, device)
+    samples = Samples(learnt, config.samples, config.simulation, seed=config.seed)
+    config.output.mkdir(exist_ok=True)
+    with locked(config.output, f"{config.output}: another process trains here"):
+        begun = load_state(config.output, config.key, lesson.learners)
+        if begun.step >= config.steps:
+            raise ExpectedSkip(f"{config.output}: has learnt {begun.step} steps already; raise steps to go on")
+        write_atomic(config.output / "config.json", config.model_dump_json(indent=2))
+        keep = _Keep(config, lesson, learnt=learnt, held_out=held_out, device=str(device))
+        done = _learn(lesson, samples, keep, begun, progress)
+    return Trained(
+        output=config.output,
+        steps=done.step,
+        resumed_at=begun.step,
+        weights={learner.role: keep.path(learner) for learner in lesson.learners},
+        best={role: dict(best) for role, best in done.best.items()},
+    )
+
+
+def _lesson(config: TrainConfig, observed: Observed, device: torch.device) -> Lesson:
+    try:
+        from pipeline.training.lessons import Lesson  # noqa: PLC0415 (Lightning is optional)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "lightning":
+            raise
+        raise UsageError(
+            "training needs PyTorch Lightning; install it with `pip install 'hyperfuse[train]'`"
+        ) from error
+    return Lesson(config, observed, device)
+
+
+def _learn(lesson: Lesson, samples: Samples, keep: _Keep, begun: Progressed, progress: Progress) -> Progressed:
+    """All steps that are left."""
+    config = keep.config
+    numbers = range(begun.step * config.samples.batch, config.steps * config.samples.batch)
+    batches = DataLoader(
+        samples,
+        batch_size=config.samples.batch,
+        sampler=numbers,
+        num_workers=config.workers,
+        pin_memory=keep.device != "cpu",
+    )
+    now = begun
+    with ExitStack() as open_files:
+        curve, validation = (
+            open_files.enter_context(Curve(config.output / name, begun.step))
+            for name in ("steps.csv", "validation.csv")
+        )
+        for step, batch in enumerate(batches, start=begun.step + 1):
+            curve.add(step, lesson.step(batch, step - 1))
+            progress("train", step, config.steps)
+            if step % config.every and step < config.steps:
+                continue
+            now = keep.validated(replace(now, step=step), validation)
+            save_state(config.output, now, lesson.learners)
+    return now
+
+
+class _Keep:
+    """Scores of the networks on the scenes held out; keeps the weights that have the smallest spectral angle."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        lesson: Lesson,
+        *,
+        learnt: Sequence[Ground],
+        held_out: Sequence[Ground],
+        device: str,
+    ) -> None:
+        self.device = device
+        self.config, self._lesson, self._learnt, self._held_out = config, lesson, learnt, held_out
+
+    def path(self, learner: Learner) -> Path:
+        """Its weight file."""
+        return self.config.output / f"{learner.method.name}.safetensors"
+
+    def validated(self, now: Progressed, validation: Curve) -> Progressed:
+        """Score all networks at this step; what is best so far is in the result."""
+        best: dict[str, Mapping[str, Any]] = dict(now.best)
+        for learner in self._lesson.learners:
+            tensors = learner.tensors()
+            scores = [self._scores(learner, tensors, ground) for ground in self._held_out]
+            mean = {name: _mean([getattr(s, name) for s in scores]) for name in _SCORED}
+            validation.add(
+                now.step, {"network": learner.method.name, **{k: v for k, v in mean.items() if v is not None}}
+            )
+            log.info("%s, step %d: SAM %.3f deg", learner.method.name, now.step, mean["sam_deg"])
+            before = best.get(learner.role)
+            if before is None or mean["sam_deg"] < before["sam_deg"]:
+                best[learner.role] = {"step": now.step, **mean}
+                card = self._card(learner, now.step, scores, mean)
+                save_weights(self.path(learner), tensors, card)
+        return replace(now, best=best)
+
+    def _scores(self, learner: Learner, tensors: Mapping[str, torch.Tensor], ground: Ground) -> Scores:
+        """By the way that `hyperfuse evaluate` takes, on whole scenes."""
+        return score(fuse_by(learner.method, learner.spec, ground.pair, tensors, device=self.device).image, ground.pair)
+
+    def _card(self, learner: Learner, step: int, scores: Sequence[Scores], mean: Mapping[str, Any]) -> WeightCard:
+        config, observed = self.config, learner.spec.observed
+        data = [{"part": "learnt", **ground.to_json()} for ground in self._learnt]
+        for ground, found in zip(self._held_out, scores, strict=True):
+            data.append({"part": "held out", **ground.to_json(), "sam_deg": found.sam_deg, "psnr_db": found.psnr_db})
+        taught = learner.role == "network" and config.teacher is not None
+        training = {
+            "command": "hyperfuse train config.json",
+            "key": config.key,
+            "code": code_version(),
+            "space": "native",
+            "center_nm": [round(float(nm), 2) for nm in self._learnt[0].center_nm],
+            "data": data,
+            "simulation": config.simulation.model_dump(mode="json"),
+            "psf_sigma_px": observed.psf_sigma_px,
+            "samples": config.samples.model_dump(mode="json"),
+            "scaling": "both images by the smallest and largest sample of the scene's HSI to [-1, 1]",
+            "losses": dict(learner.terms),
+            "teacher": config.teacher if taught else None,
+            "distill": dict(self._lesson.distill) if taught else {},
+            "steps": config.steps,
+            "rate": config.rate,
+            "seed": config.seed,
+            "precision": config.precision,
+            "best_step": step,
+            "scores": dict(mean),
+        }
+        return WeightCard(
+            network=learner.method.name,
+            hsi_bands=observed.hsi_bands,
+            msi_bands=observed.msi_bands,
+            ratio=observed.ratio,
+            options=dict(learner.spec.options),
+            source="trained by hyperfuse train",
+            license=config.license,
+            training=training,
+        )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """None where one is no number, as the SSIM of a scene smaller than its windows."""
+    mean = float(np.mean(values))
+    return mean if math.isfinite(mean) else None
