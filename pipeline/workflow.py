@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import ExpectedSkip, InputRejected, OutOfResources, QualityRefused
+from catalogs.files import write_atomic
 from catalogs.networks import WeightCard, read_card
 from catalogs.pairs import RATIOS, ScenePair
 from catalogs.sensors import open_scene, sensor_module
@@ -33,7 +34,6 @@ from pipeline.error_pass import estimate_errors
 from pipeline.grids import GridRecord, NestedGrids, nest, on_lattice
 from pipeline.job import InputRecord, Job, JobRecord, code_version, job_key, locked
 from pipeline.judge import judge, require_passed
-from pipeline.ledger import write_atomic
 from pipeline.mosaic import finished, mosaic
 from pipeline.notices import tell_harmony, tell_observation
 from pipeline.observe import sigma_from_mtf

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from catalogs.errors import ExpectedSkip, InputRejected, OutOfResources
+from catalogs.files import write_atomic
 from pipeline import store
 from pipeline.area.blend import Block, blend_block
 from pipeline.area.feather import reach, stage_validity
@@ -28,7 +29,7 @@ from pipeline.area.record import Area, area_provenance, close, create, item_prop
 from pipeline.area.seams import SeamSums, joined, seam_record
 from pipeline.area.settings import AreaConfig
 from pipeline.job import locked
-from pipeline.ledger import TileRecord, write_atomic
+from pipeline.ledger import TileRecord
 from pipeline.mosaic import summarize
 from pipeline.place import drop_abandoned
 from pipeline.placing import put_in_place, require_parent, resources_named

@@ -23,6 +23,7 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 from catalogs.bands import Bands
 from catalogs.errors import HyperFuseError
+from catalogs.files import file_sha256
 from catalogs.scene import pixel_size_m
 from pipeline.lineage import address
 from pipeline.mosaic import MosaicSummary
@@ -352,7 +353,5 @@ def _check_assets(folder: Path, record: dict[str, Any], expected: dict[str, Any]
 
 
 def _check_file(path: Path, asset: dict[str, Any], of: str) -> None:
-    with path.open("rb") as file:
-        found = multihash(hashlib.file_digest(file, "sha256").hexdigest())
-    if found != asset["file:checksum"]:
+    if multihash(file_sha256(path)) != asset["file:checksum"]:
         raise BadProduct(f"{path.name} is not the file that {of} describes: its checksum differs")
