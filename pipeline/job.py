@@ -39,7 +39,7 @@ from pydantic import BaseModel, ConfigDict
 from catalogs.bands import Bands
 from catalogs.errors import Busy
 from catalogs.scene import Quantity, Scene
-from catalogs.sensors import sensor_module
+from catalogs.sensors import sensor_module, sigma_from_mtf
 from models import ModelSpec, Observed, method
 from pipeline.backprojection import reach as projection_reach
 from pipeline.config import RunConfig
@@ -47,7 +47,7 @@ from pipeline.displacement import NO_DISPLACEMENT, Displacement
 from pipeline.grids import GridRecord, NestedGrids, block_steps
 from pipeline.harmonize import Harmony
 from pipeline.ledger import Ledger
-from pipeline.observe import Observation, known, sigma_from_mtf
+from pipeline.observe import Observation, known
 from pipeline.tiles import TilePlan
 
 

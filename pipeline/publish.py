@@ -28,6 +28,7 @@ from typing import Any
 
 from catalogs.errors import ExpectedSkip, InputRejected
 from catalogs.files import file_sha256, write_atomic
+from catalogs.times import rfc3339
 from pipeline import store
 from pipeline.coregister.report import FIGURE, TABLE
 from pipeline.job import Job
@@ -231,7 +232,7 @@ def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
     described = crate(
         draft.provenance,
         [*listed, _SEALED],
-        published=draft.created.isoformat(timespec="seconds"),
+        published=rfc3339(draft.created),
         license_id=job.config.publish.license,
     )
     write_atomic(root / CRATE, json.dumps(described, indent=1, allow_nan=False))
