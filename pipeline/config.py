@@ -316,6 +316,8 @@ def usage_error(error: ValidationError) -> UsageError:
     where = ".".join(str(part) for part in first["loc"]) or "the configuration"
     if first["type"] == "missing":
         return UsageError(f"setting {where} is missing; give it on the command line or in the file")
+    if first["type"] == "extra_forbidden":
+        return UsageError(f"setting {where} is unknown; correct its name")
     return UsageError(f"setting {where}: {first['msg'].removeprefix('Value error, ')}; found {first.get('input')!r}")
 
 
@@ -335,7 +337,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
             record = json.loads(text)
         else:
             record = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read as a configuration ({error})") from error
     if not isinstance(record, dict):
         raise UsageError(f"{path}: expected a mapping of settings, found {type(record).__name__}")
