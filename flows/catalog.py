@@ -13,6 +13,7 @@ from catalogs.errors import InputRejected, UsageError
 from catalogs.items import SceneItem
 from catalogs.pairing import Candidate, Pairing, PairingRules, pair
 from flows.display import Display
+from flows.options import assigned
 
 _DEFAULT = PairingRules()
 _SHOWN = 20
@@ -149,12 +150,7 @@ def _add(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     from catalogs.gather import gather  # noqa: PLC0415 (readers take a second, listing needs none)
     from pipeline.config import load_scene  # noqa: PLC0415 (torch takes seconds, --help must not)
 
-    settings: dict[str, str] = {}
-    for given in options.set or ():
-        key, equals, value = given.partition("=")
-        if not equals:
-            raise UsageError(f"--set {given}: expected KEY=VALUE, for example --set mask=none")
-        settings[key] = value
+    settings = assigned(options.set, example="mask=none")
     sources = [load_scene(path, settings).source() for path in options.paths]
     catalog = Catalog.open(options.catalog)
     gathered = gather(catalog, sources, role=options.role, progress=display.progress)

@@ -14,6 +14,7 @@ from typing import Any
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
 from flows import archive, catalog, compare, evaluate, index, info, mosaic
 from flows.display import Display
+from flows.options import assigned
 from flows.stopping import Terminated, stopped_by_sigterm
 
 EXIT_CODES = """exit codes:
@@ -150,12 +151,7 @@ def _import_weights(options: argparse.Namespace, display: Display) -> dict[str, 
 def _config(options: argparse.Namespace) -> Any:
     from pipeline.config import load_config  # noqa: PLC0415
 
-    settings: dict[str, Any] = {}
-    for pair in options.set or ():
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--set {pair}: expected KEY=VALUE, for example --set hsi.crs=EPSG:32633")
-        settings[key] = value
+    settings: dict[str, Any] = assigned(options.set, example="hsi.crs=EPSG:32633")
     named = {
         "hsi.uri": options.hsi,
         "msi.uri": options.msi,

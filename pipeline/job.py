@@ -1,16 +1,23 @@
 """A job: one fusion on disk, in a hidden folder beside the product that it will become.
 
     .<product>.<key>.staging/
-        job.json          what is to be done (JobRecord); everything below follows from it
-        staged.json       written when staging is complete (StagedRecord)
-        stage/hsi.zarr    the HSI on the coarse grid      stage/msi.zarr   the MSI on the fine grid
-        stage/features.zarr  the coarse part of a two-rate method
-        sums.safetensors  the method's first pass
-        calibration.json  how large standard errors are, if they are asked for
-        weights.safetensors  copy of the network's weights
-        tiles/*.json      the ledger    errors/*.json    that of the standard errors
-        product/          becomes the product folder by one rename
-        lock              held while a process works here; the kernel releases it when the process dies
+        job.json              what is to be done (JobRecord); everything below follows from it
+        weights.safetensors   copy of the network's weights
+        stage/hsi.zarr        the HSI on the coarse grid      stage/msi.zarr   the MSI on the fine grid
+        staged.json           written when staging is complete (StagedRecord)
+        registration.*        table and figure of the tie points
+        sums.safetensors      the method's first pass
+        stage/features.zarr   the coarse part of a two-rate method      features.json   written when it is complete
+        strict.json           how far back-projection goes, if it is asked for
+        tiles/*.json          the ledger      fused.json   how fast
+        incoming/             what arrives from a store, before it is in its place
+        quarantine.json       tiles that killed workers
+        calibration.json      how large standard errors are, if they are asked for
+        errors/*.json         their ledger
+        qa.json, report.html  the judgment
+        product/              becomes the product folder by one rename
+        release/              the same without the mosaic, where Zarr was not asked for
+        lock                  held while a process works here; the kernel releases it when the process dies
 
 The folder goes when the product is in place.
 """
