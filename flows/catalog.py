@@ -130,12 +130,17 @@ def show(display: Display, record: dict[str, Any]) -> None:
         told = f"{scene['time'] or 'time unknown'}, {scene['gsd_m']:g} m, {scene['n_bands']} bands{cloud}"
         rows.append((scene["role"], f"{scene['id']} ({scene['sensor'] or 'sensor unknown'}; {told})"))
     rows += [
-        ("product", f"{p['id']} ({p['method']}, of {p['hsi']} and {p['msi']})") for p in record.get("products", ())
+        ("product", f"{p['id']} ({p['method']}, of {p['hsi'] or 'another HSI'} and {p['msi'] or 'another MSI'})")
+        for p in record.get("products", ())
     ]
     for one in record.get("pairs", ()):
         rows.append(("no pair" if one["msi"] is None else "pair", f"{one['hsi']}: {one['reason']}"))
         if record["all"]:
             rows += [("", f"{c['score']:.2f} {c['msi']}: {', '.join(c['reasons'])}") for c in one["candidates"]]
+    if record.get("pairs") == []:
+        rows.append(
+            ("no pair", "no HSI is in the catalogue; `hyperfuse catalog add --role hsi` tells that a scene is one")
+        )
     refused = record.get("refused", ())
     rows += [("not used", f"{one['href']}: {one['reason']}") for one in refused[:_SHOWN]]
     if len(refused) > _SHOWN:

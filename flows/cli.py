@@ -104,9 +104,15 @@ def _networks(options: argparse.Namespace, display: Display) -> dict[str, Any]: 
     from models import Observed, available, method  # noqa: PLC0415
     from models._macs import macs  # noqa: PLC0415
 
-    observed = Observed(
-        hsi_bands=options.hsi_bands, msi_bands=options.msi_bands, ratio=options.ratio, psf_sigma_px=options.ratio / 2
-    )
+    try:
+        observed = Observed(
+            hsi_bands=options.hsi_bands,
+            msi_bands=options.msi_bands,
+            ratio=options.ratio,
+            psf_sigma_px=options.ratio / 2,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     rows = []
     for name in available():
         chosen = method(name)

@@ -84,7 +84,8 @@ def show(display: Display, record: dict[str, Any]) -> None:
     for pair in record["seams"]["pairs"]:
         names, most = f"{pair['first']} and {pair['second']}", f"{pair['largest_mean']:.4g}"
         rows.append(("overlap", f"{names}: {pair['pixels']} px, bands differ by up to {most} in the mean"))
-    rows.append(("steps", ", ".join(f"{name} {value:.4g}" for name, value in steps.items() if value is not None)))
+    if told := ", ".join(f"{name} {value:.4g}" for name, value in steps.items() if value is not None):
+        rows.append(("steps", told))
     rows.append(("blocks", f"{record['tiles']['finished']}, of which {record['tiles']['resumed']} resumed"))
     display.show_rows(rows)
 

@@ -304,8 +304,10 @@ def load_config(path: Path | None, settings: dict[str, Any]) -> RunConfig:
 
 def load_scene(uri: str, settings: dict[str, str]) -> SceneConfig:
     """A SceneConfig of an address and of settings such as `{"mask": "none"}`; errors are those of `load_config`."""
+    # Readers name settings as those of a pair, hsi.crs or msi.crs: what they ask for is understood here too.
+    own = {key.removeprefix("hsi.").removeprefix("msi."): _scalar(value) for key, value in settings.items()}
     try:
-        return SceneConfig.model_validate({"uri": uri, **{key: _scalar(value) for key, value in settings.items()}})
+        return SceneConfig.model_validate({"uri": uri, **own})
     except ValidationError as error:
         raise usage_error(error) from error
 
@@ -340,7 +342,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: cannot be read as a configuration ({error})") from error
+        told = " ".join(str(error).split())
+        raise UsageError(f"{path}: cannot be read as a configuration ({told})") from error
     if not isinstance(record, dict):
         raise UsageError(f"{path}: expected a mapping of settings, found {type(record).__name__}")
     return record

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from catalogs.errors import ExpectedSkip, InputRejected
+from catalogs.errors import ExpectedSkip, InputRejected, UsageError
 from catalogs.files import write_atomic
 from catalogs.times import now
 from pipeline import store
@@ -90,7 +90,7 @@ def open_area(config: AreaConfig, *, progress: Progress = silent) -> Iterator[Ar
 
     Raises
     ------
-    InputRejected, ExpectedSkip, OutOfResources
+    UsageError, InputRejected, ExpectedSkip, OutOfResources
         Before anything is written.
     Busy
         If another process works on the same area.
@@ -98,6 +98,7 @@ def open_area(config: AreaConfig, *, progress: Progress = silent) -> Iterator[Ar
     started = now()
     require_parent(config.output)
     area = Area.of(config, open_inputs(config))
+    _require_some_product(area)
     require_vacant(config.output, area.key)
     require_disk(config.output, area.bytes)
     for name, left_out in zip(area.inputs.names, area.inputs.left_out, strict=True):
@@ -220,6 +221,16 @@ def publish_area(held: AreaRun) -> Product:
     shutil.rmtree(area.folder, ignore_errors=True)
     step()
     return Product.load(area.config.output)
+
+
+def _require_some_product(area: Area) -> None:
+    height, width = area.inputs.target.shape
+    whole = Box(y0=0, y1=height, x0=0, x1=width)
+    if not any(_meet(extent, whole) for extent in extents(area.inputs)):
+        raise UsageError(
+            f"setting bounds: no product lies within {area.config.bounds}; give left, bottom, right, top in the CRS of the area, "
+            f"{area.inputs.target.crs}"
+        )
 
 
 def _staged_validity(held: AreaRun) -> list[store.Array]:

@@ -286,3 +286,20 @@ def test_a_setting_without_a_value_or_of_no_name_is_usage(capsys: pytest.Capture
         assert "expected KEY=VALUE" in capsys.readouterr().err
     assert main(["plan", "a", "b", "--output", "c", "--set", "nope=1"]) == 2
     assert capsys.readouterr().err == "hyperfuse: setting nope is unknown; correct its name\n"
+
+
+def test_what_no_method_can_fuse_is_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["networks", "--hsi-bands", "0"]) == 2
+    assert "expected at least one band each" in capsys.readouterr().err
+
+
+def test_a_file_of_settings_that_is_none_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, told in (("a: [1", "cannot be read as a configuration"), (None, "cannot be read (No such file")):
+        path = tmp_path / f"{told[:4]}{text is None}.yaml"
+        if text is not None:
+            path.write_text(text)
+        assert main(["plan", "--config", str(path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line
