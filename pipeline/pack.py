@@ -14,7 +14,8 @@ from pipeline.provenance import NODATA
 
 INT16_RANGE = (-32767, 32767)
 """Stored values of valid samples."""
-_CACHED_FLOATS = {"cpu": 2**18}
+_FLOAT_RANGE = (torch.finfo(torch.float32).min, torch.finfo(torch.float32).max)
+_CACHED_FLOATS = {"cpu": 2**19}
 """Samples packed at once; on other devices, where a step costs its launch and not its memory, more."""
 _FLOATS = 2**25
 
@@ -82,11 +83,13 @@ class Packed:
             counts += packing.offset / step
         if packing.scale is not None:
             counts.round_()
-        low, high = counts.amin(dim=(1, 2)), counts.amax(dim=(1, 2))
+        flat = counts.flatten(1)
+        low, high = flat.amin(dim=1), flat.amax(dim=1)
         if valid is None and counts.device.type == "cpu" and _within(packing, low, high):
             # Most tiles are whole. Asking costs nothing here, but would make another device wait.
-            self._sum(bands, float(counts[0].numel()), counts.sum(dim=(1, 2), dtype=torch.float64), low, high)
-            self.stored[(bands, *where)] = counts
+            total = counts.sum(dim=2).sum(dim=1, dtype=torch.float64)
+            self._sum(bands, float(flat.shape[1]), total, low, high)
+            self.stored[(bands, *where)].copy_(counts)
             return
         # A network may overflow in half precision: what is no number is no sample.
         sound = torch.isfinite(counts)
@@ -114,5 +117,5 @@ class Packed:
 
 def _within(packing: Packing, low: torch.Tensor, high: torch.Tensor) -> bool:
     """Whether all samples are numbers that the type holds; NaN compares as false."""
-    least, most = INT16_RANGE if packing.scale is not None else (-torch.inf, torch.inf)
-    return bool(((low >= least) & (high <= most) & torch.isfinite(low) & torch.isfinite(high)).all())
+    least, most = INT16_RANGE if packing.scale is not None else _FLOAT_RANGE
+    return bool(low.min() >= least) and bool(high.max() <= most)

@@ -47,7 +47,11 @@ def calls(monkeypatch) -> list[torch.Size]:
 
 
 def test_batches_give_the_same_product(tmp_path, settings, calls):
-    one = fused(run(config(tmp_path / "one", RECIPE, **settings)))
+    product = run(config(tmp_path / "one", RECIPE, **settings))
+    pace = product.provenance["pace"]
+    assert pace["pixels"] == 64 * 416
+    assert 0 < pace["device_busy"] <= 1
+    one = fused(product)
     assert {shape[0] for shape in calls} == {1}
     calls.clear()
     many = fused(run(config(tmp_path / "many", RECIPE, **settings, tiles__at_once=9)))
