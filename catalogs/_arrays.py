@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from catalogs._stored import MAX_PIXELS, Image, parse_time, refuse_absurd, refuse_type, unreadable
+from catalogs._stored import MAX_PIXELS, Image, refuse_absurd, refuse_type, unreadable
 from catalogs.bands import BandTable, nm_per
 from catalogs.errors import InputRejected
 from catalogs.scene import Window
+from catalogs.times import parse_time
 
 Kind = Literal["netcdf", "hdf5", "zarr"]
 

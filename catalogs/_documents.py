@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from catalogs.errors import InputRejected
+from catalogs.files import write_atomic
 
 MAX_DOCUMENT = 64 << 20
 """Bytes of a collection, at most: it has a link for each of its items."""
@@ -54,18 +53,7 @@ def parse_document(content: bytes, label: str, *, limit: int = MAX_DOCUMENT) -> 
 
 def write_document(path: Path, record: Mapping[str, Any]) -> None:
     """Write JSON so that whoever looks finds the old file or the new one, whole."""
-    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(handle)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_atomic(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -22,11 +22,12 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from catalogs._packages import Member
-from catalogs._stored import Image, parse_time, refuse_absurd, refuse_type, unreadable
+from catalogs._stored import Image, refuse_absurd, refuse_type, unreadable
 from catalogs._tiff import unwritten_blocks
 from catalogs.bands import BandTable, nm_per
 from catalogs.errors import InputRejected
 from catalogs.scene import Window
+from catalogs.times import parse_time
 
 Driver = Literal["GTiff", "ENVI", "JP2OpenJPEG"]
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +27,6 @@ MAX_BANDS = 10_000
 """More bands than this are taken for a damaged or hostile header."""
 SAMPLE_VALUES = 4_000_000
 """Images up to this many values are looked at whole when they are opened, larger ones in windows."""
-_TIME_FORMATS = ("%Y:%m:%d %H:%M:%S", "%Y%m%d%H%M%S", "%d-%b-%Y %H:%M:%S", "%Y/%m/%d %H:%M:%S")
 
 
 class Samples(Protocol):
@@ -226,18 +225,6 @@ def unreadable(path: Path, window: Window, cause: BaseException) -> InputRejecte
     )
 
 
-def parse_time(*texts: object) -> datetime | None:
-    """The first of some texts that is a date and time; one without a zone is UTC."""
-    for text in (str(t).strip() for t in texts if t):
-        for parse in (datetime.fromisoformat, *(_with_format(f) for f in _TIME_FORMATS)):
-            try:
-                found = parse(text)
-            except ValueError:
-                continue
-            return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-    return None
-
-
 def digest(paths: Iterable[Path]) -> str:
     """SHA-256 of the bytes of some files, as hex.
 
@@ -254,10 +241,6 @@ def digest(paths: Iterable[Path]) -> str:
             while piece := file.read(1 << 20):
                 total.update(piece)
     return total.hexdigest()
-
-
-def _with_format(pattern: str) -> Callable[[str], datetime]:
-    return lambda text: datetime.strptime(text, pattern).replace(tzinfo=UTC)
 
 
 def _checked(window: Window, shape: tuple[int, int, int]) -> Window:

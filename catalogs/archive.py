@@ -16,7 +16,6 @@ import fcntl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from catalogs.errors import InputRejected, UsageError
 from catalogs.items import SceneItem, from_record, is_file_name, to_record
 from catalogs.products import JOB_KEY, PRODUCTS, ProductItem, is_product, product_item, product_record
 from catalogs.scene import Role
+from catalogs.times import now
 
 MAX_DOCUMENTS = 1_000_000
 """Documents of one catalogue, at most."""
@@ -158,7 +158,7 @@ class Catalog:
                 if not is_file_name(item.id):
                     raise ValueError(f"{item.id!r} is no name for an item: it becomes a file's")
                 place = self._place(item.collection)
-                written.append(to_record(item, place, now=datetime.now(UTC)))
+                written.append(to_record(item, place, now=now()))
                 write_document(place / f"{item.id}.json", written[-1])
         finally:
             self._link(written)

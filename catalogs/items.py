@@ -6,20 +6,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 from shapely.geometry.base import BaseGeometry
 
 from catalogs._conditions import conditions
-from catalogs._stored import parse_time
 from catalogs.addresses import Trust, as_href
 from catalogs.clear import is_clear_map
 from catalogs.errors import InputRejected
 from catalogs.outline import bbox_of, from_geojson, to_geojson
 from catalogs.scene import Conditions, Role
 from catalogs.sensors import Source, available, sensor_module
+from catalogs.times import parse_time, rfc3339
 
 STAC_VERSION = "1.1.0"
 HSI_BANDS = 32
@@ -174,7 +174,7 @@ def _properties(item: SceneItem, now: datetime) -> dict[str, Any]:
         optional |= {"hrhsi:sha256": item.fingerprint.sha256, "hrhsi:mtime_ns": str(item.fingerprint.mtime_ns)}
     return {
         **_times(item.time, now),
-        "updated": _rfc3339(now),
+        "updated": rfc3339(now),
         "title": item.id,
         "instruments": [item.collection],
         "gsd": float(f"{item.gsd_m:.6g}"),
@@ -189,11 +189,11 @@ def _properties(item: SceneItem, now: datetime) -> dict[str, Any]:
 def _times(time: datetime | None, now: datetime) -> dict[str, Any]:
     """STAC wants some time even where the product tells none."""
     if time is not None:
-        return {"datetime": _rfc3339(time)}
+        return {"datetime": rfc3339(time)}
     return {
         "datetime": None,
-        "start_datetime": _rfc3339(now),
-        "end_datetime": _rfc3339(now),
+        "start_datetime": rfc3339(now),
+        "end_datetime": rfc3339(now),
         "hrhsi:time_unknown": True,
     }
 
@@ -294,7 +294,3 @@ def _fingerprint(properties: Mapping[str, Any], asset: Mapping[str, Any]) -> Fin
         size=int(asset["file:size"]),
         mtime_ns=int(properties["hrhsi:mtime_ns"]),
     )
-
-
-def _rfc3339(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import shapely
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
 from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
@@ -17,6 +19,8 @@ MAX_POINTS = 10_000
 """Points of an outline, at most."""
 _DECIMALS = 7
 """A centimeter."""
+_POINTS_PER_EDGE = 8
+"""Straight edges of a grid bend in longitude and latitude."""
 
 
 def outline(lon: ArrayLike, lat: ArrayLike) -> BaseGeometry:
@@ -42,6 +46,33 @@ def outline(lon: ArrayLike, lat: ArrayLike) -> BaseGeometry:
         parts += [shapely.transform(p, lambda xy, turn=turn: xy - [360.0 * turn, 0]) for p in _polygons(part)]
     rounded = shapely.MultiPolygon([shapely.orient_polygons(p) for p in parts]) if len(parts) != 1 else parts[0]
     return shapely.orient_polygons(shapely.transform(rounded, lambda xy: np.round(xy, _DECIMALS)))
+
+
+def grid_outline(geobox: GeoBox) -> BaseGeometry:
+    """The area that a grid covers, by the outer edges of its pixels."""
+    height, width = geobox.shape
+    part = np.linspace(0.0, 1.0, _POINTS_PER_EDGE, endpoint=False)
+    zero, one = np.zeros_like(part), np.ones_like(part)
+    col, row = np.concatenate([part, one, 1 - part, zero]), np.concatenate([zero, part, one, 1 - part])
+    return outline(*lonlat(geobox, width * col, height * row))
+
+
+def lonlat(geobox: GeoBox, col: NDArray[Any], row: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Longitude and latitude (degrees) of places on a grid, in pixels from its upper left corner."""
+    a, b, c, d, e, f = tuple(geobox.affine)[:6]
+    assert geobox.crs is not None  # noqa: S101 (our invariant: scenes and products have a CRS)
+    lon, lat = Transformer.from_crs(geobox.crs.proj, 4326, always_xy=True).transform(
+        a * col + b * row + c, d * col + e * row + f
+    )
+    return np.asarray(lon), np.asarray(lat)
+
+
+def projection(geobox: GeoBox) -> dict[str, Any]:
+    """CRS of a grid as STAC has it: a code if it has one, otherwise WKT 2."""
+    assert geobox.crs is not None  # noqa: S101 (our invariant: scenes and products have a CRS)
+    if geobox.crs.epsg is not None:
+        return {"proj:code": f"EPSG:{geobox.crs.epsg}"}
+    return {"proj:code": None, "proj:wkt2": geobox.crs.to_wkt()}
 
 
 def box_of(area: BaseGeometry) -> tuple[float, float, float, float]:

@@ -10,16 +10,17 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from catalogs._documents import MAX_ITEM, read_document
-from catalogs._stored import parse_time
 from catalogs.addresses import Trust, as_href
 from catalogs.errors import InputRejected
 from catalogs.items import SceneItem, is_file_name
+from catalogs.times import parse_time
 
 PRODUCTS = "products"
 """Collection of fused products."""
 JOB_KEY = "hrhsi:job_key"
 """Property of a product's item: digest of everything that decided its content."""
-_DIGEST = "hrhsi:item_sha256"
+DIGEST = "hrhsi:item_sha256"
+"""Property of a product's item: SHA-256 of its canonical JSON without this property."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ def product_record(folder: Path, place: Path, scenes: Iterable[SceneItem], root:
     known = {scene.uri: scene for scene in scenes}
     record["collection"] = PRODUCTS
     # The digest vouches for the product's own item, not for this copy of it.
-    record["properties"] = {key: value for key, value in record["properties"].items() if key != _DIGEST}
+    record["properties"] = {key: value for key, value in record["properties"].items() if key != DIGEST}
     record["assets"] = {
         key: {**asset, "href": as_href(str((folder / unquote(asset["href"])).resolve()), place)}
         for key, asset in record["assets"].items()

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
 
 from catalogs.clear import clear_map
 from catalogs.errors import InputRejected, UsageError
 from catalogs.items import HSI_BANDS, Fingerprint, SceneItem, is_file_name
-from catalogs.outline import outline
+from catalogs.outline import lonlat, outline, projection
 from catalogs.scene import Role, Scene
 from catalogs.sensors import Source, open_scene, sensor_module
 
@@ -54,7 +53,7 @@ def survey(source: Source, *, role: Role | None = None) -> SceneItem:
     look = _look(scene)
     area = _area(scene, look)
     col, row = np.meshgrid(look.col + 0.5, look.row + 0.5)
-    lon, lat = _lonlat(scene, col.ravel(), row.ravel())
+    lon, lat = lonlat(scene.geobox, col.ravel(), row.ravel())
     name = _UNSAFE.sub("-", scene.name).strip(".-")[:128]
     settings = {f.name: getattr(source, f.name) for f in fields_of(source) if f.name not in _OWN}
     sensor_role = sensor_module(scene.sensor).SENSOR.role
@@ -153,18 +152,7 @@ def _area(scene: Scene, look: _Look) -> BaseGeometry:
     corners = np.concatenate([np.column_stack([x, y]) for x in (left, right) for y in (row, below)])
     hull = shapely.MultiPoint(corners).convex_hull
     ring = shapely.get_coordinates(shapely.segmentize(hull, max(height, width) / _EDGE_POINTS))
-    return outline(*_lonlat(scene, ring[:, 0], ring[:, 1]))
-
-
-def _lonlat(scene: Scene, col: NDArray[Any], row: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Longitude and latitude (degrees) of places on the grid, in pixels from its upper left corner."""
-    a, b, c, d, e, f = tuple(scene.geobox.affine)[:6]
-    crs = scene.geobox.crs
-    assert crs is not None  # noqa: S101 (our invariant: scenes have a CRS)
-    lon, lat = Transformer.from_crs(crs.proj, 4326, always_xy=True).transform(
-        a * col + b * row + c, d * col + e * row + f
-    )
-    return np.asarray(lon), np.asarray(lat)
+    return outline(*lonlat(scene.geobox, ring[:, 0], ring[:, 1]))
 
 
 def _details(scene: Scene) -> Mapping[str, Any]:
@@ -176,15 +164,8 @@ def _details(scene: Scene) -> Mapping[str, Any]:
         if np.isfinite(fwhm):
             entry["eo:full_width_half_max"] = float(f"{fwhm / 1000:.7g}")
         listed.append(entry)
-    crs = geobox.crs
-    code = f"EPSG:{crs.epsg}" if crs is not None and crs.epsg is not None else None
-    properties = {
-        "proj:code": code,
-        **({} if code or crs is None else {"proj:wkt2": crs.to_wkt()}),
-        "proj:shape": [int(n) for n in geobox.shape],
-        "proj:transform": [float(v) for v in tuple(geobox.affine)[:6]],
-    }
-    return {"bands": listed, "properties": properties}
+    shape, transform = [int(n) for n in geobox.shape], [float(v) for v in tuple(geobox.affine)[:6]]
+    return {"bands": listed, "properties": projection(geobox) | {"proj:shape": shape, "proj:transform": transform}}
 
 
 def _files(path: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from catalogs.errors import UsageError
 from catalogs.pairing import PairingRules
 from flows.catalog import add_rule_options, rules
 from flows.display import Display
+from flows.options import assigned
 
 _MAX_ROWS = 200
 
@@ -25,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only the backlog: states, reasons, hours, gigabytes")
     parser.add_argument("--max-scenes", type=int, metavar="N", help="scenes that are started at most")
     parser.add_argument(
-        "--until", metavar="06:00", help="start nothing that is not expected to end by this time of day"
+        "--until", metavar="TIME", help="start nothing that is not expected to end by this time, for example 06:00"
     )
     parser.add_argument("--network", metavar="NAME", help="method (default: map_subspace); see `hyperfuse networks`")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="trained weights of the network (safetensors)")
@@ -33,14 +34,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--device",
         action="append",
         metavar="D",
-        help="auto, cpu, cuda or cuda:N; again for each that works (default: auto)",
+        help="auto, cpu, cuda or cuda:N (default: auto); repeat to work on several scenes at a time",
     )
     parser.add_argument(
         "--root",
         action="append",
         type=Path,
         metavar="DIR",
-        help="folder in which the catalogue's scenes may lie; again for each",
+        help="folder, besides the catalogue's own, in which its scenes may lie; repeat for more",
     )
     parser.add_argument(
         "--set", action="append", metavar="KEY=VALUE", help="any setting of every fusion, as for `hyperfuse fuse`"
@@ -107,12 +108,7 @@ def show(display: Display, record: dict[str, Any]) -> None:
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for pair in options.set or ():
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--set {pair}: expected KEY=VALUE, for example --set quality.gate=refuse")
-        settings[key] = value
+    settings: dict[str, Any] = assigned(options.set, example="quality.gate=refuse")
     for key, given in (("network", options.network), ("weights", options.weights)):
         if given is not None:
             settings[key] = str(given)

@@ -13,6 +13,7 @@ from catalogs.errors import InputRejected, UsageError
 from catalogs.items import SceneItem
 from catalogs.pairing import Candidate, Pairing, PairingRules, pair
 from flows.display import Display
+from flows.options import assigned
 
 _DEFAULT = PairingRules()
 _SHOWN = 20
@@ -129,12 +130,17 @@ def show(display: Display, record: dict[str, Any]) -> None:
         told = f"{scene['time'] or 'time unknown'}, {scene['gsd_m']:g} m, {scene['n_bands']} bands{cloud}"
         rows.append((scene["role"], f"{scene['id']} ({scene['sensor'] or 'sensor unknown'}; {told})"))
     rows += [
-        ("product", f"{p['id']} ({p['method']}, of {p['hsi']} and {p['msi']})") for p in record.get("products", ())
+        ("product", f"{p['id']} ({p['method']}, of {p['hsi'] or 'another HSI'} and {p['msi'] or 'another MSI'})")
+        for p in record.get("products", ())
     ]
     for one in record.get("pairs", ()):
         rows.append(("no pair" if one["msi"] is None else "pair", f"{one['hsi']}: {one['reason']}"))
         if record["all"]:
             rows += [("", f"{c['score']:.2f} {c['msi']}: {', '.join(c['reasons'])}") for c in one["candidates"]]
+    if record.get("pairs") == []:
+        rows.append(
+            ("no pair", "no HSI is in the catalogue; `hyperfuse catalog add --role hsi` tells that a scene is one")
+        )
     refused = record.get("refused", ())
     rows += [("not used", f"{one['href']}: {one['reason']}") for one in refused[:_SHOWN]]
     if len(refused) > _SHOWN:
@@ -149,12 +155,7 @@ def _add(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     from catalogs.gather import gather  # noqa: PLC0415 (readers take a second, listing needs none)
     from pipeline.config import load_scene  # noqa: PLC0415 (torch takes seconds, --help must not)
 
-    settings: dict[str, str] = {}
-    for given in options.set or ():
-        key, equals, value = given.partition("=")
-        if not equals:
-            raise UsageError(f"--set {given}: expected KEY=VALUE, for example --set mask=none")
-        settings[key] = value
+    settings = assigned(options.set, example="mask=none")
     sources = [load_scene(path, settings).source() for path in options.paths]
     catalog = Catalog.open(options.catalog)
     gathered = gather(catalog, sources, role=options.role, progress=display.progress)

@@ -17,8 +17,8 @@ import threading
 from collections import deque
 
 from catalogs.errors import HyperFuseError, Transient
+from catalogs.files import write_atomic
 from pipeline.backlog import Task
-from pipeline.ledger import write_atomic
 from pipeline.locks import STATE
 from pipeline.outcome import Outcome
 

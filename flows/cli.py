@@ -14,6 +14,7 @@ from typing import Any
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
 from flows import archive, catalog, compare, evaluate, index, info, mosaic, train
 from flows.display import Display
+from flows.options import assigned
 from flows.stopping import Terminated, stopped_by_sigterm
 
 EXIT_CODES = """exit codes:
@@ -103,9 +104,15 @@ def _networks(options: argparse.Namespace, display: Display) -> dict[str, Any]: 
     from models import Observed, available, method  # noqa: PLC0415
     from models._macs import macs  # noqa: PLC0415
 
-    observed = Observed(
-        hsi_bands=options.hsi_bands, msi_bands=options.msi_bands, ratio=options.ratio, psf_sigma_px=options.ratio / 2
-    )
+    try:
+        observed = Observed(
+            hsi_bands=options.hsi_bands,
+            msi_bands=options.msi_bands,
+            ratio=options.ratio,
+            psf_sigma_px=options.ratio / 2,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     rows = []
     for name in available():
         chosen = method(name)
@@ -150,12 +157,7 @@ def _import_weights(options: argparse.Namespace, display: Display) -> dict[str, 
 def _config(options: argparse.Namespace) -> Any:
     from pipeline.config import load_config  # noqa: PLC0415
 
-    settings: dict[str, Any] = {}
-    for pair in options.set or ():
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--set {pair}: expected KEY=VALUE, for example --set hsi.crs=EPSG:32633")
-        settings[key] = value
+    settings: dict[str, Any] = assigned(options.set, example="hsi.crs=EPSG:32633")
     named = {
         "hsi.uri": options.hsi,
         "msi.uri": options.msi,

@@ -56,8 +56,10 @@ def show(display: Display, record: dict[str, Any]) -> None:
 
 
 def _scores(scores: dict[str, Any]) -> str:
+    if scores["state"] is None:
+        return "not judged"
     return (
-        f"{scores['state'] or 'not judged'}; SAM to the HSI {_shown(scores['consistency.hsi.sam_deg'])} deg, R2 with the MSI "
+        f"{scores['state']}; SAM to the HSI {_shown(scores['consistency.hsi.sam_deg'])} deg, R2 with the MSI "
         f"{_shown(scores['consistency.msi.r2'])}, at reduced resolution PSNR {_shown(scores['reduced.psnr_db'])} dB and SAM "
         f"{_shown(scores['reduced.sam_deg'])} deg"
     )

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.progress import Pace
 
@@ -86,7 +87,7 @@ class Display:
         if record["quality"] is not None:
             self._row("quality", record["quality"]["state"])
             for warning in record["quality"]["warnings"]:
-                self._row("", f"[yellow]{escape(warning)}[/yellow]")
+                self._row("", warning, style="yellow")
 
     def show_registration(self, record: dict[str, Any]) -> None:
         """A registration in a few lines."""
@@ -126,7 +127,7 @@ class Display:
                 f"{scene['shape'][0]} bands good, {scene['bands_nm'][0]:g}-{scene['bands_nm'][1]:g} nm, {scene['crs']}",
             )
             for note in scene["notes"]:
-                self._row("", f"[yellow]{note}[/yellow]")
+                self._row("", note, style="yellow")
         product, tiles = record["product"], record["tiles"]
         self._row("ratio", f"{record['ratio']} (ground sampling distances: {record['gsd_ratio']:g})")
         self._row(
@@ -216,8 +217,9 @@ class Display:
         self._row("options", str(card["options"]))
         self._row("sha256", card["sha256"])
 
-    def _row(self, name: str, value: str) -> None:
-        self._out.print(f"[bold]{name:14}[/bold]{value}", highlight=False)
+    def _row(self, name: str, value: str, *, style: str = "") -> None:
+        # As text, not as markup: names of files may hold brackets.
+        self._out.print(Text.assemble((f"{name:14}", "bold"), (value, style)), highlight=False)
 
 
 def _shown(value: float | None, digits: int | None = None) -> str:

@@ -13,8 +13,8 @@ from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.artifacts import forwarded_logs
 from flows.child import Children
-from flows.fuse_scene import forwarded_logs
 from pipeline.archive import ArchiveConfig
 from pipeline.backlog import Task
 from pipeline.night import work_off

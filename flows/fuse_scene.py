@@ -7,21 +7,14 @@ is simply run again: finished tiles are skipped, whatever became of Prefect's da
 """
 
 # No `from __future__ import annotations` here: Prefect resolves the parameters' types when it serves the flow.
-import base64
-import logging
 from uuid import UUID
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.logging.handlers import APILogHandler
 
 from catalogs.errors import ExpectedSkip
+from flows.artifacts import forwarded_logs, show_product
 from pipeline.config import RunConfig
 from pipeline.product import Product
 from pipeline.progress import Pace
@@ -104,33 +97,4 @@ def _report(product: Product) -> None:
         "quality": product.provenance["quality"]["state"],
         "job": product.job_key,
     }
-    create_table_artifact(
-        table=[{"item": item, "value": value} for item, value in rows.items()],
-        key="fuse-scene-product",
-        description=product.name,
-    )
-    thumbnail = product.path / "thumbnail.png"
-    picture = base64.b64encode(thumbnail.read_bytes()).decode()
-    create_markdown_artifact(
-        markdown=f"![{product.name}](data:image/png;base64,{picture})",
-        key="fuse-scene-quicklook",
-        description=product.name,
-    )
-
-
-class forwarded_logs:  # noqa: N801 (a context manager, named like one)
-    """Log records of the pipeline in the run's log, and of further packages."""
-
-    def __init__(self, *packages: str) -> None:
-        self._packages = ("pipeline", "catalogs", *packages)
-
-    def __enter__(self) -> None:
-        self._handler = APILogHandler()
-        self._loggers = [logging.getLogger(name) for name in self._packages]
-        for logger in self._loggers:
-            logger.addHandler(self._handler)
-            logger.setLevel(logging.INFO)
-
-    def __exit__(self, *_: object) -> None:
-        for logger in self._loggers:
-            logger.removeHandler(self._handler)
+    show_product(product, rows, key="fuse-scene")

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from catalogs.errors import UsageError
 from flows.display import Display
+from flows.options import assigned
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +28,7 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noq
     from pipeline.config import load_scene  # noqa: PLC0415 (torch takes seconds, --help must not)
     from pipeline.describe import describe  # noqa: PLC0415
 
-    settings: dict[str, str] = {}
-    for pair in options.set or ():
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--set {pair}: expected KEY=VALUE, for example --set mask=none")
-        settings[key] = value
+    settings = assigned(options.set, example="mask=none")
     return describe(load_scene(options.product, settings).source(), quicklook=options.quicklook)
 
 

@@ -36,7 +36,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="bands whose centers differ by no more are one band (default: 1)",
     )
     parser.add_argument("--no-cog", action="store_true", help="leave out the cloud-optimized GeoTIFF")
-    parser.add_argument("--memory-gb", type=float, metavar="GB", help="samples blended at once (default: 1)")
+    parser.add_argument(
+        "--memory", type=float, metavar="GB", help="memory of the samples that are blended at once (default: 1)"
+    )
     parser.add_argument(
         "--prefect", action="store_true", help="run as a Prefect flow, on PREFECT_API_URL or a temporary server"
     )
@@ -55,7 +57,7 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
         bounds=options.bounds,
         feather_px=options.feather,
         tolerance_nm=options.tolerance_nm,
-        memory_gb=options.memory_gb,
+        memory_gb=options.memory,
         formats=("zarr", "stac") if options.no_cog else None,
     )
     if options.prefect:
@@ -82,7 +84,8 @@ def show(display: Display, record: dict[str, Any]) -> None:
     for pair in record["seams"]["pairs"]:
         names, most = f"{pair['first']} and {pair['second']}", f"{pair['largest_mean']:.4g}"
         rows.append(("overlap", f"{names}: {pair['pixels']} px, bands differ by up to {most} in the mean"))
-    rows.append(("steps", ", ".join(f"{name} {value:.4g}" for name, value in steps.items() if value is not None)))
+    if told := ", ".join(f"{name} {value:.4g}" for name, value in steps.items() if value is not None):
+        rows.append(("steps", told))
     rows.append(("blocks", f"{record['tiles']['finished']}, of which {record['tiles']['resumed']} resumed"))
     display.show_rows(rows)
 

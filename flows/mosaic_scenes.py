@@ -6,14 +6,11 @@ The ledger lies beside the data: a flow that dies is run again and skips the blo
 """
 
 # No `from __future__ import annotations` here: Prefect resolves the parameters' types when it serves the flow.
-import base64
-
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from catalogs.errors import ExpectedSkip
-from flows.fuse_scene import forwarded_logs
+from flows.artifacts import forwarded_logs, show_product
 from pipeline.area.settings import AreaConfig
 from pipeline.area.workflow import AreaRun, blend_area, open_area, publish_area
 from pipeline.product import Product
@@ -61,14 +58,4 @@ def _report(product: Product) -> None:
             for pair in seams["pairs"]
         },
     }
-    create_table_artifact(
-        table=[{"item": item, "value": value} for item, value in rows.items()],
-        key="mosaic-scenes-product",
-        description=product.name,
-    )
-    picture = base64.b64encode((product.path / "thumbnail.png").read_bytes()).decode()
-    create_markdown_artifact(
-        markdown=f"![{product.name}](data:image/png;base64,{picture})",
-        key="mosaic-scenes-quicklook",
-        description=product.name,
-    )
+    show_product(product, rows, key="mosaic-scenes")

@@ -20,6 +20,7 @@ from scipy.linalg import eigh
 from scipy.optimize import minimize, nnls
 
 from catalogs.bands import SIGMA_PER_FWHM, Bands
+from catalogs.sensors import sigma_from_mtf
 from pipeline.observe import (
     BLUR,
     F64,
@@ -31,7 +32,6 @@ from pipeline.observe import (
     Sample,
     assess,
     centered,
-    sigma_from_mtf,
 )
 
 _ROUNDS = 3

@@ -252,6 +252,10 @@ def _notes(products: Sequence[Product]) -> tuple[str, ...]:
     """Sentences on what else differs between the products than their method."""
     first, notes = products[0], []
     for product in products[1:]:
+        if bool(product.method) != bool(first.method):
+            mosaic = first if product.method else product
+            notes.append(f"{mosaic.path.name} is a mosaic of fused products.")
+            continue
         ours, theirs = _digests(first), _digests(product)
         if ours != theirs:
             roles = ", ".join(sorted(role for role in ours | theirs if ours.get(role) != theirs.get(role)))
@@ -265,7 +269,7 @@ def _digests(product: Product) -> dict[str, str]:
     """What a product was made from; an area is made from products, which have no roles."""
     inputs = product.provenance["inputs"]
     named = inputs.items() if isinstance(inputs, dict) else ((f"input {k + 1}", one) for k, one in enumerate(inputs))
-    return {role: str(one["sha256"]) for role, one in named}
+    return {role: str(one.get("sha256") or one["manifest_sha256"]) for role, one in named}
 
 
 def _moved(product: Product) -> tuple[float, ...]:

@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import numpy as np
 
+from catalogs.files import write_atomic
 from pipeline.compare import Comparison, Side
 from pipeline.difference import Difference
 from pipeline.images import colored, mapped, packed, packing, png, presets, scale_colors, stretch
-from pipeline.ledger import write_atomic
 from pipeline.page import cell, embedded, escaped, listed, render, table
 from pipeline.scores import SCORES, best, place, read_scores
 

@@ -304,8 +304,10 @@ def load_config(path: Path | None, settings: dict[str, Any]) -> RunConfig:
 
 def load_scene(uri: str, settings: dict[str, str]) -> SceneConfig:
     """A SceneConfig of an address and of settings such as `{"mask": "none"}`; errors are those of `load_config`."""
+    # Readers name settings as those of a pair, hsi.crs or msi.crs: what they ask for is understood here too.
+    own = {key.removeprefix("hsi.").removeprefix("msi."): _scalar(value) for key, value in settings.items()}
     try:
-        return SceneConfig.model_validate({"uri": uri, **{key: _scalar(value) for key, value in settings.items()}})
+        return SceneConfig.model_validate({"uri": uri, **own})
     except ValidationError as error:
         raise usage_error(error) from error
 
@@ -316,6 +318,8 @@ def usage_error(error: ValidationError) -> UsageError:
     where = ".".join(str(part) for part in first["loc"]) or "the configuration"
     if first["type"] == "missing":
         return UsageError(f"setting {where} is missing; give it on the command line or in the file")
+    if first["type"] == "extra_forbidden":
+        return UsageError(f"setting {where} is unknown; correct its name")
     return UsageError(f"setting {where}: {first['msg'].removeprefix('Value error, ')}; found {first.get('input')!r}")
 
 
@@ -335,8 +339,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
             record = json.loads(text)
         else:
             record = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: cannot be read as a configuration ({error})") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (ValueError, yaml.YAMLError) as error:
+        told = " ".join(str(error).split())
+        raise UsageError(f"{path}: cannot be read as a configuration ({told})") from error
     if not isinstance(record, dict):
         raise UsageError(f"{path}: expected a mapping of settings, found {type(record).__name__}")
     return record

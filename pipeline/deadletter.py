@@ -14,9 +14,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from catalogs.files import write_atomic
 from pipeline.archive import DEAD_LETTERS, folder_name
 from pipeline.config import RunConfig
-from pipeline.ledger import write_atomic
 
 Verdict = Literal["refused", "failed", "quarantined"]
 

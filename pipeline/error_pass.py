@@ -15,13 +15,14 @@ from typing import Any, Literal
 import numpy as np
 
 from catalogs.errors import HyperFuseError
+from catalogs.files import write_atomic
 from pipeline import store
 from pipeline.agreement import F32
 from pipeline.cluster import spread_over
 from pipeline.device import pick_device
 from pipeline.evaluate import fuse_whole
 from pipeline.job import Job
-from pipeline.ledger import Ledger, TileRecord, write_atomic
+from pipeline.ledger import Ledger, TileRecord
 from pipeline.pack import INT16_RANGE
 from pipeline.progress import Progress, silent
 from pipeline.provenance import NODATA

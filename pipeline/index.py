@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from pipeline.ledger import write_atomic
+from catalogs.files import write_atomic
 from pipeline.page import escaped, number, render
 from pipeline.product import PROVENANCE, REPORT, Product
 from pipeline.publish import THUMBNAIL

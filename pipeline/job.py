@@ -1,16 +1,23 @@
 """A job: one fusion on disk, in a hidden folder beside the product that it will become.
 
     .<product>.<key>.staging/
-        job.json          what is to be done (JobRecord); everything below follows from it
-        staged.json       written when staging is complete (StagedRecord)
-        stage/hsi.zarr    the HSI on the coarse grid      stage/msi.zarr   the MSI on the fine grid
-        stage/features.zarr  the coarse part of a two-rate method
-        sums.safetensors  the method's first pass
-        calibration.json  how large standard errors are, if they are asked for
-        weights.safetensors  copy of the network's weights
-        tiles/*.json      the ledger    errors/*.json    that of the standard errors
-        product/          becomes the product folder by one rename
-        lock              held while a process works here; the kernel releases it when the process dies
+        job.json              what is to be done (JobRecord); everything below follows from it
+        weights.safetensors   copy of the network's weights
+        stage/hsi.zarr        the HSI on the coarse grid      stage/msi.zarr   the MSI on the fine grid
+        staged.json           written when staging is complete (StagedRecord)
+        registration.*        table and figure of the tie points
+        sums.safetensors      the method's first pass
+        stage/features.zarr   the coarse part of a two-rate method      features.json   written when it is complete
+        strict.json           how far back-projection goes, if it is asked for
+        tiles/*.json          the ledger      fused.json   how fast
+        incoming/             what arrives from a store, before it is in its place
+        quarantine.json       tiles that killed workers
+        calibration.json      how large standard errors are, if they are asked for
+        errors/*.json         their ledger
+        qa.json, report.html  the judgment
+        product/              becomes the product folder by one rename
+        release/              the same without the mosaic, where Zarr was not asked for
+        lock                  held while a process works here; the kernel releases it when the process dies
 
 The folder goes when the product is in place.
 """
@@ -39,7 +46,7 @@ from pydantic import BaseModel, ConfigDict
 from catalogs.bands import Bands
 from catalogs.errors import Busy
 from catalogs.scene import Quantity, Scene
-from catalogs.sensors import sensor_module
+from catalogs.sensors import sensor_module, sigma_from_mtf
 from models import ModelSpec, Observed, method
 from pipeline.backprojection import reach as projection_reach
 from pipeline.config import RunConfig
@@ -47,7 +54,7 @@ from pipeline.displacement import NO_DISPLACEMENT, Displacement
 from pipeline.grids import GridRecord, NestedGrids, block_steps
 from pipeline.harmonize import Harmony
 from pipeline.ledger import Ledger
-from pipeline.observe import Observation, known, sigma_from_mtf
+from pipeline.observe import Observation, known
 from pipeline.tiles import TilePlan
 
 

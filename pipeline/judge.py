@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from catalogs.errors import HyperFuseError, QualityRefused
+from catalogs.files import write_atomic
 from pipeline.agreement import Agreement
 from pipeline.consistency import PLAUSIBLE, Consistency, Maps, consistency
 from pipeline.device import pick_device
 from pipeline.error_pass import uncertainty_record
 from pipeline.evaluate import STRICT_SUFFIX, Row, evaluate
 from pipeline.job import Job
-from pipeline.ledger import write_atomic
 from pipeline.mosaic import MosaicSummary
 from pipeline.noreference import NoReference, no_reference
 from pipeline.product import QA

@@ -7,11 +7,12 @@ since, counts as absent.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from catalogs.files import write_atomic
 
 
 class TileRecord(BaseModel):
@@ -71,13 +72,3 @@ class Ledger:
             if record is not None and record.key == path.stem and (intact is None or intact(record)):
                 found[record.key] = record
         return found
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file that other processes see whole or not at all, and that survives a crash once it is seen."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

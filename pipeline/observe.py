@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.ndimage import gaussian_filter
 
 from catalogs.bands import Bands
+from catalogs.sensors import sigma_from_mtf
 from pipeline.radiometry import RadiometricFit, fit_line
 from pipeline.tiles import Box
 
@@ -182,23 +183,6 @@ class Sample:
         share = gaussian_filter(used.astype(np.float32), (0.0, BLUR, BLUR), mode="constant")
         total = gaussian_filter(np.where(used, images, np.float32(0.0)), (0.0, 0.0, BLUR, BLUR), mode="constant")
         return centered(total[:, self.valid] / np.maximum(share[self.valid], 1e-6))
-
-
-def sigma_from_mtf(mtf: float, ratio: float) -> float:
-    """Standard deviation, in fine pixels, of the Gaussian PSF with a given modulation at the coarse Nyquist frequency.
-
-    Parameters
-    ----------
-    mtf : float
-        Modulation, between 0 and 1.
-    ratio : float
-        Fine pixels per pixel of the coarse sensor.
-
-    References
-    ----------
-    Aiazzi et al. (2006), MTF-tailored multiscale fusion of high-resolution MS and Pan imagery, PE&RS 72(5), 591-596.
-    """
-    return ratio / math.pi * math.sqrt(-2.0 * math.log(mtf))
 
 
 def known(hsi: Bands, msi: Bands, *, psf_sigma_px: float, psf_origin: Origin) -> Observation:

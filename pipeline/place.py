@@ -34,6 +34,7 @@ from typing import Any
 import fsspec
 
 from catalogs.errors import Busy, HyperFuseError, OutOfResources, UsageError
+from catalogs.files import file_sha256
 from pipeline import store
 from pipeline.job import Job, locked
 from pipeline.staged import touched
@@ -148,7 +149,7 @@ class Depot(Place):
                 if known.issuperset(name for name in digests if name.startswith("tiles/")):
                     continue
                 fs.get([f"{root}/{name}" for name in digests], [str(incoming / name) for name in digests])
-                if any(_sha256(incoming / name) != digest for name, digest in digests.items()):
+                if any(file_sha256(incoming / name) != digest for name, digest in digests.items()):
                     log.warning("%s: does not hold what its note says; its tiles count as not done", note)
                     continue
                 for name in sorted(digests):  # product before tiles
@@ -187,7 +188,7 @@ class Depot(Place):
         made = list(_made(folder))
         with self._reached() as (fs, root):
             fs.put([str(folder / name) for name in made], [f"{root}/{name}" for name in made])
-            digests = {name: _sha256(folder / name) for name in made}
+            digests = {name: file_sha256(folder / name) for name in made}
             fs.pipe_file(f"{root}/{_note(tiles)}", json.dumps(digests).encode())
 
     def _download(self, folder: Path, names: list[str], sizes: dict[str, int]) -> None:
@@ -338,8 +339,3 @@ def _size(path: Path) -> int | None:
 def _move(source: Path, target: Path, name: str) -> None:
     (target / name).parent.mkdir(parents=True, exist_ok=True)
     (source / name).replace(target / name)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

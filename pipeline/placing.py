@@ -48,6 +48,22 @@ def require_parent(output: Path) -> None:
         ) from error
 
 
+def require_disk(output: Path, n_bytes: int) -> None:
+    """Refuse a disk that is sure to be too small for a product of so many bytes, uncompressed.
+
+    Raises
+    ------
+    OutOfResources
+        If less than half of it is free: noise bounds what lossless codecs save.
+    """
+    parent = output.absolute().parent
+    free, needed = shutil.disk_usage(parent).free, n_bytes // 2
+    if free < needed:
+        raise OutOfResources(
+            f"{parent}: {free / 1e9:.3g} GB free, at least {needed / 1e9:.3g} GB needed; free some space"
+        )
+
+
 @contextmanager
 def resources_named(output: Path) -> Iterator[None]:
     """Turn a full disk, a disk that fails and exhausted memory into the sentence of whoever must act; what is done stays done.

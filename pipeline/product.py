@@ -62,8 +62,12 @@ class Product:
             record = json.loads((path / PROVENANCE).read_bytes())
             name, formats = str(record["product"]["name"]), list(record["product"]["formats"])
             key = str(record["job_key"])
+        except FileNotFoundError as error:
+            raise BadProduct(
+                f"{path}: no record of a product, {PROVENANCE} is missing; name a product folder"
+            ) from error
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise BadProduct(f"{path}: {PROVENANCE} is missing or no record of a product ({error})") from error
+            raise BadProduct(f"{path}: {PROVENANCE} is no record of a product ({error})") from error
         if Path(name).name != name:
             raise BadProduct(f"{path}: {PROVENANCE} gives the name {name!r}, expected a file name")
         place = {

@@ -12,6 +12,7 @@ from typing import Any
 import rasterio
 from pyproj import CRS
 
+from catalogs.times import rfc3339
 from models import method
 from pipeline.job import Job, code_version
 from pipeline.mosaic import MosaicSummary
@@ -83,8 +84,8 @@ def provenance(
             **{name: version(name) for name in _PACKAGES},
         },
         "facility": {"host": socket.gethostname(), "platform": platform.platform(), "devices": summary.devices},
-        "started": _rfc3339(started),
-        "ended": _rfc3339(ended),
+        "started": rfc3339(started),
+        "ended": rfc3339(ended),
     }
 
 
@@ -119,7 +120,3 @@ def _excluded(bands: dict[str, list[Any]], kept: list[int]) -> list[float]:
     good = [i for i, flag in enumerate(bands["good"]) if flag]
     used = {good[k] for k in kept}
     return [nm for i, nm in enumerate(bands["center_nm"]) if i not in used]
-
-
-def _rfc3339(time: datetime) -> str:
-    return time.isoformat(timespec="seconds").replace("+00:00", "Z")

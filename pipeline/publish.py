@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import ExpectedSkip, InputRejected
+from catalogs.files import file_sha256, write_atomic
+from catalogs.times import rfc3339
 from pipeline import store
 from pipeline.coregister.report import FIGURE, TABLE
 from pipeline.job import Job
-from pipeline.ledger import write_atomic
 from pipeline.lineage import crate, prov_document
 from pipeline.placing import files_of, put_in_place
 from pipeline.product import CRATE, PROV, PROVENANCE, QA, REPORT, Product
@@ -231,7 +232,7 @@ def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
     described = crate(
         draft.provenance,
         [*listed, _SEALED],
-        published=draft.created.isoformat(timespec="seconds"),
+        published=rfc3339(draft.created),
         license_id=job.config.publish.license,
     )
     write_atomic(root / CRATE, json.dumps(described, indent=1, allow_nan=False))
@@ -283,7 +284,7 @@ def write_manifest(
         SHA-256 of the manifest, hexadecimal.
     """
     files = {path.relative_to(root).as_posix(): path for path in files_of(root)}
-    listed = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in sorted(files.items())}
+    listed = {name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for name, path in sorted(files.items())}
     manifest = {"schema": SCHEMA, "product": name, "job_key": key, "arrays": arrays, "files": listed}
     text = json.dumps(manifest, indent=1)
     write_atomic(root / MANIFEST, text)
@@ -324,7 +325,7 @@ def _require_samefiles_of(path: Path, recorded: dict[str, dict[str, Any]], step:
         file = found[name]
         if file.is_symlink() or file.stat().st_size != entry["size"]:
             raise BadProduct(f"{path}: {name} has {file.stat().st_size} bytes, expected a file of {entry['size']}")
-        if _sha256(file) != entry["sha256"]:
+        if file_sha256(file) != entry["sha256"]:
             raise BadProduct(f"{path}: {name} has changed: its SHA-256 is not that of the manifest")
         step()
     product = Product.load(path)
@@ -332,11 +333,6 @@ def _require_samefiles_of(path: Path, recorded: dict[str, dict[str, Any]], step:
     foreign = sorted(found.keys() - recorded.keys() - allowed)
     if foreign:
         raise BadProduct(f"{path}: {foreign[0]} does not belong to the product; remove it")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _discard(folder: Path) -> None:

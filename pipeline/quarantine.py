@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from catalogs.errors import HyperFuseError
-from pipeline.ledger import write_atomic
+from catalogs.files import write_atomic
 from pipeline.place import Indices, Place
 
 DEATHS = 2

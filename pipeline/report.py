@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from catalogs.files import write_atomic
 from pipeline.arrows import Arrows, displacement_arrows
 from pipeline.consistency import MAP_EDGE
 from pipeline.error_pass import error_map
 from pipeline.job import InputRecord, Job
 from pipeline.judge import Verdict, own_row
-from pipeline.ledger import write_atomic
 from pipeline.page import cell, embedded, escaped, listed, render, table
 from pipeline.pictures import Composite, Map, composites, disagreement, spectra
 from pipeline.product import REPORT

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from catalogs.cubes import ReferenceCube
 from catalogs.errors import InputRejected
 from catalogs.responses import band_set
+from catalogs.sensors import sigma_from_mtf
 from models import Observed
 from models._layers import BLUR_REACH, degrade
-from pipeline.observe import sigma_from_mtf
 
 log = logging.getLogger(__name__)
 

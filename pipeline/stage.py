@@ -18,6 +18,7 @@ from odc.geo.geobox import GeoBox
 from safetensors.torch import load_file, save_file
 
 from catalogs.errors import InputRejected, QualityRefused
+from catalogs.files import write_atomic
 from catalogs.networks import read_card
 from catalogs.pairs import ScenePair
 from catalogs.scene import Scene
@@ -32,7 +33,6 @@ from pipeline.coregister.report import write_report
 from pipeline.displacement import NO_DISPLACEMENT, Displacement
 from pipeline.harmonize import harmonize
 from pipeline.job import ImageSums, Job, StagedRecord
-from pipeline.ledger import write_atomic
 from pipeline.observe import NotEstimable, Observation, Sample, assess, sampled_blocks
 from pipeline.progress import Progress
 from pipeline.staged import PairWindow, StagedPair

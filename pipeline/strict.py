@@ -16,10 +16,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from catalogs.errors import InputRejected
+from catalogs.files import write_atomic
 from models._subspace import Subspace
 from pipeline.backprojection import F32, F64, BackProjection, ResidualSpectrum, psf_reach, reach, residual
 from pipeline.job import Job
-from pipeline.ledger import write_atomic
 from pipeline.observe import sampled_blocks
 from pipeline.progress import Progress, silent
 from pipeline.simulate import SimulatedPair

@@ -17,14 +17,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from catalogs.errors import ExpectedSkip, InputRejected, OutOfResources, QualityRefused
+from catalogs.files import write_atomic
 from catalogs.networks import WeightCard, read_card
 from catalogs.pairs import RATIOS, ScenePair
-from catalogs.sensors import open_scene, sensor_module
+from catalogs.sensors import open_scene, sensor_module, sigma_from_mtf
+from catalogs.times import now
 from models import Observed, method
 from pipeline.config import RunConfig
 from pipeline.device import pick_device
@@ -33,12 +35,10 @@ from pipeline.error_pass import estimate_errors
 from pipeline.grids import GridRecord, NestedGrids, nest, on_lattice
 from pipeline.job import InputRecord, Job, JobRecord, code_version, job_key, locked
 from pipeline.judge import judge, require_passed
-from pipeline.ledger import write_atomic
 from pipeline.mosaic import finished, mosaic
 from pipeline.notices import tell_harmony, tell_observation
-from pipeline.observe import sigma_from_mtf
 from pipeline.place import drop_abandoned, place_of
-from pipeline.placing import require_parent, resources_named, staging_folder
+from pipeline.placing import require_disk, require_parent, resources_named, staging_folder
 from pipeline.product import Product
 from pipeline.progress import Meter, Progress, silent
 from pipeline.provenance import provenance
@@ -216,7 +216,7 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Run]
     Busy
         If another process works on the same job.
     """
-    started = datetime.now(UTC)
+    started = now()
     require_parent(config.output)
     pair = open_pair(config)
     record = job_record(config, pair)
@@ -294,7 +294,7 @@ def publish_product(held: Run) -> Product:
     effort = json.loads((job.folder / "fused.json").read_text())
     if job.config.publish.uncertainty:
         estimate_errors(job, held.progress)
-    ended = datetime.now(UTC)
+    ended = now()
     verdict = judge(job, summary, held.progress)
     for warning in verdict.record["warnings"]:
         log.warning("quality: %s", warning)
@@ -311,18 +311,12 @@ def _check_resources(job: Job) -> None:
     if job.plan.peak_bytes > budget:
         smaller = "tiles.core" if job.config.tiles.core else "tiles.chunk"
         raise OutOfResources(
-            f"tiles of {job.plan.core} px with {job.spec.observed.hsi_bands} bands need {job.plan.peak_bytes / 1e9:.1f} GB, the "
-            f"budget is {budget / 1e9:.1f} GB; lower {smaller} or raise --memory",
+            f"tiles of {job.plan.core} px with {job.spec.observed.hsi_bands} bands need {job.plan.peak_bytes / 1e9:.3g} GB, the "
+            f"budget is {budget / 1e9:.3g} GB; lower {smaller} or raise --memory",
             observed=job.plan.peak_bytes,
             allowed=budget,
         )
-    free = shutil.disk_usage(job.config.output.absolute().parent).free
-    # Half of the uncompressed size: noise bounds what lossless codecs save.
-    needed = job.plan.disk_bytes(uncertain=job.config.publish.uncertainty) // 2
-    if free < needed:
-        raise OutOfResources(
-            f"{job.config.output.absolute().parent}: {free / 1e9:.1f} GB free, at least {needed / 1e9:.1f} GB needed; free some space"
-        )
+    require_disk(job.config.output, job.plan.disk_bytes(uncertain=job.config.publish.uncertainty))
 
 
 def _warn_coverage(pair: ScenePair) -> None:

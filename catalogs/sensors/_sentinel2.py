@@ -19,10 +19,10 @@ from catalogs._documents import parse_document
 from catalogs._markup import number_of, text_of
 from catalogs._packages import Member, Package
 from catalogs._rasters import open_member
-from catalogs._stored import parse_time
 from catalogs.errors import InputRejected
 from catalogs.responses import SENTINEL_2A
 from catalogs.scene import Conditions
+from catalogs.times import parse_time
 
 FINEST_M = 10
 """Sampling distance of the product's grid."""

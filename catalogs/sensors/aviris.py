@@ -29,11 +29,11 @@ from affine import Affine
 from catalogs._assembly import Product, refuse_overrides, scene_of
 from catalogs._hdf import HdfSamples, has_objects, is_hdf, numbers, product, text
 from catalogs._rasters import envi_header, open_raster, raster_driver
-from catalogs._stored import parse_time
 from catalogs.bands import nm_per
 from catalogs.errors import InputRejected
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, Source
+from catalogs.times import parse_time
 
 SENSOR = Sensor(title="AVIRIS orthocorrected reflectance")
 

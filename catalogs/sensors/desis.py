@@ -29,10 +29,10 @@ from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, ref
 from catalogs._markup import lonlat, number_of, text_of
 from catalogs._packages import Member, Package, open_package
 from catalogs._rasters import open_member
-from catalogs._stored import parse_time
 from catalogs.errors import InputRejected
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, Source
+from catalogs.times import parse_time
 
 SENSOR = Sensor(title="DESIS L2A", gsd_m=30.0, role="hsi")
 

@@ -32,10 +32,10 @@ from catalogs._assembly import Product, refuse_overrides, scene_of
 from catalogs._conditions import conditions
 from catalogs._hdf import HdfSamples, OrthoSamples, has_objects, is_hdf, numbers, product, text
 from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags
-from catalogs._stored import parse_time
 from catalogs.errors import InputRejected
 from catalogs.scene import Conditions, Scene
 from catalogs.sensors import Sensor, Source
+from catalogs.times import parse_time
 
 SENSOR = Sensor(title="EMIT L2A", gsd_m=60.0, role="hsi")
 

@@ -32,10 +32,11 @@ from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, ref
 from catalogs._markup import lonlat, number_of, text_of
 from catalogs._packages import Member, Package, open_package
 from catalogs._rasters import open_member
-from catalogs._stored import Image, parse_time
+from catalogs._stored import Image
 from catalogs.errors import InputRejected
 from catalogs.scene import Conditions, Quantity, Scene
 from catalogs.sensors import Sensor, Source
+from catalogs.times import parse_time
 
 SENSOR = Sensor(title="EnMAP L2A and L1C", gsd_m=30.0, role="hsi", mtf_nyquist=0.2)
 

@@ -25,11 +25,11 @@ from catalogs._layers import Flag, Layer, LayeredSamples, MaskedSamples, Rule, c
 from catalogs._markup import parse_xml
 from catalogs._packages import Member, Package, open_package
 from catalogs._rasters import open_member
-from catalogs._stored import parse_time
 from catalogs.errors import InputRejected
 from catalogs.responses import LANDSAT_8
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, Source
+from catalogs.times import parse_time
 
 SENSOR = Sensor(title="Landsat 8 and 9 Collection 2 Level 2", gsd_m=30.0, role="msi")
 

@@ -26,10 +26,10 @@ from catalogs._documents import parse_document
 from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
 from catalogs._packages import Member, Package, open_package
 from catalogs._rasters import open_member
-from catalogs._stored import parse_time
 from catalogs.errors import InputRejected
 from catalogs.scene import Scene
 from catalogs.sensors import Sensor, Source
+from catalogs.times import parse_time
 
 SENSOR = Sensor(title="PlanetScope surface reflectance", gsd_m=3.0, role="msi")
 

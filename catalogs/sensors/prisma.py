@@ -34,10 +34,10 @@ from catalogs._conditions import conditions
 from catalogs._hdf import HdfSamples, has_objects, is_hdf, numbers, product, text
 from catalogs._layers import JoinedSamples, Layer, MaskedSamples, Rule, refuse_short
 from catalogs._packages import Member, Package, open_package
-from catalogs._stored import parse_time
 from catalogs.errors import InputRejected
 from catalogs.scene import Conditions, Scene
 from catalogs.sensors import Sensor, Source
+from catalogs.times import parse_time
 
 SENSOR = Sensor(title="PRISMA L2D", gsd_m=30.0, role="hsi", mtf_nyquist=0.04)
 

@@ -30,7 +30,7 @@ from pyproj.exceptions import CRSError
 from catalogs.bands import Bands
 from catalogs.errors import InputRejected
 from catalogs.scene import Scene, Window, pixel_size_m
-from catalogs.sensors import Sensor, Source
+from catalogs.sensors import Sensor, Source, sigma_from_mtf
 from catalogs.sensors import _land as land
 from catalogs.sensors._optics import blur_gather, blur_separable
 
@@ -134,15 +134,8 @@ class Recipe:
 
     @property
     def sigma_px(self) -> float:
-        """Standard deviation of the HSI's PSF in fine pixels.
-
-        A Gaussian's MTF at frequency f is exp(-2 (pi sigma f)^2); at the Nyquist frequency f = 1 / (2 ratio).
-
-        References
-        ----------
-        Aiazzi et al. (2006), MTF-tailored multiscale fusion of high-resolution MS and Pan imagery, PE&RS 72(5), 591.
-        """
-        return self.ratio / math.pi * math.sqrt(-2.0 * math.log(self.mtf))
+        """Standard deviation of the HSI's PSF in fine pixels."""
+        return sigma_from_mtf(self.mtf, self.ratio)
 
     @property
     def one_crs(self) -> bool:

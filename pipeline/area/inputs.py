@@ -6,7 +6,6 @@ in floating point, and the numbers in the source layer, do not depend on it.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pyproj.exceptions import CRSError
 
 from catalogs.bands import Bands
 from catalogs.errors import InputRejected, UsageError
+from catalogs.files import file_sha256
 from catalogs.scene import Scene, Window
 from pipeline import store
 from pipeline.area.settings import AreaConfig
@@ -268,7 +268,7 @@ def _opened(path: Path) -> tuple[Scene, Product]:
             quantity=facts["quantity"],
             unit=facts["unit"],
             time=_time(product.provenance["inputs"]),
-            digest=hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest(),
+            digest=file_sha256(path / MANIFEST),
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputRejected(

@@ -26,7 +26,10 @@ import numpy as np
 import rasterio
 from pyproj import CRS
 
+from catalogs.outline import bbox_of, grid_outline, projection
+from catalogs.products import JOB_KEY
 from catalogs.scene import pixel_size_m
+from catalogs.times import rfc3339
 from pipeline import store
 from pipeline.area.inputs import AreaInputs, ProductCube
 from pipeline.area.settings import AreaConfig
@@ -37,10 +40,8 @@ from pipeline.mosaic import MosaicSummary
 from pipeline.placing import staging_folder
 from pipeline.provenance import NODATA
 from pipeline.writers._expected import VARIABLE
-from pipeline.writers._footprint import bbox, footprint
 from pipeline.writers.cog import PackedCube
-from pipeline.writers.stac import projection
-from pipeline.writers.zarr import TITLES, cube_attributes, georeference, rfc3339, write_axes, write_spectrum
+from pipeline.writers.zarr import TITLES, cube_attributes, georeference, write_axes, write_spectrum
 
 SCHEMA = "hyperfuse-area/1"
 SOURCE = "source"
@@ -258,7 +259,7 @@ def item_properties(area: Area, facts: dict[str, Any], created: datetime) -> dic
         "processing:lineage": f"{n_products} products blended over {area.config.feather_px} px from their edges",
         "processing:software": {name: str(value) for name, value in facts["software"].items()},
         "processing:expression": {"format": "hyperfuse-area", "expression": facts["config"]},
-        "hrhsi:job_key": area.key,
+        JOB_KEY: area.key,
         "hrhsi:valid_fraction": facts["product"]["valid_fraction"],
         "hrhsi:clipped_samples": facts["product"]["clipped_samples"],
         "hrhsi:seams": facts["seams"]["steps"],
@@ -268,7 +269,7 @@ def item_properties(area: Area, facts: dict[str, Any], created: datetime) -> dic
 def _described(area: Area) -> dict[str, Any]:
     """CF, ACDD and our own block; nothing that only the finished mosaic knows."""
     inputs = area.inputs
-    west, south, east, north = bbox(footprint(inputs.target))
+    west, south, east, north = bbox_of(grid_outline(inputs.target))
     times = sorted(scene.time for scene in inputs.scenes if scene.time is not None)
     span = {"time_coverage_start": rfc3339(times[0]), "time_coverage_end": rfc3339(times[-1])} if times else {}
     return span | {

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from catalogs.errors import UsageError
+from pipeline.config import usage_error
 
 
 class AreaConfig(BaseModel):
@@ -70,7 +70,4 @@ def area_config(**settings: Any) -> AreaConfig:
     try:
         return AreaConfig.model_validate({key: value for key, value in settings.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the settings"
-        told = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"setting {where}: {told}; found {first.get('input')!r}") from error
+        raise usage_error(error) from error

@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from catalogs.errors import ExpectedSkip, InputRejected, OutOfResources
+from catalogs.errors import ExpectedSkip, InputRejected, UsageError
+from catalogs.files import write_atomic
+from catalogs.times import now
 from pipeline import store
 from pipeline.area.blend import Block, blend_block
 from pipeline.area.feather import reach, stage_validity
@@ -28,10 +30,10 @@ from pipeline.area.record import Area, area_provenance, close, create, item_prop
 from pipeline.area.seams import SeamSums, joined, seam_record
 from pipeline.area.settings import AreaConfig
 from pipeline.job import locked
-from pipeline.ledger import TileRecord, write_atomic
+from pipeline.ledger import TileRecord
 from pipeline.mosaic import summarize
 from pipeline.place import drop_abandoned
-from pipeline.placing import put_in_place, require_parent, resources_named
+from pipeline.placing import put_in_place, require_disk, require_parent, resources_named
 from pipeline.product import PROVENANCE, Product
 from pipeline.progress import Progress, Steps, silent
 from pipeline.publish import COMMON_ASSETS, THUMBNAIL, plain_asset, require_vacant, write_manifest
@@ -88,20 +90,17 @@ def open_area(config: AreaConfig, *, progress: Progress = silent) -> Iterator[Ar
 
     Raises
     ------
-    InputRejected, ExpectedSkip, OutOfResources
+    UsageError, InputRejected, ExpectedSkip, OutOfResources
         Before anything is written.
     Busy
         If another process works on the same area.
     """
-    started = datetime.now(UTC)
+    started = now()
     require_parent(config.output)
     area = Area.of(config, open_inputs(config))
+    _require_some_product(area)
     require_vacant(config.output, area.key)
-    free = shutil.disk_usage(config.output.absolute().parent).free
-    if free < area.bytes // 2:
-        raise OutOfResources(
-            f"{config.output.absolute().parent}: {free / 1e9:.1f} GB free, at least {area.bytes / 2e9:.1f} GB needed; free some space"
-        )
+    require_disk(config.output, area.bytes)
     for name, left_out in zip(area.inputs.names, area.inputs.left_out, strict=True):
         if left_out:
             log.warning("%s: %d bands are not in every product and are left out", name, len(left_out))
@@ -168,7 +167,7 @@ def publish_area(held: AreaRun) -> Product:
     if len(records) != len(boxes):
         raise RuntimeError(f"{area.name}: {len(records)} of {len(boxes)} blocks are finished; blend them first")
     summary = summarize(list(records.values()))
-    ended = datetime.now(UTC)
+    ended = now()
     sums = joined(
         SeamSums.model_validate_json((area.folder / "seams" / f"{key}.json").read_bytes()) for key in sorted(records)
     )
@@ -222,6 +221,16 @@ def publish_area(held: AreaRun) -> Product:
     shutil.rmtree(area.folder, ignore_errors=True)
     step()
     return Product.load(area.config.output)
+
+
+def _require_some_product(area: Area) -> None:
+    height, width = area.inputs.target.shape
+    whole = Box(y0=0, y1=height, x0=0, x1=width)
+    if not any(_meet(extent, whole) for extent in extents(area.inputs)):
+        raise UsageError(
+            f"setting bounds: no product lies within {area.config.bounds}; give left, bottom, right, top in the CRS of the area, "
+            f"{area.inputs.target.crs}"
+        )
 
 
 def _staged_validity(held: AreaRun) -> list[store.Array]:

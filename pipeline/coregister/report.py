@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
+from catalogs.files import write_atomic
 from catalogs.scene import Scene
 from pipeline.coregister.registration import Estimate
 from pipeline.coregister.tiepoints import TiePoints
-from pipeline.ledger import write_atomic
 from pipeline.thumbnail import stretched, true_color
 from pipeline.warp import warp
 

@@ -19,6 +19,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
 
 from catalogs.errors import HyperFuseError
+from catalogs.times import rfc3339
 from pipeline import store
 from pipeline.job import Job
 from pipeline.provenance import NODATA
@@ -102,7 +103,7 @@ def _write_header(job: Job, image: Path) -> None:
         # GDAL reads the gains that it writes itself; spectral packages read counts per reflectance of 1.
         fields["reflectance_scale_factor"] = f"{1.0 / job.staged.scale:.12g}"
     if hsi.time is not None:
-        fields["acquisition_time"] = hsi.time.isoformat().replace("+00:00", "Z")
+        fields["acquisition_time"] = rfc3339(hsi.time)
     with (
         rasterio.Env(**_GDAL),
         rasterio.open(

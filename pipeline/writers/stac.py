@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,21 +23,22 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 from catalogs.bands import Bands
 from catalogs.errors import HyperFuseError
+from catalogs.files import file_sha256
+from catalogs.outline import bbox_of, grid_outline, projection, to_geojson
+from catalogs.products import DIGEST, JOB_KEY
 from catalogs.scene import pixel_size_m
+from catalogs.times import rfc3339
 from pipeline.lineage import address
 from pipeline.mosaic import MosaicSummary
 from pipeline.thumbnail import true_color
 from pipeline.writers import Asset, BadProduct, Draft
 from pipeline.writers._expected import ERRORS, VARIABLE, require_values
 from pipeline.writers._expected import geobox as expected_geobox
-from pipeline.writers._footprint import bbox, footprint
 from pipeline.writers.zarr import MEDIA_TYPE as ZARR
 from pipeline.writers.zarr import processing_level
 
 STAC_VERSION = "1.1.0"
 MANIFEST = "manifest.json"
-DIGEST = "hrhsi:item_sha256"
-"""Property with the SHA-256 of the item's canonical JSON without this property."""
 _DOI = re.compile(r"doi:(10\.\S+?)[.,;)]?(?:\s|$)")
 _PYSTAC = (STACError, STACTypeError, RequiredPropertyMissing)
 EXTENSIONS = (
@@ -111,7 +112,7 @@ def assemble(
     bands : sequence of dict
         By `band_entries`.
     """
-    outline = footprint(geobox)
+    outline = grid_outline(geobox)
     stores = [
         {"rel": "store", "href": f"./{asset.href}", "type": ZARR}
         for asset in assets
@@ -122,8 +123,8 @@ def assemble(
         "stac_version": STAC_VERSION,
         "stac_extensions": list(EXTENSIONS),
         "id": name,
-        "geometry": outline,
-        "bbox": bbox(outline),
+        "geometry": to_geojson(outline),
+        "bbox": bbox_of(outline),
         "properties": properties,
         "links": [*links, *stores],
         "assets": {},
@@ -184,7 +185,7 @@ def multihash(sha256: str) -> str:
 
 def _properties(draft: Draft) -> dict[str, Any]:
     job, facts = draft.job, draft.provenance
-    hsi, msi, created = job.record.hsi, job.record.msi, _rfc3339(draft.created)
+    hsi, msi, created = job.record.hsi, job.record.msi, rfc3339(draft.created)
     pixel = pixel_size_m(job.grids.product)
     registration = job.staged.registration
     return _times(hsi.time, msi.time, draft.created) | {
@@ -207,7 +208,7 @@ def _properties(draft: Draft) -> dict[str, Any]:
         ),
         "processing:software": {name: str(value) for name, value in facts["software"].items()},
         "processing:expression": {"format": "hyperfuse-config", "expression": facts["config"]},
-        "hrhsi:job_key": job.record.key,
+        JOB_KEY: job.record.key,
         "hrhsi:method": job.config.network,
         "hrhsi:ratio": job.record.grid.ratio,
         "hrhsi:psf_sigma_px": job.observation.psf_sigma_px,
@@ -222,12 +223,12 @@ def _times(hsi: datetime | None, msi: datetime | None, created: datetime) -> dic
     """The HSI's acquisition, and the span of both; STAC wants some time even where no input tells."""
     known = sorted(time for time in (hsi, msi) if time is not None)
     if not known:
-        now = _rfc3339(created)
+        now = rfc3339(created)
         return {"datetime": None, "start_datetime": now, "end_datetime": now, "hrhsi:time_unknown": True}
-    span = {"start_datetime": _rfc3339(known[0]), "end_datetime": _rfc3339(known[-1])}
+    span = {"start_datetime": rfc3339(known[0]), "end_datetime": rfc3339(known[-1])}
     if hsi is None:
         return {"datetime": None, **span}
-    return {"datetime": _rfc3339(hsi)} | (span if known[0] != known[-1] else {})
+    return {"datetime": rfc3339(hsi)} | (span if known[0] != known[-1] else {})
 
 
 def _model_links(draft: Draft) -> list[dict[str, str]]:
@@ -241,14 +242,6 @@ def _model_links(draft: Draft) -> list[dict[str, str]]:
     if found := _DOI.search(paper):
         links.append({"rel": "cite-as", "href": f"https://doi.org/{quote(found[1], safe='/')}", "title": paper})
     return links
-
-
-def projection(geobox: GeoBox) -> dict[str, Any]:
-    """CRS of the grid: a code if it has one, otherwise WKT 2."""
-    assert geobox.crs is not None  # noqa: S101 (our invariant: products have a CRS)
-    if geobox.crs.epsg is not None:
-        return {"proj:code": f"EPSG:{geobox.crs.epsg}"}
-    return {"proj:code": None, "proj:wkt2": geobox.crs.to_wkt()}
 
 
 def _grid(geobox: GeoBox) -> dict[str, Any]:
@@ -310,10 +303,6 @@ def _error_band(band: dict[str, Any], scale: float) -> dict[str, Any]:
     }
 
 
-def _rfc3339(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
 def _validate(record: dict[str, Any], of: str) -> None:
     """Core schema, from the copy that pystac ships; extensions' schemas are only on the network."""
     if record.get("stac_version") != STAC_VERSION:
@@ -352,7 +341,5 @@ def _check_assets(folder: Path, record: dict[str, Any], expected: dict[str, Any]
 
 
 def _check_file(path: Path, asset: dict[str, Any], of: str) -> None:
-    with path.open("rb") as file:
-        found = multihash(hashlib.file_digest(file, "sha256").hexdigest())
-    if found != asset["file:checksum"]:
+    if multihash(file_sha256(path)) != asset["file:checksum"]:
         raise BadProduct(f"{path.name} is not the file that {of} describes: its checksum differs")

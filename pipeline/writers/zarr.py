@@ -21,14 +21,15 @@ from pyproj import CRS
 
 from catalogs.bands import Bands
 from catalogs.errors import HyperFuseError
+from catalogs.outline import bbox_of, grid_outline
 from catalogs.scene import Quantity
+from catalogs.times import rfc3339
 from models import method
 from pipeline import store
 from pipeline.job import Job, code_version
 from pipeline.provenance import NODATA
 from pipeline.writers import Asset, BadProduct, Draft, _overviews
 from pipeline.writers._expected import ERRORS, VARIABLE, n_valid, require_dataset, require_valid, variables
-from pipeline.writers._footprint import bbox, footprint
 
 MEDIA_TYPE = _overviews.MEDIA_TYPE
 TITLES = {"reflectance": "Surface reflectance", "radiance": "Radiance", "digital_number": "Digital number"}
@@ -212,7 +213,7 @@ def _describe(job: Job) -> dict[str, Any]:
     """CF, ACDD and our own block; nothing that only the finished mosaic knows."""
     record, geobox = job.record, job.grids.product
     hsi, msi, card = record.hsi, record.msi, method(job.config.network).card
-    west, south, east, north = bbox(footprint(geobox))
+    west, south, east, north = bbox_of(grid_outline(geobox))
     attributes = {
         "coordinates": "spatial_ref",
         "Conventions": "CF-1.11, ACDD-1.3",
@@ -371,11 +372,6 @@ def _time(group: Path, time: datetime) -> None:
     }
     micros = np.datetime64(time.astimezone(UTC).replace(tzinfo=None), "us").astype("int64")
     store.create_array(group, "time", shape=(), dtype="int64", dims=(), attributes=attributes, data=np.asarray(micros))
-
-
-def rfc3339(time: datetime) -> str:
-    """A time of a record, UTC, to the second."""
-    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _check_chunks(path: Path, expected: dict[str, Any]) -> None:

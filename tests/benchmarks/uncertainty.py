@@ -20,10 +20,9 @@ import numpy as np
 import torch
 
 from catalogs.errors import HyperFuseError
-from catalogs.sensors import Source, open_scene
+from catalogs.sensors import Source, open_scene, sigma_from_mtf
 from models import Observed
 from pipeline.evaluate import fuse_whole
-from pipeline.observe import sigma_from_mtf
 from pipeline.presets import CUBES, cube_trials, within
 from pipeline.simulate import Protocol, SimulatedPair
 from pipeline.uncertainty import (

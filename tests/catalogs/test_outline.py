@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
 
 from catalogs._documents import parse_document, read_document, write_document
 from catalogs.clear import CELLS, clear_map, clear_share, is_clear_map
 from catalogs.errors import InputRejected
-from catalogs.outline import MAX_POINTS, bbox_of, box_of, from_geojson, outline, to_geojson
+from catalogs.outline import MAX_POINTS, bbox_of, box_of, from_geojson, grid_outline, outline, to_geojson
 
 SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float64)
 
@@ -122,3 +125,27 @@ def test_documents_are_bounded(tmp_path):
     ):
         with pytest.raises(InputRejected, match=why):
             parse_document(text, "here")
+
+
+def test_outline_of_a_grid_is_counterclockwise_and_encloses_the_grid() -> None:
+    geobox = GeoBox.from_bbox((500_000, 4_990_000, 510_000, 5_000_000), "EPSG:32633", shape=(10, 10), tight=True)
+    area = grid_outline(geobox)
+    (ring,) = to_geojson(area)["coordinates"]
+    assert ring[0] == ring[-1]
+    assert sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring)) > 0
+    west, south, east, north = bbox_of(area)
+    assert west == pytest.approx(15.0)
+    assert (south, north) == pytest.approx((45.0635, 45.1535), abs=1e-3)
+    assert east == pytest.approx(15.1271, abs=1e-3)
+
+
+def test_outline_of_a_grid_is_cut_at_the_date_line() -> None:
+    geobox = GeoBox.from_bbox((780_000, 0, 880_000, 50_000), "EPSG:32660", shape=(10, 20), tight=True)
+    area = grid_outline(geobox)
+    assert area.geom_type == "MultiPolygon"
+    west, _, east, _ = bbox_of(area)
+    assert 179 < west < 180
+    assert -180 < east < -179
+    longitudes = [x for part in to_geojson(area)["coordinates"] for x, _ in part[0]]
+    assert min(longitudes) == -180
+    assert max(longitudes) == 180

@@ -19,12 +19,8 @@ STEPS = [(), (1, 2, 2), (1, 2, 3)]
 
 @pytest.fixture(autouse=True)
 def as_the_pipeline_runs_them():
-    """Without gradients; and on one thread, for on small images and busy cores threads mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     with torch.inference_mode():
         yield
-    torch.set_num_threads(before)
 
 
 def make(

@@ -13,6 +13,7 @@ import rasterio
 from affine import Affine
 
 from flows.cli import main
+from flows.display import Display
 
 GSD = {"hsi": 40.0, "msi": 10.0}
 
@@ -266,3 +267,39 @@ def test_errors_as_json(pair, tmp_path, capsys):
 def test_help_loads_no_torch():
     code = "import sys; from flows.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_brackets_in_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    with Display(quiet=True) as display:
+        display.show_rows([("product", "/data/[old]/[/x] [red]")])
+    assert "/data/[old]/[/x] [red]" in capsys.readouterr().out
+
+
+def test_a_setting_without_a_value_or_of_no_name_is_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (
+        ["fuse", "a", "b", "--output", "c"],
+        ["info", "a"],
+        ["catalog", "add", "a", "--catalog", "b"],
+        ["archive"],
+    ):
+        assert main([*command, "--set", "ratio"]) == 2
+        assert "expected KEY=VALUE" in capsys.readouterr().err
+    assert main(["plan", "a", "b", "--output", "c", "--set", "nope=1"]) == 2
+    assert capsys.readouterr().err == "hyperfuse: setting nope is unknown; correct its name\n"
+
+
+def test_what_no_method_can_fuse_is_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["networks", "--hsi-bands", "0"]) == 2
+    assert "expected at least one band each" in capsys.readouterr().err
+
+
+def test_a_file_of_settings_that_is_none_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, told in (("a: [1", "cannot be read as a configuration"), (None, "cannot be read (No such file")):
+        path = tmp_path / f"{told[:4]}{text is None}.yaml"
+        if text is not None:
+            path.write_text(text)
+        assert main(["plan", "--config", str(path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line

@@ -16,15 +16,6 @@ AVIRIS = Observed(hsi_bands=172, msi_bands=4, ratio=4, psf_sigma_px=1.7)
 SMALL = {"blocks": [1, 1], "layers": 2, "width": 8, "growth": 4}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The networks are tiny: threads that wait for each other on busy cores would take a hundred times longer."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make(ratio: int, shape: tuple[int, int], *, bands=12, msi_bands=3, dtype=torch.float64, gain=4.0, **options):
     """A network whose attention is far from uniform, and images in [-1, 1] whose sides are so many windows."""
     observed = Observed(hsi_bands=bands, msi_bands=msi_bands, ratio=ratio, psf_sigma_px=1.0)

@@ -22,12 +22,8 @@ METHOD = models.method("map_subspace")
 
 @pytest.fixture(autouse=True)
 def as_the_pipeline_runs_it():
-    """Without gradients; and on one thread, for on small images and busy cores threads mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     with torch.inference_mode():
         yield
-    torch.set_num_threads(before)
 
 
 def built(hsi: torch.Tensor, msi: torch.Tensor, observed: Observed, valid: torch.Tensor | None = None):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from catalogs.sensors import sigma_from_mtf
 from pipeline.backprojection import (
     LEAST,
     BackProjection,
@@ -16,7 +17,6 @@ from pipeline.backprojection import (
     residual,
     taps,
 )
-from pipeline.observe import sigma_from_mtf
 
 CASES = [(2, 0.3), (3, 0.3), (4, 0.5), (8, 0.3)]
 BANDS = 3

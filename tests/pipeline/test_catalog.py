@@ -16,6 +16,7 @@ from catalogs.pairing import PairingRules, pair
 from catalogs.sensors import Source
 from pipeline.config import load_config
 from pipeline.workflow import run
+from pipeline.writers.stac import item
 from tests.pipeline.test_weights import RECIPE, weight_file
 
 
@@ -59,7 +60,5 @@ def test_a_product_is_derived_from_its_scenes_and_its_weights(catalog, tmp_path)
 
 
 def test_a_method_without_weights_is_cited(finished_job):
-    from pipeline.writers.stac import item
-
     links = {link["rel"]: link["href"] for link in item(finished_job(), [], "0" * 64)["links"]}
     assert links == {"derived_from": "file:///data/msi.tif", "cite-as": "https://doi.org/10.1109/TASSP.1981.1163711"}

@@ -13,6 +13,8 @@ import xarray as xr
 
 from catalogs.errors import InputRejected, UsageError
 from flows.cli import main
+from pipeline.area.settings import AreaConfig
+from pipeline.area.workflow import mosaic_products
 from pipeline.compare import MOST, compare
 from pipeline.comparison_page import write_page
 from pipeline.index import product_entry
@@ -164,14 +166,14 @@ def test_other_inputs_and_displacements_are_noted(tmp_path: Path) -> None:
 
 
 def test_a_product_put_together_from_others_has_no_method(tmp_path: Path) -> None:
-    paths = [publish(build_job(tmp_path, name=name, formats=("zarr",))).path for name in ("scene", "area")]
-    record = json.loads((paths[1] / "provenance.json").read_text())
-    del record["method"], record["registration"]
-    record["inputs"] = [record["inputs"]["hsi"]]
-    (paths[1] / "provenance.json").write_text(json.dumps(record))
+    scene = publish(build_job(tmp_path, name="scene", formats=("zarr", "stac"))).path
+    made = mosaic_products(AreaConfig(products=(scene,), output=tmp_path / "area", formats=("zarr", "stac")))
+    paths = [scene, made.path]
     found = compare(paths)
     assert [side.label for side in found.sides] == ["scene", "area"]
-    assert len(found.notes) == 2
+    assert compare([made.path, made.path]).notes == ()
+    assert found.notes == ("area is a mosaic of fused products.",)
+    assert found.differences[0].to_json()["rmse"] == 0.0
     write_page(found, tmp_path / "page.html")
     assert product_entry(paths[1]).state == "published"
 

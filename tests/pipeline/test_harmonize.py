@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,14 +34,6 @@ LIMITS = HarmonizeConfig()
 GAIN = np.array([1.08, 0.93, 1.05, 0.9], np.float32)
 OFFSET = np.array([0.01, -0.008, 0.004, -0.012], np.float32)
 RECIPE = "size=128&bands=60&seed=5"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from catalogs.bands import Bands
 from catalogs.cubes import ReferenceCube
 from catalogs.errors import InputRejected, UsageError
-from pipeline.observe import sigma_from_mtf
+from catalogs.sensors import sigma_from_mtf
 from pipeline.simulate import Protocol, blurred, simulate
 
 NM = np.arange(420.0, 2400.0, 10.0)

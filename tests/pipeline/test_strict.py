@@ -29,14 +29,6 @@ SIZE = 96
 """Fine pixels, in whole windows of every network."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def pair() -> SimulatedPair:
     truth = scene("truth", f"size={SIZE}&bands=24&seed=5")

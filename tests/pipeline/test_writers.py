@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from pipeline import store
 from pipeline.publish import publish
 from pipeline.thumbnail import thumbnail, true_color
 from pipeline.writers import BadProduct, Draft, writer
-from pipeline.writers._footprint import bbox, footprint
 from tests.pipeline.conftest import HSI_TIME, SCALE, truth
 
 Make = Callable[..., Draft]
@@ -198,30 +196,6 @@ def test_item_validates_offline(draft: Draft) -> None:
         assert {band["raster:scale"] for band in asset["bands"]} == {draft.provenance["product"]["scale"]}
     if draft.job.record.hsi.time is None:
         assert record["properties"]["hrhsi:time_unknown"] is True
-
-
-def test_footprint_is_counterclockwise_and_encloses_the_grid() -> None:
-    geobox = GeoBox.from_bbox((500_000, 4_990_000, 510_000, 5_000_000), "EPSG:32633", shape=(10, 10), tight=True)
-    outline = footprint(geobox)
-    (ring,) = outline["coordinates"]
-    assert ring[0] == ring[-1]
-    assert sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring)) > 0
-    west, south, east, north = bbox(outline)
-    assert west == pytest.approx(15.0)
-    assert (south, north) == pytest.approx((45.0635, 45.1535), abs=1e-3)
-    assert east == pytest.approx(15.1271, abs=1e-3)
-
-
-def test_footprint_is_cut_at_the_date_line() -> None:
-    geobox = GeoBox.from_bbox((780_000, 0, 880_000, 50_000), "EPSG:32660", shape=(10, 20), tight=True)
-    outline = footprint(geobox)
-    assert outline["type"] == "MultiPolygon"
-    west, _, east, _ = bbox(outline)
-    assert 179 < west < 180
-    assert -180 < east < -179
-    longitudes = [x for part in outline["coordinates"] for x, _ in part[0]]
-    assert min(longitudes) == -180
-    assert max(longitudes) == 180
 
 
 def test_lost_samples_are_noticed(finished_job: Make) -> None:

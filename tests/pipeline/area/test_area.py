@@ -375,6 +375,12 @@ def test_a_run_that_died_while_it_published_publishes_whole(halves, tmp_path, mo
     assert not list(tmp_path.glob(".area.*"))
 
 
+def test_bounds_beside_all_products_are_refused_before_anything_is_written(halves, tmp_path):
+    with pytest.raises(UsageError, match="setting bounds: no product lies within"):
+        area(tmp_path, *halves, bounds=(0.0, 0.0, 300.0, 300.0))
+    assert not list(tmp_path.glob(".area.*"))
+
+
 def test_a_full_disk_is_told_before_anything_is_written(halves, tmp_path, monkeypatch):
     monkeypatch.setattr(workflow.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(OutOfResources, match="free some space"):
