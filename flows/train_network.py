@@ -13,7 +13,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from catalogs.errors import ExpectedSkip
-from flows.fuse_scene import forwarded_logs
+from flows.artifacts import forwarded_logs
 from pipeline.training.settings import TrainConfig
 from pipeline.training.workflow import Trained, train
 

@@ -23,12 +23,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from catalogs.errors import ExpectedSkip, InputRejected, UsageError
+from catalogs.files import write_atomic
 from catalogs.networks import WeightCard
 from models import Observed
 from pipeline.device import pick_device
 from pipeline.evaluate import fuse_by, score
 from pipeline.job import code_version, locked
-from pipeline.ledger import write_atomic
 from pipeline.progress import Progress, silent
 from pipeline.quality import Scores
 from pipeline.training.grounds import Ground, open_grounds

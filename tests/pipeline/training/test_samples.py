@@ -11,8 +11,8 @@ import torch
 from catalogs.bands import Bands
 from catalogs.cubes import ReferenceCube
 from catalogs.errors import InputRejected
+from catalogs.sensors import sigma_from_mtf
 from models._layers import blur_matrix, blur_reach, degrade
-from pipeline.observe import sigma_from_mtf
 from pipeline.simulate import simulate
 from pipeline.training.grounds import Ground
 from pipeline.training.samples import Samples, displaced_psf
