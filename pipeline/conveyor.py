@@ -9,16 +9,30 @@ Whatever the number of items, at most `ahead` wait loaded and `behind + 1` wait 
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
+_NICE = 10
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 Worked = TypeVar("Worked")
 Stored = TypeVar("Stored")
+
+
+def step_back(thread: int | None = None) -> None:
+    """Let a thread, this one unless given by its native number, and those that it starts run only where others leave time.
+
+    A method that computes on all cores waits for the last of them: a thread that takes one away for a moment costs all.
+    Only Linux knows priorities of threads; elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, thread or threading.get_native_id(), _NICE)
 
 
 def convey(
@@ -52,7 +66,10 @@ def convey(
     waiting = iter(items)
     loading: deque[Future[Loaded]] = deque()
     storing: deque[Future[Stored]] = deque()
-    with ThreadPoolExecutor(1, "load") as loader, ThreadPoolExecutor(1, "store") as storer:
+    with (
+        ThreadPoolExecutor(1, "load", initializer=step_back) as loader,
+        ThreadPoolExecutor(1, "store", initializer=step_back) as storer,
+    ):
         try:
             loading.extend(loader.submit(load, item) for item in islice(waiting, ahead))
             while loading:

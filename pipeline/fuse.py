@@ -22,7 +22,7 @@ import torch
 
 from models import TwoRateModel
 from pipeline import store
-from pipeline.conveyor import convey
+from pipeline.conveyor import convey, step_back
 from pipeline.device import Lane, exhausted, give_back_memory, keep_freed_memory, pick_device
 from pipeline.job import Job
 from pipeline.ledger import TileRecord
@@ -92,6 +92,8 @@ class TileFuser:
         self._model = build_model(job, self.device)
         self._project = load_projection(job)
         self._product = store.open_array(job.fused, write=True)
+        for thread in store.codec_threads():
+            step_back(thread)
         gain, offset = self._pair.unscaling
         scale = job.staged.scale if job.config.publish.dtype == "int16" else None
         self._packing = Packing(scale=scale, gain=gain, offset=offset)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -26,6 +27,11 @@ from pipeline.tiles import Box
 Array = zarr.Array[Any]
 _WORKING = BloscCodec(cname="lz4", clevel=3, shuffle=BloscShuffle.bitshuffle)
 _ARCHIVE = ZstdCodec(level=3, checksum=True)
+
+
+def codec_threads() -> list[int]:
+    """Native numbers of the threads in which Zarr reads, writes, encodes and decodes; those to come are started by them."""
+    return [thread.native_id for thread in threading.enumerate() if thread.name.startswith("zarr") and thread.native_id]
 
 
 def create_cube(path: Path, shape: tuple[int, int, int], chunk: int) -> Array:
