@@ -53,7 +53,7 @@ def test_refusals_write_nothing(settings, capsys, code, sentence, arguments):
 def test_an_unknown_setting_is_named(settings, capsys):
     settings.write_text(settings.read_text() + "epochs: 3\n")
     assert main(["train", str(settings)]) == 2
-    assert "setting epochs: Extra inputs are not permitted; found 3" in capsys.readouterr().err
+    assert "setting epochs is unknown; correct its name" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("default")
