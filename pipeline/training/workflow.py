@@ -141,6 +141,8 @@ def _learn(lesson: Lesson, samples: Samples, keep: _Keep, begun: Progressed, pro
         batch_size=config.samples.batch,
         sampler=numbers,
         num_workers=config.workers,
+        # A fork would inherit the threads of whoever calls, Prefect's among them, and die of them on its way out.
+        multiprocessing_context="spawn" if config.workers else None,
         pin_memory=keep.device != "cpu",
     )
     now = begun
