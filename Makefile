@@ -25,8 +25,8 @@ check: $(VENV)/.installed-test  ## lint, format, types, import direction
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check      ## everything CI runs: check, then the tests
-	$(BIN)/pytest
+test: check      ## everything CI runs: check, then the tests, a file to a core
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 slow: $(VENV)/.installed-test  ## the tests that take minutes (kill and resume, real worker processes)
 	$(BIN)/pytest -m slow --timeout 1200
