@@ -2,7 +2,7 @@
 
     load    in a thread      what comes next is read while this is computed
     work    in the caller    the device; nothing else holds it up
-    store   in a thread      what was computed is packed off, encoded and written behind its back
+    store   in two threads   what was computed is packed off, encoded and written behind its back
 
 Whatever the number of items, at most `ahead` wait loaded and `behind + 1` wait computed: memory does not grow.
 """
@@ -57,18 +57,18 @@ def convey(
     work : callable
         Runs in the caller's thread.
     store : callable
-        Runs in a thread of its own.
+        Runs in one of two threads, so that what one item does on a single core does not hold up the encoding of the next.
     ahead : int
         Items that are loaded while another is worked on.
     behind : int
-        Results that may wait besides the one being stored.
+        Results that wait or are being stored besides the oldest of them.
     """
     waiting = iter(items)
     loading: deque[Future[Loaded]] = deque()
     storing: deque[Future[Stored]] = deque()
     with (
         ThreadPoolExecutor(1, "load", initializer=step_back) as loader,
-        ThreadPoolExecutor(1, "store", initializer=step_back) as storer,
+        ThreadPoolExecutor(2, "store", initializer=step_back) as storer,
     ):
         try:
             loading.extend(loader.submit(load, item) for item in islice(waiting, ahead))

@@ -23,7 +23,7 @@ import torch
 from models import TwoRateModel
 from pipeline import store
 from pipeline.conveyor import convey, step_back
-from pipeline.device import Lane, exhausted, give_back_memory, keep_freed_memory, pick_device
+from pipeline.device import Lane, exhausted, give_back_memory, keep_freed_memory, one_thread, pick_device
 from pipeline.job import Job
 from pipeline.ledger import TileRecord
 from pipeline.pack import Packed, Packing
@@ -199,7 +199,8 @@ class TileFuser:
             y, x = core.y0 + lead[0] - window.y0 * ratio, core.x0 + lead[1] - window.x0 * ratio
             (height, width), (rows, cols), mask = core.shape, core.within(tile.core).slices, valid[tile.key]
             wanted = cube[:, y : y + height, x : x + width]
-            packed[tile.key].add(wanted, None if mask is None else mask[:, rows, cols], rows, cols)
+            with one_thread(self.device):
+                packed[tile.key].add(wanted, None if mask is None else mask[:, rows, cols], rows, cols)
 
     def _call(self, part: _Part) -> torch.Tensor:
         layers = [layer for layer, _ in part.layers]

@@ -157,16 +157,27 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=["csakd-student", "hyfusion-s"], metavar="NAME")
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        default=["csakd-student:1024", "hyfusion-s:512"],
+        metavar="NAME:PX",
+        help="networks, and the edge of the scene of each: a minute of work, so that beginnings do not count",
+    )
     parser.add_argument("--bands", type=int, default=172)
-    parser.add_argument("--edge", type=int, default=512, metavar="PX", help="scene of the networks")
-    parser.add_argument("--cheap-edge", type=int, default=1024, metavar="PX", help="scene of the cheap method")
+    parser.add_argument("--cheap-edge", type=int, default=2048, metavar="PX", help="scene of the cheap method")
     parser.add_argument(
         "--core", type=int, default=128, metavar="PX", help="tile of the networks and peers, for several of them"
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096], metavar="PX")
     parser.add_argument("--size-bands", type=int, default=60, metavar="N", help="bands of these scenes")
-    parser.add_argument("--peers-edge", type=int, default=512, metavar="PX", help="scene of the peers")
+    parser.add_argument(
+        "--peers-edge",
+        type=int,
+        default=512,
+        metavar="PX",
+        help="scene of the peers, and twice the edge of the workers'",
+    )
     parser.add_argument(
         "--parts", nargs="+", default=["network", "memory", "workers", "peers"], metavar="PART", help="default: all"
     )
@@ -175,13 +186,15 @@ def main() -> None:
         "network": lambda: [
             in_own_process(tiles_beside_their_bounds, name, edge, options.bands, core)
             for name, edge, core in (
-                *((network, options.edge, options.core) for network in options.networks),
+                *((name, int(edge), options.core) for name, _, edge in (n.partition(":") for n in options.networks)),
                 ("modulate", options.cheap_edge, 2 * options.core),
             )
         ],
         "memory": lambda: _sizes(options.sizes, options.size_bands),
         "workers": lambda: [
-            in_own_process(tiles_on_workers, "csakd-student", options.edge // 2, options.bands, options.core // 2, n)
+            in_own_process(
+                tiles_on_workers, "csakd-student", options.peers_edge // 2, options.bands, options.core // 2, n
+            )
             for n in (1, 2)
         ],
         "peers": lambda: compare_peers("csakd-student", options.peers_edge, options.bands, options.core),
