@@ -71,7 +71,9 @@ def test_parts_equal_the_whole_and_the_record_equals_what_is_stored(shape, seed,
     stored = whole.stored.double() * (scale or 1.0)
     counted = torch.isfinite(stored) if scale is None else whole.stored != NODATA
     assert whole.sums[0].tolist() == counted.sum(dim=(1, 2)).tolist()
-    assert torch.allclose(whole.sums[1], torch.where(counted, stored, 0.0).sum(dim=(1, 2)), rtol=1e-6, atol=1e-6)
+    # Rows are summed in single precision: what is lost goes by the magnitudes, however much of them cancels.
+    kept = torch.where(counted, stored, 0.0)
+    assert ((whole.sums[1] - kept.sum(dim=(1, 2))).abs() <= 1e-6 * kept.abs().sum(dim=(1, 2)) + 1e-12).all()
     if scale:
         low, high = INT16_RANGE
         assert int(whole.sums[4].sum()) == int((((cube / scale).round() < low) | ((cube / scale).round() > high))[
