@@ -23,7 +23,7 @@ import torch
 from models import TwoRateModel
 from pipeline import store
 from pipeline.conveyor import convey, step_back
-from pipeline.device import Lane, exhausted, give_back_memory, keep_freed_memory, one_thread, pick_device
+from pipeline.device import Lane, exhausted, give_back_memory, keep_freed_memory, one_thread, pick_device, share_heaps
 from pipeline.job import Job
 from pipeline.ledger import TileRecord
 from pipeline.pack import Packed, Packing
@@ -86,6 +86,7 @@ class TileFuser:
         self.job = job
         self.device = pick_device(job.config.device)
         if self.device.type == "cpu":
+            share_heaps()
             keep_freed_memory()
         self._lane = Lane(self.device)
         self._pair = StagedPair(job)

@@ -93,6 +93,10 @@ class Tile:
         return f"{self.row}.{self.col}"
 
 
+_THRIFTY = 1.2
+"""Fine pixels computed per product pixel up to which a tile is large enough."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TilePlan:
     """All tiles of one fusion.
@@ -124,11 +128,13 @@ class TilePlan:
     def fitting(cls, grids: NestedGrids, spec: ModelSpec, *, chunk: int, budget: int, margin: int = 0) -> TilePlan:
         """The plan with the tile that the method prefers, or the largest of whole chunks whose peak memory fits a budget (bytes).
 
-        Where nothing fits, tiles are one chunk, and `peak_bytes` tells by how much it is too little.
+        Where the halo is so small that a smaller tile costs next to nothing, that one is taken: it holds less. Where nothing
+        fits, tiles are one chunk, and `peak_bytes` tells by how much it is too little.
         """
         most = max(spec.tile // chunk, 1)
-        plans = (cls(grids=grids, spec=spec, core=n * chunk, chunk=chunk, margin=margin) for n in range(most, 0, -1))
-        return next(plan for plan in plans if plan.peak_bytes <= budget or plan.core == chunk)
+        plans = [cls(grids=grids, spec=spec, core=n * chunk, chunk=chunk, margin=margin) for n in range(1, most + 1)]
+        enough = next((plan.core for plan in plans if plan.thrifty), plans[-1].core)
+        return next((plan for plan in reversed(plans) if plan.core <= enough and plan.peak_bytes <= budget), plans[0])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -168,6 +174,11 @@ class TilePlan:
         """Fine pixels computed per product pixel."""
         ratio, height, width = self.grids.ratio, *self.grids.product.shape
         return sum(h * w for h, w in (tile.window.shape for tile in self)) * ratio**2 / (height * width)
+
+    @property
+    def thrifty(self) -> bool:
+        """Whether a larger tile would save next to nothing."""
+        return self._window_pixels <= _THRIFTY * self.core**2
 
     @property
     def peak_bytes(self) -> int:

@@ -29,7 +29,7 @@ from catalogs.sensors import open_scene, sensor_module, sigma_from_mtf
 from catalogs.times import now
 from models import Observed, method
 from pipeline.config import RunConfig
-from pipeline.device import pick_device
+from pipeline.device import pick_device, share_heaps
 from pipeline.engine import run_batches
 from pipeline.error_pass import estimate_errors
 from pipeline.grids import GridRecord, NestedGrids, nest, on_lattice
@@ -217,6 +217,7 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Run]
         If another process works on the same job.
     """
     started = now()
+    share_heaps()
     require_parent(config.output)
     pair = open_pair(config)
     record = job_record(config, pair)

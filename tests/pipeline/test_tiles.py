@@ -73,7 +73,7 @@ def test_redundancy_at_the_default_tile():
 
 def test_tiles_are_cut_to_fit_the_memory():
     large = plan((9_000, 9_000), 4, (0, 0), core=512, chunk=128)
-    large = replace(large, spec=replace(large.spec, work_floats=2_000, tile=512))
+    large = replace(large, spec=replace(large.spec, work_floats=2_000, tile=512, halo=12))
     fitted = TilePlan.fitting(large.grids, large.spec, chunk=128, budget=large.peak_bytes)
     assert fitted == large
     smaller = TilePlan.fitting(large.grids, large.spec, chunk=128, budget=large.peak_bytes - 1)
@@ -81,6 +81,16 @@ def test_tiles_are_cut_to_fit_the_memory():
     assert smaller.core % 128 == 0
     assert smaller.peak_bytes < large.peak_bytes
     assert TilePlan.fitting(large.grids, large.spec, chunk=128, budget=1).core == 128
+
+
+def test_a_small_halo_wants_a_small_tile():
+    near = plan((9_000, 9_000), 4, (0, 0), halo=2, core=512, chunk=128)
+    cut = {
+        halo: TilePlan.fitting(near.grids, replace(near.spec, tile=512, halo=halo), chunk=128, budget=10**12)
+        for halo in (0, 2, 12)
+    }
+    assert {halo: tiles.core for halo, tiles in cut.items()} == {0: 128, 2: 256, 12: 512}
+    assert cut[2].redundancy < 1.2
 
 
 @given(
