@@ -18,7 +18,7 @@ from catalogs.sensors import Source, open_scene
 from models import Observed
 from pipeline import store
 from pipeline.activity import activity, detail_energy, filled
-from pipeline.error_pass import _finished, _ledger, estimate_errors
+from pipeline.error_pass import _finished, _ledger, calibration, estimate_errors
 from pipeline.presets import CUBES, cube_trials, within
 from pipeline.product import QA, REPORT, Product
 from pipeline.publish import verify
@@ -277,6 +277,19 @@ def test_tiles_of_any_size_in_any_order_give_the_same_errors_and_a_rerun_does_wh
                 assert again["0.1"].seconds == kept["0.1"].seconds  # untouched
     # Rounding may differ by a count where windows differ, values may not.
     assert np.abs(stored[0] - stored[1]).max() <= 1
+
+
+def test_the_gain_of_an_msi_that_is_harmonized_is_no_gap(tmp_path: Path) -> None:
+    recipe, found = "size=180&ratio=4&bands=24&seed=5&high_nm=1000", []
+    for scale in (1.0, 0.9):
+        settings = {"msi__scale": scale, "network": "gsa", "publish__uncertainty": True}
+        with open_run(config(tmp_path / f"scale{scale}", recipe, **settings)) as held:
+            stage_pair(held)
+            fuse_tiles(held)
+            assert held.job.staged.harmony is not None
+            found.append(calibration(held.job))
+    np.testing.assert_allclose(found[1].gap, found[0].gap, rtol=0.02)
+    np.testing.assert_allclose(found[1].energy, found[0].energy, rtol=0.05)
 
 
 def test_a_scene_too_small_for_its_ratio_is_rehearsed_at_a_smaller_one(tmp_path: Path) -> None:
