@@ -97,7 +97,7 @@ def rehearse(trial: SimulatedPair, msi: F32, seen: Observed, fuse: Fuse) -> Rehe
         ((image - truth)[:, *rehearsal.inside][:, shown].astype(np.float64) ** 2).sum(axis=1)
         for image in (rehearsal.fused, fuse(replace(trial, truth=truth)))
     )
-    # The quiet images still have what averaging left, so their difference is that share of the noise short.
+    # Averaging leaves the quiet images some noise, by whose share the difference of both errors falls short.
     share = (error - quiet) / np.maximum((1.0 - left) * error, 1e-30)
     return replace(rehearsal, noise_share=np.clip(share, 0.0, 1.0))
 
