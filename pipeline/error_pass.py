@@ -17,7 +17,7 @@ import numpy as np
 from catalogs.errors import HyperFuseError
 from catalogs.files import write_atomic
 from pipeline import store
-from pipeline.agreement import F32
+from pipeline.activity import F32, activity, activity_reach
 from pipeline.cluster import spread_over
 from pipeline.device import pick_device
 from pipeline.evaluate import fuse_whole
@@ -27,23 +27,17 @@ from pipeline.pack import INT16_RANGE
 from pipeline.progress import Progress, silent
 from pipeline.provenance import NODATA
 from pipeline.reduced import central_window, reduced_trial, weights_of
+from pipeline.rehearsal import rehearse
+from pipeline.simulate import SimulatedPair
 from pipeline.tiles import Box, Tile
-from pipeline.uncertainty import (
-    CAVEAT,
-    NOMINAL,
-    Calibration,
-    activity,
-    activity_reach,
-    calibrate,
-    guessed,
-    standard_error,
-)
+from pipeline.uncertainty import CAVEAT, NOMINAL, Calibration, FullResolution, calibrate, guessed, standard_error
 from pipeline.writers import writer
 
 CALIBRATION = "calibration.json"
 """The job's calibration."""
 WINDOW_PX = (96, 120)
 """Coarse pixels along the edge of the calibration window, least and most."""
+_STRIP_PX = 8  # coarse pixels of the product's rows that are held at once
 
 
 def estimate_errors(job: Job, progress: Progress = silent) -> None:
@@ -105,7 +99,9 @@ def uncertainty_record(job: Job) -> dict[str, Any] | None:
         "coverage_range": found.coverage_range,
         "mean_width": found.mean_width,
         "ause": found.ause,
-        "scale_gap": found.gap,
+        "scale_gap": float(np.mean(found.gap)),
+        "noise_share": float(np.mean(found.noise_share)),
+        "trial_ratio": found.ratio,
         "calibration_pixels": found.pixels,
         "mean_standard_error": float(total.sum() / n_valid.sum()) if n_valid.sum() else None,
         "band_standard_error": mean,
@@ -148,30 +144,39 @@ def unpacked(job: Job, stored: Any) -> F32:
 
 
 def _calibrated(job: Job) -> Calibration:
-    window = _inside_product(job, central_window(job, WINDOW_PX), step=job.grids.ratio)
-    try:
-        trial = reduced_trial(job, window).make()
-        weights = weights_of(job).get(job.config.network)
-        fused = fuse_whole(job.config.network, trial, weights=weights, device=str(pick_device(job.config.device)))
-        return calibrate(trial, fused.image, _staged(job, "msi", window.times(job.grids.ratio)))
-    # A method may refuse a window of that size in its own words; the product is as good as without.
-    except (HyperFuseError, ValueError) as error:
-        return _guessed(job, str(error))
-
-
-def _guessed(job: Job, reason: str) -> Calibration:
+    reasons = []
+    # A scene too small for its own ratio may be large enough for a smaller one, which is more like it than a guess.
+    for ratio in range(job.grids.ratio, 1, -1):
+        try:
+            return _calibrated_at(job, ratio)
+        # A method may refuse such a window in its own words; the product is as good as without.
+        except (HyperFuseError, ValueError) as error:
+            reasons.append(str(error))
     height, width = job.grids.coarse_shape
     most = max(WINDOW_PX)
     whole = Box(y0=0, y1=min(height, most), x0=0, x1=min(width, most))
-    window = _inside_product(job, whole, step=1)
-    return guessed(
-        _staged(job, "hsi", window),
-        _staged(job, "msi", window.times(job.grids.ratio)),
-        _product(job, window),
-        ratio=job.grids.ratio,
-        psf_sigma_px=job.observation.psf_sigma_px,
-        reason=reason,
-    )
+    return guessed(_full(job, _inside_product(job, whole, step=1)), reason=reasons[0])
+
+
+def _calibrated_at(job: Job, ratio: int) -> Calibration:
+    """By a rehearsal at a ratio."""
+    window = _inside_product(job, central_window(job, WINDOW_PX, ratio=ratio), step=ratio)
+    trial = reduced_trial(job, window, ratio=ratio).make()
+    name, weights, device = job.config.network, weights_of(job), str(pick_device(job.config.device))
+
+    def fuse(pair: SimulatedPair) -> F32:
+        return fuse_whole(name, pair, weights=weights.get(name), device=device).image
+
+    msi = _staged(job, "msi", window.times(job.grids.ratio))
+    return calibrate(rehearse(trial, msi, job.spec.observed, fuse), _full(job, window))
+
+
+def _full(job: Job, window: Box) -> FullResolution:
+    """A window in coarse pixels of a fused job."""
+    hsi, msi = _staged(job, "hsi", window), _staged(job, "msi", window.times(job.grids.ratio))
+    rows = range(window.y0, window.y1, _STRIP_PX)
+    strips = (Box(y0=y, y1=min(y + _STRIP_PX, window.y1), x0=window.x0, x1=window.x1) for y in rows)
+    return FullResolution.of(hsi, msi, (_product(job, strip) for strip in strips), job.spec.observed)
 
 
 def _inside_product(job: Job, window: Box, *, step: int) -> Box:
@@ -188,11 +193,11 @@ def _inside_product(job: Job, window: Box, *, step: int) -> Box:
 
 
 def _staged(job: Job, role: Literal["hsi", "msi"], box: Box) -> F32:
-    """The bands of a staged image that carry signal."""
+    """The bands of a staged image that carry signal, in the radiometry in which methods see it."""
     sums = job.staged.hsi if role == "hsi" else job.staged.msi
-    return np.asarray(
-        store.read(store.open_array(job.folder / "stage" / f"{role}.zarr"), box, np.array(sums.kept)), np.float32
-    )
+    array = store.open_array(job.folder / "stage" / f"{role}.zarr")
+    image = np.asarray(store.read(array, box, np.array(sums.kept)), np.float32)
+    return image if role == "hsi" else job.staged.as_fused(image)
 
 
 def _product(job: Job, window: Box) -> F32:
@@ -279,7 +284,7 @@ def _activity(job: Job, found: Calibration, core: Box) -> F32:
     inside = Box(y0=max(window.y0, 0), y1=min(window.y1, height), x0=max(window.x0, 0), x1=min(window.x1, width))
     msi = store.read(array, inside, np.array(job.staged.msi.kept))
     # The scene's mean, the same in every tile that sees the hole.
-    msi = np.where(np.isnan(msi), np.array(job.staged.msi.mean, np.float32)[:, None, None], msi)
+    msi = job.staged.as_fused(np.where(np.isnan(msi), np.array(job.staged.msi.mean, np.float32)[:, None, None], msi))
     rim = ((0, 0), (inside.y0 - window.y0, window.y1 - inside.y1), (inside.x0 - window.x0, window.x1 - inside.x1))
     whole = activity(np.pad(msi, rim, mode="edge"), found.energy, ratio, job.observation.psf_sigma_px)
     y, x = fine.y0 - window.y0, fine.x0 - window.x0

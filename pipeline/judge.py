@@ -59,9 +59,10 @@ CONVENTIONS = {
     "reduced_resolution": "both staged images degraded by the ratio with the PSF, fused, compared with the staged HSI; divided "
     "by its 99.9th percentile; PSNR with peak 1; ERGAS with ratio above 1; one coarse pixel of rim is left out",
     "uncertainty": "standard errors (k = 1) are scaled so that 1.645 of them hold the nominal share of the errors at reduced "
-    "resolution, by groups of bands, and by the scale gap to full resolution; coverage is that of blocks held back, mean_width "
-    "that of their intervals, ause the area between the sparsification curves by standard error and by true error, RMSE of all "
-    "pixels 1; errors are those against the staged HSI, its noise included",
+    "resolution, by groups of bands, and by the scale gap to full resolution, which the noise share does not have; coverage is "
+    "that of blocks held back, mean_width that of their intervals, ause the area between the sparsification curves by standard "
+    "error and by true error, RMSE of all pixels 1; the HSI was degraded by trial_ratio, errors are those against the staged HSI "
+    "less its noise",
     "implausible": f"share of samples outside {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g}",
 }
 """Definitions, in the words that stand in `qa.json`."""

@@ -117,7 +117,14 @@ def reduced(pair: ScenePair, protocol: Protocol, *, align: AlignConfig) -> Simul
 
 
 def degraded_pair(
-    truth: Cube, fine: Cube, protocol: Protocol, *, name: str, srf: NDArray[np.float64], notes: tuple[str, ...] = ()
+    truth: Cube,
+    fine: Cube,
+    protocol: Protocol,
+    *,
+    name: str,
+    srf: NDArray[np.float64],
+    step: int | None = None,
+    notes: tuple[str, ...] = (),
 ) -> SimulatedPair:
     """A pair of images on nested grids, degraded by the protocol's ratio.
 
@@ -125,13 +132,16 @@ def degraded_pair(
     ----------
     truth : ndarray, shape (C, h, w), float32
         The HSI; h and w are multiples of the ratio.
-    fine : ndarray, shape (c, h * ratio, w * ratio), float32
+    fine : ndarray, shape (c, h * step, w * step), float32
         The MSI; both images are divided by one constant in place of their own unit.
     protocol : Protocol
     name : str
         For messages.
     srf : ndarray, shape (c, C)
         Responses of the MSI's bands.
+    step : int, optional
+        Pixels of the MSI per pixel of the HSI along one axis; the protocol's ratio, by which the HSI is degraded, unless
+        given.
     notes : tuple of str
 
     Raises
@@ -152,7 +162,7 @@ def degraded_pair(
         name=name,
         truth=truth,
         hsi=hsi,
-        msi=blurred(fine, protocol.ratio, protocol.mtf_nyquist),
+        msi=blurred(fine, step or protocol.ratio, protocol.mtf_nyquist),
         observed=Observed(
             hsi_bands=len(truth),
             msi_bands=len(fine),

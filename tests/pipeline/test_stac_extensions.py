@@ -1,6 +1,6 @@
 """Fields of the STAC extensions that an item declares.
 
-The core schema is checked by pystac, which ships it. The extensions' schemas are only on the network, so the rules below
+The core schema is checked by pystac, which ships it. No package ships the extensions' schemas, so the rules below
 are written from their tables of fields (projection 2.0, eo 2.0, raster 2.0, file 2.1, processing 1.2, and the bands of
 STAC 1.1): types, ranges, and that no field is used whose extension is not declared, and none declared that is not used.
 """
@@ -122,6 +122,7 @@ def item(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def places(item: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Wherever fields of extensions may stand."""
     yield item["properties"]
+    yield from item["links"]
     for asset in item["assets"].values():
         yield asset
         yield from asset.get("bands", ())
