@@ -210,7 +210,9 @@ class TrainConfig(_Frozen):
         if self.teacher == self.network:
             raise ValueError(f"teacher: {self.teacher} is the network itself; choose another, or none")
         if self.teacher is not None and is_universal(self.teacher) != self.universal:
-            raise ValueError(f"teacher: {self.teacher} and {self.network} do not work in one space; choose two of one kind")
+            raise ValueError(
+                f"teacher: {self.teacher} and {self.network} do not work in one space; choose two of one kind"
+            )
         if self.universal and (self.samples.shift_px, self.samples.gain, self.samples.msi_gain) != (0, 0, 0):
             raise ValueError(
                 f"samples.shift_px, samples.gain and samples.msi_gain do nothing to {self.network}; set variations.shift_px and "
@@ -235,8 +237,16 @@ def is_universal(network: str) -> bool:
     return network.partition("-")[0] == UNIVERSAL
 
 
-def load_training(path: Path, settings: dict[str, Any] | None = None) -> TrainConfig:
+def load_training(path: Path, settings: dict[str, Any] | None = None, *, data: Path | None = None) -> TrainConfig:
     """A TrainConfig from a YAML, TOML or JSON file, with single settings laid over it.
+
+    Parameters
+    ----------
+    path : Path
+    settings : dict, optional
+        Settings of the first level.
+    data : Path, optional
+        Folder to which relative addresses of scenes and of their tables refer; the current one unless given.
 
     Raises
     ------
@@ -244,6 +254,19 @@ def load_training(path: Path, settings: dict[str, Any] | None = None) -> TrainCo
         If the file cannot be read, a key is unknown, or a value is out of range; the message names the key.
     """
     try:
-        return TrainConfig.model_validate(read_mapping(path) | (settings or {}))
+        config = TrainConfig.model_validate(read_mapping(path) | (settings or {}))
     except ValidationError as error:
         raise usage_error(error) from error
+    if data is None:
+        return config
+    scenes, held_out = (tuple(_found(scene, data) for scene in part) for part in (config.scenes, config.held_out))
+    return config.model_copy(update={"scenes": scenes, "held_out": held_out})
+
+
+def _found(scene: GroundConfig, data: Path) -> GroundConfig:
+    """The scene with its relative addresses taken from a folder; wavelengths may be a table or the numbers themselves."""
+    given = {"uri": scene.uri, "msi": scene.msi, "wavelengths": scene.wavelengths}
+    files = {key: value for key, value in given.items() if value is not None and ":" not in value}
+    if scene.wavelengths is not None and not scene.wavelengths.lower().endswith(".csv"):
+        files.pop("wavelengths", None)
+    return scene.model_copy(update={key: str(data / value) for key, value in files.items()})

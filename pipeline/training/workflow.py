@@ -125,9 +125,7 @@ def _samples(config: TrainConfig, learnt: Sequence[Ground], progress: Progress) 
     """Patches to learn from, by number."""
     if not config.universal:
         return Samples(learnt, config.samples, config.simulation, seed=config.seed)
-    pairs = exercises(
-        learnt, config.network, config.variations, config.samples, seed=config.seed, progress=progress
-    )
+    pairs = exercises(learnt, config.network, config.variations, config.samples, seed=config.seed, progress=progress)
     return Residuals(pairs, config.samples, seed=config.seed)
 
 
@@ -242,19 +240,20 @@ class _Keep:
             "best_step": step,
             "scores": dict(mean),
         }
-        size = {"hsi_bands": observed.hsi_bands, "msi_bands": observed.msi_bands, "ratio": observed.ratio}
+        sized = not config.universal
         return WeightCard(
             network=learner.method.name,
-            **(dict.fromkeys(size, 0) if config.universal else size),
-            space="universal" if config.universal else "native",
+            hsi_bands=observed.hsi_bands if sized else 0,
+            msi_bands=observed.msi_bands if sized else 0,
+            ratio=observed.ratio if sized else 0,
+            space="native" if sized else "universal",
             components=learner.spec.options.get("components", 0),
-            ratios=sorted(set(config.variations.ratios)) if config.universal else [],
+            ratios=[] if sized else sorted(set(config.variations.ratios)),
             options=dict(learner.spec.options),
             source="trained by hyperfuse train",
             license=config.license,
             training=training,
         )
-
 
     def _space(self, observed: Observed) -> dict[str, Any]:
         """What a card says of the space that was trained in."""
