@@ -3,9 +3,9 @@
     pair -> `map_subspace` -> the planes in which a linear regression leaves most -> a network -> residual of these planes
                            -> what remains of the estimate                                     +
 
-A network of another module, the core, sees the estimate in at most `components` planes and nothing of the sensors: neither
-its weights nor what they mean depends on the bands of the HSI, on those of the MSI, or on the ratio. Its last layer begins
-at zero, so that an untrained one, or one without weights, is `map_subspace` to the bit.
+A network of another module, the core, is given one plane after the other, and nothing of the sensors: neither its weights
+nor what they mean depends on the bands of the HSI, on those of the MSI, on the ratio, or on how many planes there are. Its
+last layer begins at zero, so that an untrained one, or one without weights, is `map_subspace` to the bit.
 
 Papers: of each core, see its module. That a network is better given an estimate and asked for what is missing: Kim, Lee &
 Lee (2016), Accurate image super-resolution using very deep convolutional networks, CVPR, arXiv 1511.04587.
@@ -20,8 +20,13 @@ bands. A scene with fewer has planes of zeros. Scales make scenes alike, and the
 - an estimate is divided by its plane's own standard deviation in the scene,
 - a residual by that of the first plane's residual, one number for the scene: errors of different planes stay comparable.
 
-What the core sees, P planes each: at the coarse pixels what the regression leaves of the HSI (residual scale); at the fine
-ones the estimate (its own scale) and how far it lies from the regression (residual scale). Signs of planes mean nothing.
+What the core sees of a plane: at the coarse pixels what the regression leaves of the HSI (residual scale); at the fine ones
+the estimate (its own scale), how far it lies from the regression, and detail of the coarse residual guessed by color, see
+`models._guided` (residual scale); at both, how strong the first planes are, which tells the materials apart.
+
+The sign of a plane means nothing, so the answer is odd: half the difference of the core's answers to a plane and to its
+negative. One core for all planes, odd, with the guessed detail, was measured against one network over all planes at once: trained alike on
+four real cubes, on three others of unseen sensors it lowered the error where that raised it.
 """
 
 from __future__ import annotations
@@ -35,6 +40,8 @@ import torch
 from torch import nn
 
 from models import map_subspace
+from models._guided import REACH as GUIDED_REACH
+from models._guided import guided_detail
 from models._guides import degrade_guides
 from models._layers import degrade
 from models._patches import Patches, PatchPass
@@ -47,27 +54,66 @@ CARD = MethodCard(
     code="HyperFuse, Apache-2.0",
 )
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "csakd-student": {"core": "csakd-student", "core_options": {"growth": 16, "layers": [0, 1, 1, 1]}},
-    "csakd-teacher": {"core": "csakd-teacher", "core_options": {"growth": 24, "layers": [2, 2, 1, 2]}},
-    "s3rnet": {"core": "s3rnet-paper", "core_options": {"growth": 16, "layers": [1, 1, 1, 1], "attention": "released"}},
-    "hyfusion-s": {"core": "hyfusion-s", "core_options": {"blocks": [1, 1], "width": 64, "growth": 16}},
+    "csakd-student": {"core": "csakd-student", "core_options": {"growth": 4, "layers": [0, 1, 0, 1]}},
+    "csakd-teacher": {"core": "csakd-teacher", "core_options": {"growth": 8, "layers": [0, 1, 1, 1]}},
+    "s3rnet": {"core": "s3rnet-paper", "core_options": {"growth": 4, "layers": [0, 1, 1, 1], "attention": "released"}},
+    "hyfusion-s": {"core": "hyfusion-s", "core_options": {"blocks": [1, 1], "width": 16, "growth": 8}},
 }
-"""Cores, smaller than their papers': the planes are few, and context beyond a few coarse pixels is the estimate's affair."""
+"""Cores, smaller than their papers': one plane is little, and context beyond some coarse pixels is the estimate's affair."""
 LOSSES: Mapping[str, float] = {"absolute": 1.0}
 """Terms of `models.losses`, on residuals in their scale."""
-COMPONENTS = 16
+COMPONENTS = 8
+"""Planes that get a residual: what lies beyond is a few percent of what the estimate leaves."""
+CONTEXT = 3
+"""Planes whose strength is told with every plane."""
 _SEEN = 0.9
 """Share of a coarse sample's PSF that must lie on valid pixels for its residual to count."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Planes:
-    """A window as the core sees it."""
+    """A window as the core sees it, P planes at once."""
 
     coarse: torch.Tensor
     """What the regression leaves of the HSI, residual scale, shape (N, P, h, w); 0 where it is not known."""
     fine: torch.Tensor
-    """The estimate, then how far it lies from the regression, shape (N, 2 P, H, W); 0 where the MSI is not known."""
+    """The estimate, how far it lies from the regression, and guessed detail, shape (N, 3 P, H, W); 0 where the MSI is not
+    known."""
+
+
+class PlaneByPlane(nn.Module):
+    """A core on all planes in turn; a plane's negative is answered by the negative.
+
+    Parameters
+    ----------
+    core : Module
+        Its HSI has 1 + CONTEXT bands, its MSI 3 + CONTEXT; of its output the first counts.
+    """
+
+    def __init__(self, core: nn.Module) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+        """`Planes.coarse` and `Planes.fine` to residuals, shape (N, P, H, W), in their scale."""
+        n_planes, ratio = coarse.shape[1], fine.shape[-1] // coarse.shape[-1]
+        own = torch.stack(fine.chunk(3, dim=1), dim=2)  # (N, P, 3, H, W)
+        strengths = own[:, :CONTEXT, 0].abs()  # (N, CONTEXT, H, W)
+        strengths = nn.functional.pad(strengths, (0, 0, 0, 0, 0, CONTEXT - strengths.shape[1]))
+        low = nn.functional.avg_pool2d(strengths, ratio)
+        # All planes at once learn faster, one after the other they need less memory.
+        at_once = n_planes if torch.is_grad_enabled() else 1
+        found = []
+        for first in range(0, n_planes, at_once):
+            some = slice(first, first + at_once)
+            x, y = coarse[:, some, None].flatten(0, 1), own[:, some].flatten(0, 1)  # (N n, 1, h, w), (N n, 3, H, W)
+            around = [t.repeat_interleave(min(at_once, n_planes), dim=0) for t in (low, strengths)]
+            answers = [
+                self.core(torch.cat([sign * x, around[0]], dim=1), torch.cat([sign * y, around[1]], dim=1))[:, 0]
+                for sign in (1.0, -1.0)
+            ]
+            found.append(((answers[0] - answers[1]) / 2).unflatten(0, (len(coarse), -1)))
+        return torch.cat(found, dim=1)
 
 
 class Universal(nn.Module):
@@ -141,12 +187,14 @@ class Universal(nn.Module):
         estimate = torch.einsum("pk,nkhw->nphw", into, parts.fine)
         regression = torch.einsum("pc,nchw->nphw", slopes, parts.smooth - color) + offset
         fine = torch.cat([(estimate - mean) / spread, (estimate - regression) / self.scale], dim=1)
-        if hsi_valid is not None:
-            coarse = coarse * hsi_valid
+        known = torch.ones_like(coarse[:, :1], dtype=torch.bool) if hsi_valid is None else hsi_valid
         if msi_valid is not None and not msi_valid.all():
             share = degrade(msi_valid.to(coarse), self.spec.observed.ratio, self.spec.observed.psf_sigma_px)
-            coarse, fine = coarse * (share > _SEEN), fine * msi_valid
-        return Planes(coarse=coarse, fine=fine)
+            known, fine = known & (share > _SEEN), fine * msi_valid
+        detail = guided_detail(coarse, known, fine[:, :CONTEXT], self.spec.observed.ratio)
+        if msi_valid is not None:
+            detail = detail * msi_valid
+        return Planes(coarse=coarse * known, fine=torch.cat([fine, detail], dim=1))
 
     def residual(self, error: torch.Tensor) -> torch.Tensor:
         """What the core should have given for spectra that the estimate is short of: (N, C, H, W) -> (N, P, H, W)."""
@@ -175,7 +223,7 @@ def specify(
     core_options : mapping, optional
         Its options.
     components : int
-        Planes, fixed by the weights.
+        Planes that get a residual.
 
     Raises
     ------
@@ -188,7 +236,7 @@ def specify(
     inner, base = _core_spec(observed, options), map_subspace.specify(observed)
     if inner.needs_first_pass:
         raise ValueError(f"{core} with {options['core_options']} sums over the scene, which a core cannot")
-    halo = base.halo + inner.halo
+    halo = base.halo + GUIDED_REACH + inner.halo
     return replace(
         base,
         name="universal",
@@ -198,7 +246,7 @@ def specify(
         parameters=inner.parameters,
         options=options,
         tile=inner.tile,
-        work_floats=base.work_floats + inner.work_floats + int((inner.band_copies + 4) * components),
+        work_floats=base.work_floats + inner.work_floats + 16 * components,
     )
 
 
@@ -224,32 +272,30 @@ def build(
     return Universal(spec, Patches.from_sums(spec, sums), core)
 
 
-def build_core(spec: ModelSpec, weights: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
-    """The network alone, for any ratio; without weights seeded, with a last layer of zeros.
-
-    It maps `Planes.coarse` and `Planes.fine` to residuals, shape (N, P, H, W).
+def build_core(spec: ModelSpec, weights: Mapping[str, torch.Tensor] | None = None) -> PlaneByPlane:
+    """The network alone, for any ratio and number of planes; without weights seeded, with a last layer of zeros.
 
     Raises
     ------
     ValueError
         If the weights do not fit.
     """
-    core = cast("nn.Module", method(spec.options["core"]).build(core_spec(spec), None, weights))
+    inner = {name.removeprefix("core."): value for name, value in (weights or {}).items()}
+    core = cast("nn.Module", method(spec.options["core"]).build(core_spec(spec), None, inner or None))
     if weights is None:
         # Both families of networks end in a linear convolution, on which nothing is added.
         nn.init.zeros_(cast("nn.Conv2d", core.last).weight)
-    return core
+    return PlaneByPlane(core)
 
 
 def core_spec(spec: ModelSpec) -> ModelSpec:
-    """Spec of the core alone, on planes in the place of bands."""
+    """Spec of the core alone, on what it sees of one plane in the place of bands."""
     return _core_spec(spec.observed, spec.options)
 
 
 def _core_spec(observed: Observed, options: Mapping[str, Any]) -> ModelSpec:
-    n_planes = options["components"]
     seen = Observed(
-        hsi_bands=n_planes, msi_bands=2 * n_planes, ratio=observed.ratio, psf_sigma_px=observed.psf_sigma_px
+        hsi_bands=1 + CONTEXT, msi_bands=3 + CONTEXT, ratio=observed.ratio, psf_sigma_px=observed.psf_sigma_px
     )
     try:
         return method(options["core"]).specify(seen, **options["core_options"])

@@ -1,7 +1,7 @@
 """What universal networks learn from: scenes as many pairs, the estimate of each, and what it is short of.
 
     scene  ->  pair by draws of ratio, MSI, noise, displacement  ->  estimate  ->  planes and residual, kept in memory
-    number ->  patch of one of them, turned, signs of its planes flipped
+    number ->  patch of one of them, turned
 
 Every draw follows from a seed and a number, so that who resumes gets the same pairs and the same patches.
 """
@@ -41,7 +41,7 @@ class Exercise:
     coarse: torch.Tensor
     """`models.universal.Planes.coarse`, shape (P, h, w), float16."""
     fine: torch.Tensor
-    """`models.universal.Planes.fine`, shape (2 P, H, W), float16."""
+    """`models.universal.Planes.fine`, shape (3 P, H, W), float16."""
     residual: torch.Tensor
     """What a network should give, shape (P, H, W), float16; 0 where it is not known."""
     corners: NDArray[np.int64]
@@ -84,16 +84,14 @@ class Residuals(Dataset[Sample]):
         exercise = self._exercises[rng.choice(alike, p=self._places[alike] / self._places[alike].sum())]
         row, col = exercise.corners[rng.integers(len(exercise.corners))]
         turn = int(rng.integers(8)) if self._config.turns else 0
-        signs = torch.from_numpy(rng.choice(np.array([-1, 1], np.float32), len(exercise.coarse)))[:, None, None]
 
         def cut(image: torch.Tensor, rate: int) -> torch.Tensor:
             rows, cols = (slice(at * rate, (at + self._config.patch) * rate) for at in (row, col))
             patch = turned(image[:, rows, cols].numpy(), turn)
             return torch.from_numpy(np.ascontiguousarray(patch, np.float32))
 
-        coarse = cut(exercise.coarse, 1) * signs
-        fine = cut(exercise.fine, exercise.ratio) * torch.cat([signs, signs])
-        return Sample(coarse, coarse, fine, cut(exercise.residual, exercise.ratio) * signs)
+        coarse, ratio = cut(exercise.coarse, 1), exercise.ratio
+        return Sample(coarse, coarse, cut(exercise.fine, ratio), cut(exercise.residual, ratio))
 
 
 def exercises(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 import models
 from models import Observed, universal
+from models._guided import guided_detail
+from models._layers import upsample
 from models.universal import Universal
 from tests.models.scenes import fused, mixtures, response, seen
 
@@ -24,7 +27,7 @@ def as_the_pipeline_runs_it():
 def learnt(spec: models.ModelSpec, seed: int = 0) -> dict[str, torch.Tensor]:
     """Weights whose residual is not small."""
     core = universal.build_core(spec)
-    nn.init.normal_(core.last.weight, std=0.1, generator=torch.Generator().manual_seed(seed))
+    nn.init.normal_(core.core.last.weight, std=0.1, generator=torch.Generator().manual_seed(seed))
     return core.state_dict()
 
 
@@ -67,12 +70,12 @@ def test_a_fresh_network_changes_nothing_and_can_learn(name):
     rng = torch.Generator().manual_seed(0)
     with torch.inference_mode(mode=False):
         core = universal.build_core(chosen.specify(observed))
-        coarse, fine = torch.rand(1, 16, 8, 8, generator=rng), torch.rand(1, 32, 32, 32, generator=rng)
+        coarse, fine = torch.rand(2, 5, 8, 8, generator=rng), torch.rand(2, 15, 32, 32, generator=rng)
         residual = core.train()(coarse, fine)
-        assert residual.shape == (1, 16, 32, 32)
+        assert residual.shape == (2, 5, 32, 32)
         assert not residual.any()
         (residual - 1.0).square().sum().backward()
-        assert core.last.weight.grad.any()
+        assert core.core.last.weight.grad.any()
 
 
 def test_a_residual_goes_along_the_axes_of_its_planes():
@@ -109,7 +112,7 @@ def test_a_scene_with_fewer_components_has_planes_of_zeros():
     n_known = int(model.axes.any(dim=0).sum())
     assert 1 <= n_known < 6
     assert not planes.coarse[:, n_known:].any()
-    assert not planes.fine[:, 6 + n_known :].any()
+    assert not any(part[:, n_known:].any() for part in planes.fine.chunk(3, dim=1))
     residual = torch.zeros(1, 6, 1, 1)
     residual[:, n_known:] = 1.0
     plain = model(hsi, msi)
@@ -147,8 +150,38 @@ def test_what_the_core_sees_knows_no_unit():
     model, other = built(hsi, msi, observed), built(100.0 * hsi, 7.0 * msi, observed)
     one, two = model.planes(model.base.parts(hsi, msi)), other.planes(other.base.parts(100.0 * hsi, 7.0 * msi))
     for a, b in ((one.coarse, two.coarse), (one.fine, two.fine)):
-        signs = (a * b).sum(dim=(0, 2, 3), keepdim=True).sign()  # those of axes mean nothing
+        signs = (a * b).sum(dim=(0, 2, 3), keepdim=True).sign()  # those of planes mean nothing
         torch.testing.assert_close(b * signs, a, rtol=1e-2, atol=2e-2)
+
+
+def test_the_sign_of_a_plane_means_nothing():
+    spec = models.method("universal-csakd-student").specify(
+        Observed(hsi_bands=9, msi_bands=3, ratio=2, psf_sigma_px=1.0), **SMALL
+    )
+    rng = torch.Generator().manual_seed(0)
+    with torch.inference_mode(mode=False):
+        core = universal.build_core(spec, learnt(spec))
+        coarse, fine = torch.randn(2, 4, 8, 8, generator=rng), torch.randn(2, 12, 16, 16, generator=rng)
+        signs = torch.tensor([1.0, -1.0, -1.0, 1.0]).view(1, 4, 1, 1)
+        at_once = core(coarse, fine).detach()  # as in training
+        with torch.no_grad():
+            turned = core(coarse * signs, fine * signs.repeat(1, 3, 1, 1))
+    assert at_once.abs().max() > 0.01
+    torch.testing.assert_close(turned, at_once * signs, rtol=1e-4, atol=1e-6)
+
+
+def test_detail_is_guessed_by_color():
+    """Two materials that differ in color: mixed samples are told apart, pure ones have no detail."""
+    ratio = 4
+    share = torch.zeros(1, 1, 48, 48)
+    share[..., 22:] = 1.0
+    samples = functional.avg_pool2d(share, ratio)
+    known = torch.ones_like(samples, dtype=torch.bool)
+    detail = guided_detail(samples, known, 4.0 * share, ratio)
+    wanted = share - upsample(samples, ratio)
+    assert (detail - wanted).abs().mean() < 0.3 * wanted.abs().mean()
+    assert detail[..., :6].abs().max() < 1e-5
+    assert not guided_detail(torch.ones_like(samples), known, 4.0 * share, ratio).abs().gt(1e-5).any()
 
 
 def test_windows_equal_the_whole():

@@ -28,7 +28,7 @@ def weight_file(path: Path, *, strength: float = 0.3) -> Path:
     """Weights that were never trained: their residual is noise."""
     spec = method(NETWORK).specify(Observed(hsi_bands=50, msi_bands=3, ratio=3, psf_sigma_px=1.5), **OPTIONS)
     core = universal.build_core(spec)
-    nn.init.normal_(core.last.weight, std=strength, generator=torch.Generator().manual_seed(0))
+    nn.init.normal_(core.core.last.weight, std=strength, generator=torch.Generator().manual_seed(0))
     card = WeightCard(
         network=NETWORK, hsi_bands=0, msi_bands=0, ratio=0, space="universal", components=4, options=dict(spec.options)
     )

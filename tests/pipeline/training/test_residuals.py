@@ -44,7 +44,7 @@ def made_up(ratio: int, seed: int) -> Exercise:
     )
 
 
-def test_turns_and_signs_are_those_of_all_images():
+def test_turns_are_those_of_all_images():
     samples = Residuals([made_up(ratio, seed) for ratio, seed in ((2, 0), (3, 1), (3, 2))], PATCH, seed=5)
     seen = set()
     for number in range(24):
@@ -129,7 +129,7 @@ def test_a_universal_training_goes_on_along_the_same_curve(tmp_path):
     assert train(parts).resumed_at == 6
     assert curve(parts.output) == curve(whole.output)
     card = read_card(made.weights["network"])
-    assert (card.space, card.components, card.ratios) == ("universal", 16, [3, 4])
+    assert (card.space, card.components, card.ratios) == ("universal", 8, [3, 4])
     assert (card.hsi_bands, card.msi_bands, card.ratio) == (0, 0, 0)
     header, *rows = curve(whole.output, "validation.csv")
     assert [row[1] for row in rows] == ["map_subspace", NETWORK] * 2
