@@ -60,10 +60,10 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "hyfusion-s": {"core": "hyfusion-s", "core_options": {"blocks": [1, 1], "width": 16, "growth": 8}},
 }
 """Cores, smaller than their papers': one plane is little, and context beyond some coarse pixels is the estimate's affair."""
-LOSSES: Mapping[str, float] = {"absolute": 1.0}
+LOSSES: Mapping[str, float] = {"relative": 1.0}
 """Terms of `models.losses`, on residuals in their scale."""
-COMPONENTS = 8
-"""Planes that get a residual: what lies beyond is a few percent of what the estimate leaves."""
+COMPONENTS = 4
+"""Planes that get a residual: beyond them lie a few percent of what the estimate leaves, and each costs as much as the first."""
 CONTEXT = 3
 """Planes whose strength is told with every plane."""
 _SEEN = 0.9
@@ -93,6 +93,8 @@ class PlaneByPlane(nn.Module):
     def __init__(self, core: nn.Module) -> None:
         super().__init__()
         self.core = core
+        # The guessed detail is right in part on every scene that was looked at, so that a share of it is learned first.
+        self.share = nn.Parameter(torch.zeros(()))
 
     def forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
         """`Planes.coarse` and `Planes.fine` to residuals, shape (N, P, H, W), in their scale."""
@@ -113,7 +115,7 @@ class PlaneByPlane(nn.Module):
                 for sign in (1.0, -1.0)
             ]
             found.append(((answers[0] - answers[1]) / 2).unflatten(0, (len(coarse), -1)))
-        return torch.cat(found, dim=1)
+        return torch.cat(found, dim=1) + self.share * own[:, :, 2]
 
 
 class Universal(nn.Module):
@@ -280,12 +282,16 @@ def build_core(spec: ModelSpec, weights: Mapping[str, torch.Tensor] | None = Non
     ValueError
         If the weights do not fit.
     """
-    inner = {name.removeprefix("core."): value for name, value in (weights or {}).items()}
-    core = cast("nn.Module", method(spec.options["core"]).build(core_spec(spec), None, inner or None))
-    if weights is None:
-        # Both families of networks end in a linear convolution, on which nothing is added.
-        nn.init.zeros_(cast("nn.Conv2d", core.last).weight)
-    return PlaneByPlane(core)
+    core = cast("nn.Module", method(spec.options["core"]).build(core_spec(spec)))
+    # Both families of networks end in a linear convolution, on which nothing is added.
+    nn.init.zeros_(cast("nn.Conv2d", core.last).weight)
+    network = PlaneByPlane(core)
+    if weights is not None:
+        try:
+            network.load_state_dict(weights, strict=True)
+        except RuntimeError as error:  # lists every key that does not fit
+            raise ValueError(f"these are not weights of {spec.name} with {dict(spec.options)}: {error}") from error
+    return network.eval()
 
 
 def core_spec(spec: ModelSpec) -> ModelSpec:

@@ -34,7 +34,7 @@ from pipeline.training.settings import TrainConfig, is_universal
 log = logging.getLogger(__name__)
 
 TERMS: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "pixel": losses.pixel, "absolute": losses.absolute, "sam": losses.sam, "beba": losses.beba, "wavelet": losses.wavelet,
+    "pixel": losses.pixel, "absolute": losses.absolute, "relative": losses.relative, "sam": losses.sam, "beba": losses.beba, "wavelet": losses.wavelet,
     "response": losses.response, "feature": losses.feature,
 }  # fmt: skip
 _UNNAMED = {"pixel": 1.0, "sam": 0.1}  # of a network whose module says nothing

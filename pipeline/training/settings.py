@@ -16,7 +16,7 @@ from models import available
 from pipeline.config import read_mapping, usage_error
 from pipeline.simulate import Protocol
 
-LossName = Literal["pixel", "absolute", "sam", "beba", "wavelet"]
+LossName = Literal["pixel", "absolute", "relative", "sam", "beba", "wavelet"]
 """Functions of `models.losses` of an output and its target."""
 DistillName = Literal["response", "feature"]
 """Functions of `models.losses` of a student and its teacher."""

@@ -76,6 +76,7 @@ def test_a_fresh_network_changes_nothing_and_can_learn(name):
         assert not residual.any()
         (residual - 1.0).square().sum().backward()
         assert core.core.last.weight.grad.any()
+        assert core.share.grad.any()
 
 
 def test_a_residual_goes_along_the_axes_of_its_planes():

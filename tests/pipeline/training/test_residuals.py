@@ -129,7 +129,7 @@ def test_a_universal_training_goes_on_along_the_same_curve(tmp_path):
     assert train(parts).resumed_at == 6
     assert curve(parts.output) == curve(whole.output)
     card = read_card(made.weights["network"])
-    assert (card.space, card.components, card.ratios) == ("universal", 8, [3, 4])
+    assert (card.space, card.components, card.ratios) == ("universal", 4, [3, 4])
     assert (card.hsi_bands, card.msi_bands, card.ratio) == (0, 0, 0)
     header, *rows = curve(whole.output, "validation.csv")
     assert [row[1] for row in rows] == ["map_subspace", NETWORK] * 2
@@ -142,7 +142,7 @@ def test_a_universal_student_learns_beside_its_teacher(tmp_path):
     made = train(training(tmp_path / "t", **UNIVERSAL, teacher="universal-s3rnet", steps=2, every=2))
     assert set(made.weights) == {"network", "teacher"}
     header, *_ = curve(tmp_path / "t")
-    assert {"network.response", "network.absolute", "teacher.absolute"} <= set(header)
+    assert {"network.response", "network.relative", "teacher.relative"} <= set(header)
 
 
 def test_what_does_nothing_in_universal_space_is_refused(tmp_path):
