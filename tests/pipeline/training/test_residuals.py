@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from catalogs.errors import InputRejected, UsageError
 from catalogs.networks import read_card
 from models import method
 from pipeline.evaluate import fuse_whole
-from pipeline.training import train
+from pipeline.training import load_training, train
 from pipeline.training.grounds import Ground, open_ground
 from pipeline.training.residuals import Exercise, Residuals, drawn, exercise, exercises
 from pipeline.training.settings import GroundConfig, SampleConfig, SimulationConfig, VariationConfig
@@ -152,3 +153,18 @@ def test_what_does_nothing_in_universal_space_is_refused(tmp_path):
         training(tmp_path, **UNIVERSAL, teacher="csakd-teacher")
     with pytest.raises(UsageError, match=r"samples\.patch: 6 coarse pixels, expected a multiple of 8"):
         train(training(tmp_path / "t", **UNIVERSAL | {"network": "universal-hyfusion-s"}))
+
+
+def test_the_scenes_of_a_recipe_are_found_in_the_folder_that_is_given(tmp_path):
+    recipe = Path(__file__).parents[3] / "examples" / "universal.yaml"
+    config = load_training(recipe, {"output": tmp_path / "out"}, data=Path("/cubes"))
+    assert config.universal
+    assert config.scenes[0].uri == "/cubes/san_diego/Sandiego_224.mat"
+    assert config.scenes[0].wavelengths == "/cubes/srf/derived/AVIRIS_classic_224.csv"
+    assert all(scene.uri.startswith("/cubes/") for scene in config.held_out)
+    (tmp_path / "made.yaml").write_text(
+        f"{{network: {NETWORK}, output: out, scenes: [{{uri: '{LEARNT}'}}], held_out: [{{uri: a.tif, wavelengths: '500,600'}}]}}"
+    )
+    made = load_training(tmp_path / "made.yaml", data=Path("cubes"))
+    assert made.scenes[0].uri == LEARNT
+    assert (made.held_out[0].uri, made.held_out[0].wavelengths) == ("cubes/a.tif", "500,600")
