@@ -25,8 +25,9 @@ the estimate (its own scale), how far it lies from the regression, and detail of
 `models._guided` (residual scale); at both, how strong the first planes are, which tells the materials apart.
 
 The sign of a plane means nothing, so the answer is odd: half the difference of the core's answers to a plane and to its
-negative. One core for all planes, odd, with the guessed detail, was measured against one network over all planes at once: trained alike on
-four real cubes, on three others of unseen sensors it lowered the error where that raised it.
+negative. One core for all planes, odd, with the guessed detail, was measured against one network over all planes at once: after 300
+steps on four real cubes a plain core of four convolutions lowered the squared error of three other cubes by 0.05 dB, with the
+guessed detail; without it by 0.01 dB, and CSAKD's student over 16 planes at once not at all, with it or without.
 """
 
 from __future__ import annotations
