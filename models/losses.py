@@ -22,6 +22,8 @@ from torch.nn import functional as F  # noqa: N812 (its customary name)
 
 BAND_ENERGY_FLOOR = 0.1
 """Added to a band's mean square in `beba`."""
+RESIDUAL_FLOOR = 1e-4
+"""Added to an image's mean square in `relative`."""
 DARKEST = 1e-3
 """Least reflectance in `sam`'s unit space: a spectrum of zeros has no direction."""
 SUBBAND_WEIGHT = 0.01
@@ -51,6 +53,17 @@ def pixel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     CSAKD, arXiv:2406.19666, where the text calls it L1.
     """
     return F.smooth_l1_loss(x, y)
+
+
+def absolute(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """L1: mean of |d|, d = x - y; for residuals, of which most are small and some are edges."""
+    return F.l1_loss(x, y)
+
+
+def relative(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Mean over images of |x - y|^2 / |y|^2: 1 for an answer of zeros, so that easy and hard scenes count alike."""
+    energy = y.square().mean(dim=(1, 2, 3)) + RESIDUAL_FLOOR
+    return ((x - y).square().mean(dim=(1, 2, 3)) / energy).mean()
 
 
 def beba(x: torch.Tensor, y: torch.Tensor, *, phi: Literal["huber", "released"] = "huber") -> torch.Tensor:

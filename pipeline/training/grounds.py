@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogs.cubes import open_cube
+from catalogs.cubes import ReferenceCube, open_cube
 from catalogs.errors import InputRejected
 from catalogs.pairs import ScenePair
 from catalogs.sensors import Source, open_scene
@@ -43,6 +43,8 @@ class Ground:
     """Digest of the truth's samples."""
     real: bool
     """Whether the MSI is a real one, which brings its own noise."""
+    cube: ReferenceCube | None = None
+    """What the pair was simulated from, where more pairs will be."""
 
     @property
     def span(self) -> tuple[float, float]:
@@ -61,7 +63,9 @@ class Ground:
         }
 
 
-def open_ground(config: GroundConfig, simulation: SimulationConfig, *, noise_seed: int | None = None) -> Ground:
+def open_ground(
+    config: GroundConfig, simulation: SimulationConfig, *, noise_seed: int | None = None, keep_cube: bool = False
+) -> Ground:
     """Open a scene and make its pair.
 
     Parameters
@@ -70,12 +74,15 @@ def open_ground(config: GroundConfig, simulation: SimulationConfig, *, noise_see
     simulation : SimulationConfig
     noise_seed : int, optional
         Add the noise of the simulation once, from this seed; samples draw their own.
+    keep_cube : bool
+        Whether more pairs will be made of it.
 
     Raises
     ------
     InputRejected, ExpectedSkip
         If it cannot be read, or no such pair can be made of it.
     """
+    cube = None
     if config.msi is not None:
         hsi = open_scene(
             Source(uri=config.uri, variable=config.variable, wavelengths=config.wavelengths, crs=config.crs)
@@ -93,24 +100,32 @@ def open_ground(config: GroundConfig, simulation: SimulationConfig, *, noise_see
         license=config.license,
         sha256=hashlib.sha256(np.ascontiguousarray(pair.truth).data).hexdigest(),
         real=config.msi is not None,
+        cube=cube if keep_cube else None,
     )
 
 
 def open_grounds(
-    scenes: Sequence[GroundConfig], held_out: Sequence[GroundConfig], simulation: SimulationConfig
+    scenes: Sequence[GroundConfig],
+    held_out: Sequence[GroundConfig],
+    simulation: SimulationConfig,
+    *,
+    universal: bool = False,
 ) -> tuple[list[Ground], list[Ground]]:
     """Scenes that are learnt from, without noise, and those held out, with the noise of the simulation.
+
+    Those of a universal network may differ in their bands, and keep their cubes.
 
     Raises
     ------
     InputRejected, ExpectedSkip
         If one cannot be used, has other bands than the first, or is in both parts.
     """
-    learnt = [open_ground(config, simulation) for config in scenes]
+    learnt = [open_ground(config, simulation, keep_cube=universal) for config in scenes]
     scored = [open_ground(config, simulation, noise_seed=k) for k, config in enumerate(held_out)]
     first = learnt[0]
     for ground in [*learnt, *scored]:
-        _refuse_other_bands(ground, first)
+        if not universal:
+            _refuse_other_bands(ground, first)
         for note in ground.pair.notes:
             log.info("%s", note)
     names = {ground.sha256: ground.pair.name for ground in learnt}

@@ -163,3 +163,11 @@ def test_feature_by_hand():
     assert losses.feature(zero, zero + math.log(3)) == pytest.approx(math.log(2))
     gradient = torch.autograd.functional.jacobian(lambda s: losses.feature(s, zero + math.log(3)), zero)
     assert gradient.item() == pytest.approx(0.5 - 0.75)
+
+
+def test_residuals_are_measured_by_themselves():
+    rng = torch.Generator().manual_seed(0)
+    y = torch.randn(2, 3, 8, 8, generator=rng) * torch.tensor([10.0, 0.1]).view(2, 1, 1, 1)
+    assert losses.relative(torch.zeros_like(y), y) == pytest.approx(1.0, abs=0.01)
+    assert losses.relative(0.5 * y, y) == pytest.approx(0.25, abs=0.01)
+    assert losses.absolute(y + 2.0, y) == pytest.approx(2.0, rel=1e-5)
