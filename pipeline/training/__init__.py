@@ -1,6 +1,9 @@
 """Training of a network for one kind of pair: Wald's protocol on scenes, patches, losses, a loop that can be killed.
 
     settings    what decides a training
+    structure   what a fine image tells of where materials lie, and in which light
+    materials   spectra for them, from libraries
+    generated   scenes made of both
     grounds     scenes as simulated pairs; which are learnt from, and which are held out
     samples     patches of them, each a function of its number alone
     lessons     one step: a network by itself, or a student with its teacher

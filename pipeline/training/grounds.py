@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogs.cubes import open_cube
+from catalogs.cubes import ReferenceCube, open_cube
 from catalogs.errors import InputRejected
 from catalogs.pairs import ScenePair
 from catalogs.sensors import Source, open_scene
 from models import Observed
 from pipeline.config import AlignConfig
 from pipeline.simulate import SimulatedPair, simulate
-from pipeline.training.settings import GroundConfig, SimulationConfig
+from pipeline.training.generated import Generator
+from pipeline.training.settings import GeneratedConfig, GroundConfig, SimulationConfig
 from pipeline.wald import reduced, reduced_protocol
 
 log = logging.getLogger(__name__)
@@ -82,24 +83,39 @@ def open_ground(config: GroundConfig, simulation: SimulationConfig, *, noise_see
         )
         both = ScenePair(hsi=hsi, msi=open_scene(Source(uri=config.msi)))
         pair = reduced(both, reduced_protocol(both, simulation.ratio), align=AlignConfig())
-        center_nm = hsi.bands.center_nm[hsi.good_bands]
-    else:
-        cube = open_cube(config.source())
-        pair = simulate(cube, simulation.protocol(noise=noise_seed is not None, seed=noise_seed or 0))
-        center_nm = cube.bands.center_nm[cube.bands.good]
-    return Ground(
-        pair=pair,
-        center_nm=center_nm,
-        license=config.license,
-        sha256=hashlib.sha256(np.ascontiguousarray(pair.truth).data).hexdigest(),
-        real=config.msi is not None,
-    )
+        return _ground(pair, hsi.bands.center_nm[hsi.good_bands], config.license, real=True)
+    return _of_cube(open_cube(config.source()), config.license, simulation, noise_seed=noise_seed)
+
+
+def generated_grounds(config: GeneratedConfig, simulation: SimulationConfig) -> Iterator[Ground]:
+    """The scenes of a generator one after the other, without noise.
+
+    Raises
+    ------
+    InputRejected
+        If no scenes, or no such pairs, can be made.
+    """
+    generator = Generator(config)
+    for number in range(config.count):
+        made = generator.scene(number)
+        yield _of_cube(made.cube, made.license, simulation, noise_seed=None)
 
 
 def open_grounds(
-    scenes: Sequence[GroundConfig], held_out: Sequence[GroundConfig], simulation: SimulationConfig
+    scenes: Sequence[GroundConfig],
+    held_out: Sequence[GroundConfig],
+    simulation: SimulationConfig,
+    *,
+    generated: GeneratedConfig | None = None,
 ) -> tuple[list[Ground], list[Ground]]:
     """Scenes that are learnt from, without noise, and those held out, with the noise of the simulation.
+
+    Parameters
+    ----------
+    scenes, held_out : sequence of GroundConfig
+    simulation : SimulationConfig
+    generated : GeneratedConfig, optional
+        Scenes to learn from that are made.
 
     Raises
     ------
@@ -107,6 +123,8 @@ def open_grounds(
         If one cannot be used, has other bands than the first, or is in both parts.
     """
     learnt = [open_ground(config, simulation) for config in scenes]
+    if generated is not None:
+        learnt += generated_grounds(generated, simulation)
     scored = [open_ground(config, simulation, noise_seed=k) for k, config in enumerate(held_out)]
     first = learnt[0]
     for ground in [*learnt, *scored]:
@@ -121,6 +139,18 @@ def open_grounds(
                 "apart; take it out of scenes or of held_out"
             )
     return learnt, scored
+
+
+def _of_cube(
+    cube: ReferenceCube, license_terms: str, simulation: SimulationConfig, *, noise_seed: int | None
+) -> Ground:
+    pair = simulate(cube, simulation.protocol(noise=noise_seed is not None, seed=noise_seed or 0))
+    return _ground(pair, cube.bands.center_nm[cube.bands.good], license_terms, real=False)
+
+
+def _ground(pair: SimulatedPair, center_nm: NDArray[np.float64], license_terms: str, *, real: bool) -> Ground:
+    digest = hashlib.sha256(np.ascontiguousarray(pair.truth).data).hexdigest()
+    return Ground(pair=pair, center_nm=center_nm, license=license_terms, sha256=digest, real=real)
 
 
 def _refuse_other_bands(ground: Ground, first: Ground) -> None:

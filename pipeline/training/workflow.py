@@ -100,7 +100,7 @@ def train(config: TrainConfig, *, progress: Progress = silent) -> Trained:
     device = pick_device(config.device)
     if not config.output.absolute().parent.is_dir():
         raise InputRejected(f"{config.output}: its parent folder does not exist; create it first")
-    learnt, held_out = open_grounds(config.scenes, config.held_out, config.simulation)
+    learnt, held_out = open_grounds(config.scenes, config.held_out, config.simulation, generated=config.generated)
     lesson = _lesson(config, learnt[0].pair.observed, device)
     samples = Samples(learnt, config.samples, config.simulation, seed=config.seed)
     config.output.mkdir(exist_ok=True)
@@ -215,6 +215,7 @@ class _Keep:
             "space": "native",
             "center_nm": [round(float(nm), 2) for nm in self._learnt[0].center_nm],
             "data": data,
+            "generated": None if config.generated is None else config.generated.to_json(),
             "simulation": config.simulation.model_dump(mode="json"),
             "psf_sigma_px": observed.psf_sigma_px,
             "samples": config.samples.model_dump(mode="json"),
