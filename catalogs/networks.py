@@ -22,8 +22,15 @@ class WeightCard:
     network: str
     """Method name, with its variant."""
     hsi_bands: int
+    """0 in universal space, where any number serves; so with those below."""
     msi_bands: int
     ratio: int
+    space: str = "native"
+    """`native`, the bands and ratio above, or `universal`, see `models.universal`."""
+    components: int = 0
+    """Planes of the universal space."""
+    ratios: list[int] = field(default_factory=list)
+    """Ratios learnt from in universal space; others are served too."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the architecture."""
     source: str = ""

@@ -60,10 +60,9 @@ _TAIL_REACH = 2  # of the two output convolutions
 class Fusion(nn.Module):
     """Attention and gates over the four streams; coarse streams stay coarse as long as the numbers allow it."""
 
-    def __init__(self, width: int, ratio: int, *, attention: str, concatenated: bool) -> None:
+    def __init__(self, width: int, *, attention: str, concatenated: bool) -> None:
         super().__init__()
         inner = HEADS * HEAD_WIDTH
-        self.ratio = ratio
         self.query = nn.Conv2d(width, inner, kernel_size=1)
         self.key = nn.Conv2d(width, inner, kernel_size=1)
         self.value = nn.Conv2d(width, inner, kernel_size=1)
@@ -79,6 +78,7 @@ class Fusion(nn.Module):
     ) -> torch.Tensor:
         """Streams (N, F, h, w), (N, F, H, W), (N, F, h, w), (N, F, H, W) -> (N, F, H, W)."""
         attended = self._attended(self._mixing(from_hsi, from_msi), coarse_both)  # (N, F, h, w)
+        ratio = from_msi.shape[-1] // from_hsi.shape[-1]
         if self.skip is not None and self.merge is not None:
             # Two 1x1 maps in a row are one.
             _, merging = self.merge.weight.chunk(2, dim=1)
@@ -88,20 +88,21 @@ class Fusion(nn.Module):
         coarse = functional.conv2d(from_hsi, gates[0], self.gate.bias)
         coarse = coarse + functional.conv2d(coarse_both, gates[2]) + functional.conv2d(attended, gates[3])
         fine = functional.conv2d(from_msi, gates[1]) + functional.conv2d(fine_both, gates[3])
-        gate = (fine + self._nearest(coarse)).sigmoid()  # (N, 4, H, W)
+        gate = (fine + _nearest(coarse, ratio)).sigmoid()  # (N, 4, H, W)
         fused = gate[:, 1:2] * from_msi
-        fused = fused.addcmul_(gate[:, 3:4], fine_both).addcmul_(gate[:, :1], self._nearest(from_hsi))
-        fused = fused.addcmul_(gate[:, 2:3], self._nearest(coarse_both))
-        return fused.addcmul_(gate[:, 3:4], self._nearest(attended))
+        fused = fused.addcmul_(gate[:, 3:4], fine_both).addcmul_(gate[:, :1], _nearest(from_hsi, ratio))
+        fused = fused.addcmul_(gate[:, 2:3], _nearest(coarse_both, ratio))
+        return fused.addcmul_(gate[:, 3:4], _nearest(attended, ratio))
 
     def scene_sums(
         self, from_hsi: torch.Tensor, from_msi: torch.Tensor, valid: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
         """Sums over fine pixels per head: `gram` (N, 4, 16, 16) of queries and keys, squared norms (N, 4, 16)."""
-        area = self.ratio**2
+        ratio = from_msi.shape[-1] // from_hsi.shape[-1]
+        area = ratio**2
         query, key = self.query(from_hsi), self.key(from_msi)  # (N, 64, h, w), (N, 64, H, W)
-        pooled = functional.avg_pool2d(key, self.ratio) * area
-        energy = functional.avg_pool2d(key.square(), self.ratio) * area
+        pooled = functional.avg_pool2d(key, ratio) * area
+        energy = functional.avg_pool2d(key.square(), ratio) * area
         if valid is not None:  # a coarse pixel counts with all its fine ones, or not at all
             query, pooled, energy = (t * valid[:, None].to(t) for t in (query, pooled, energy))
         query, pooled, energy = (
@@ -140,10 +141,6 @@ class Fusion(nn.Module):
         mapped = weight.expand(n_images, -1, -1) @ coarse_both.flatten(2) + shift[..., None]  # (N, F, h * w)
         return mapped.reshape(n_images, -1, height, width)
 
-    def _nearest(self, coarse: torch.Tensor) -> torch.Tensor:
-        height, width = coarse.shape[-2:]
-        return functional.interpolate(coarse, size=(height * self.ratio, width * self.ratio), mode="nearest")
-
 
 class CSAKD(nn.Module):
     """Four streams and their fusion; a `models.TwoRateModel`. S3RNet is this network in another dress."""
@@ -155,7 +152,7 @@ class CSAKD(nn.Module):
         super().__init__()
         self.spec = spec
         seen, options = spec.observed, spec.options
-        growth = max(1, (seen.hsi_bands + 2) // 4)
+        growth = options.get("growth") or _growth_of(seen.hsi_bands)
         width = 2 * growth
         n_fine_both, n_coarse_both, n_hsi, n_msi = options["layers"]
 
@@ -171,7 +168,7 @@ class CSAKD(nn.Module):
         self.coarse_both = stream(both, n_coarse_both)
         self.from_hsi = stream(seen.hsi_bands, n_hsi, groups=growth if options["grouped"] else 1)
         self.from_msi = stream(seen.msi_bands, n_msi)
-        self.fusion = Fusion(width, seen.ratio, attention=options["attention"], concatenated=options["concatenated"])
+        self.fusion = Fusion(width, attention=options["attention"], concatenated=options["concatenated"])
         self.expand = nn.Conv2d(width, seen.hsi_bands, kernel_size=3, padding=1)
         self.last = nn.Conv2d(seen.hsi_bands, seen.hsi_bands, kernel_size=3, padding=1, bias=False)
 
@@ -203,7 +200,7 @@ class CSAKD(nn.Module):
 
     def _feature(self, hsi: torch.Tensor, msi: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         coarse_both, from_hsi = features.chunk(2, dim=1)
-        draft = torch.cat([_bilinear(hsi, self.spec.observed.ratio), msi], dim=1)  # (N, C + c, H, W)
+        draft = torch.cat([_bilinear(hsi, msi.shape[-1] // hsi.shape[-1]), msi], dim=1)  # (N, C + c, H, W)
         fine_both = _run(self.fine_both, draft, skip_groups=self.spec.options["dead_branch"])
         del draft
         result: torch.Tensor = self.fusion(from_hsi, _run(self.from_msi, msi), coarse_both, fine_both)
@@ -245,6 +242,7 @@ def specify(
     dead_branch: bool = False,
     head_convs: int = 1,
     concatenated: bool = False,
+    growth: int | None = None,
 ) -> ModelSpec:
     """Needs of the network on this pair.
 
@@ -263,6 +261,8 @@ def specify(
         Convolutions before the groups of each stream.
     concatenated : bool
         Join attention and first stream by concatenation and 1x1 layers, as S3RNet draws it, not by a sum.
+    growth : int, optional
+        Channels that a layer adds within a dense unit; the streams have twice as many. From the HSI's bands unless given.
 
     Raises
     ------
@@ -276,8 +276,12 @@ def specify(
         )
     if attention not in ("released", "channel"):
         raise ValueError(f"there is no attention {attention!r}; choose 'released' or 'channel'")
+    if growth is not None and growth < 1:
+        raise ValueError(f"growth must be at least 1, got {growth}")
     options = {"layers": layers, "grouped": grouped, "attention": attention, "dead_branch": dead_branch,
                "head_convs": head_convs, "concatenated": concatenated}  # fmt: skip
+    if growth is not None:  # not among the options of weights that were made before it was one
+        options["growth"] = growth
     n_fine_both, n_coarse_both, n_hsi, n_msi = (head_convs + GROUP_REACH * n for n in layers)
     if dead_branch:
         n_fine_both = head_convs
@@ -292,7 +296,7 @@ def specify(
     msi_reach = max(
         ratio * n_coarse_both + (ratio - 1) + taps_beyond * ratio + _TAIL_REACH, max(n_fine_both, n_msi) + _TAIL_REACH
     )
-    growth = max(1, (observed.hsi_bands + 2) // 4)
+    growth = growth or _growth_of(observed.hsi_bands)
     spec = ModelSpec(
         name="csakd", observed=observed, halo=halo, hsi_reach=halo, msi_reach=msi_reach, options=options,
         needs_first_pass=attention == "channel", needs_weights=True, symmetric_range=True, tile=1024,
@@ -340,6 +344,11 @@ def build(
     return model.eval()
 
 
+def _growth_of(hsi_bands: int) -> int:
+    """Growth of the dense units of a network for that many bands."""
+    return max(1, (hsi_bands + 2) // 4)
+
+
 def _pixelwise(layer: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight matrix and bias of a 1x1 convolution."""
     return layer.weight[..., 0, 0], cast("torch.Tensor", layer.bias)
@@ -351,6 +360,12 @@ def _run(stream: nn.ModuleDict, x: torch.Tensor, *, skip_groups: bool = False) -
         x = functional.leaky_relu_(convolve(x, cast("nn.Conv2d", conv)), SLOPE)
     result: torch.Tensor = x if skip_groups else stream["groups"](x)
     return result
+
+
+def _nearest(coarse: torch.Tensor, ratio: int) -> torch.Tensor:
+    """Each coarse pixel as a block of fine ones: (N, C, h, w) -> (N, C, H, W)."""
+    height, width = coarse.shape[-2:]
+    return functional.interpolate(coarse, size=(height * ratio, width * ratio), mode="nearest")
 
 
 def _bilinear(coarse: torch.Tensor, ratio: int) -> torch.Tensor:

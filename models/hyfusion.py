@@ -193,7 +193,7 @@ class HyFusion(nn.Module):
     def coarse(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
         """SpeNet up to its last upsampling: (N, 2 width, h rate, w rate)."""
         self._check(hsi, msi)
-        rate = _rate(self.spec.observed.ratio)
+        rate = _rate(msi.shape[-1] // hsi.shape[-1])
         reduced = F.interpolate(msi, size=hsi.shape[-2:], mode="bicubic", align_corners=False)  # (N, c, h, w)
         p = self.spectral_head(torch.cat([hsi, reduced], dim=1))
         p = F.leaky_relu(p, SLOPE).permute(0, 2, 3, 1)  # (N, h, w, 2 width)
@@ -223,13 +223,13 @@ class HyFusion(nn.Module):
         per_axis = {"spectral_head": 1, "spectral_blocks": _rate(ratio)}.get(layer.partition(".")[0], ratio)
         return (per_axis / ratio) ** 2
 
-    def _check(self, hsi: torch.Tensor, msi: torch.Tensor) -> None:
-        ratio, step = self.spec.observed.ratio, self.spec.multiple_of
-        height, width = hsi.shape[-2:]
+    def _check(self, hsi: torch.Tensor, msi: torch.Tensor) -> None:  # no weight depends on the ratio: the images tell it
+        (height, width), ratio = hsi.shape[-2:], max(msi.shape[-1] // hsi.shape[-1], 2)
+        step = self.spec.options["window"] // gcd(self.spec.options["window"], _rate(ratio))
         if height % step or width % step or msi.shape[-2:] != (height * ratio, width * ratio):
-            got = f"{tuple(hsi.shape)} and {tuple(msi.shape)}"
-            raise ValueError(f"{self.spec.name} takes an HSI whose sides are multiples of {step} pixels and an MSI "
-                             f"{ratio} times as large, got {got}; repeat the rim to fill the last window")  # fmt: skip
+            raise ValueError(f"{self.spec.name} takes an HSI whose sides are multiples of {step} pixels and an MSI that is "
+                             f"whole times as large, got {tuple(hsi.shape)} and {tuple(msi.shape)}; repeat the rim to fill "
+                             "the last window")  # fmt: skip
 
 
 def specify(

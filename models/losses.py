@@ -53,6 +53,11 @@ def pixel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return F.smooth_l1_loss(x, y)
 
 
+def absolute(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """L1: mean of |d|, d = x - y; for residuals, of which most are small and some are edges."""
+    return F.l1_loss(x, y)
+
+
 def beba(x: torch.Tensor, y: torch.Tensor, *, phi: Literal["huber", "released"] = "huber") -> torch.Tensor:
     """Band-energy-balance-aware loss: mean over bands of mean(phi(x - y)) / (mean(y^2) + 0.1).
 

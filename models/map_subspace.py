@@ -35,6 +35,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -59,6 +60,20 @@ _QUIET = 0.02
 """Share of signal outside the subspace below which nothing of it is kept."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """The estimate of a window in components, before it becomes spectra."""
+
+    samples: torch.Tensor
+    """Components of the HSI, shape (N, K, h, w)."""
+    fine: torch.Tensor
+    """Components of the estimate, shape (N, K, H, W)."""
+    smooth: torch.Tensor
+    """The MSI without blocks and noise, its holes filled, shape (N, c, H, W)."""
+    linear: torch.Tensor
+    """Those of its bands that the finest level uses, shape (N, bands, H, W)."""
+
+
 class MAPSubspace:
     """The estimate on one scene; see the module."""
 
@@ -67,28 +82,28 @@ class MAPSubspace:
         observed, valid = spec.observed, patches.valid
         ratio, rim = observed.ratio, patches.margin * observed.ratio
         subspace = Subspace.of(patches.hsi.double().movedim(1, -1)[valid].T)
-        self._mean = subspace.mean.float()
+        self.mean = subspace.mean.float()
         components = torch.einsum("kc,mchw->mkhw", subspace.analysis, patches.hsi.double())
         components -= (subspace.analysis @ subspace.mean)[:, None, None]
         shown = valid.repeat_interleave(ratio, dim=-2).repeat_interleave(ratio, dim=-1)
         finest = [k for k, step in enumerate(observed.steps) if step == 1]
-        self._denoise = LocalWiener.of(patches.guides[..., rim:-rim, rim:-rim], shown, finest)
-        around = Surroundings(smooth=self._denoise(patches.guides), shown=shown, rim=rim)
+        self.denoise = LocalWiener.of(patches.guides[..., rim:-rim, rim:-rim], shown, finest)
+        around = Surroundings(smooth=self.denoise(patches.guides), shown=shown, rim=rim)
         self._color = around.core.movedim(1, -1)[shown].mean(dim=0)
         self._levels = levels(observed)
         seen = self._levels[0].learn(around)
         # Components along which the residual of a linear map is uncorrelated: each then has a field of its own.
         rotation = _decorrelating(seen[:, : self._levels[0].features.n_free].double(), components, valid)
-        self._analysis = (rotation @ subspace.analysis).float()  # (K, C)
-        self._synthesis = (subspace.synthesis @ rotation.T).float()  # (C, K)
+        self.analysis = (rotation @ subspace.analysis).float()  # (K, C)
+        self.synthesis = (subspace.synthesis @ rotation.T).float()  # (C, K)
         sample = Sample(values=torch.einsum("jk,mkhw->mjhw", rotation, components), valid=valid)
         self._left = self._levels[0].settle(sample, seen)  # (K, sampling ** 2)
         for coarser, level in itertools.pairwise(self._levels):
             sample = coarser.finer(sample, around)
             seen = level.learn(around)
             self._left = level.settle(sample, seen) + self._left.mean(dim=1, keepdim=True)
-        outside = patches.hsi - self._mean[:, None, None]
-        outside = outside - self._inside(torch.einsum("kc,nchw->nkhw", self._analysis, outside))
+        outside = patches.hsi - self.mean[:, None, None]
+        outside = outside - self._inside(torch.einsum("kc,nchw->nkhw", self.analysis, outside))
         finest_guides = degrade(around.smooth[:, self._levels[-1].bands], ratio, observed.psf_sigma_px)
         cut = patches.margin
         linear = self._levels[-1].features.linear(finest_guides[..., cut:-cut, cut:-cut])
@@ -102,22 +117,37 @@ class MAPSubspace:
         msi_valid: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See `models.FusionModel`, and `models.ModelSpec.masked`."""
-        observed, mean = self.spec.observed, self._mean.to(hsi)[:, None, None]
+        return self.spectra(hsi, self.parts(hsi, msi, hsi_valid, msi_valid), hsi_valid)
+
+    def parts(
+        self,
+        hsi: torch.Tensor,
+        msi: torch.Tensor,
+        hsi_valid: torch.Tensor | None = None,
+        msi_valid: torch.Tensor | None = None,
+    ) -> Parts:
+        """The estimate in components, for who goes on from there; arguments are those of a call."""
+        mean = self.mean.to(hsi)[:, None, None]
         if msi_valid is not None:
             msi = torch.where(msi_valid, msi, self._color.to(msi)[:, None, None])
-        smooth = self._denoise(smooth_guides(msi, observed), msi_valid)
-        components = torch.einsum("kc,nchw->nkhw", self._analysis.to(hsi), hsi - mean)
-        fine, linear = self._levels[0](components, smooth, hsi_valid, msi_valid)
+        smooth = self.denoise(smooth_guides(msi, self.spec.observed), msi_valid)
+        samples = torch.einsum("kc,nchw->nkhw", self.analysis.to(hsi), hsi - mean)
+        fine, linear = self._levels[0](samples, smooth, hsi_valid, msi_valid)
         for coarser, level in itertools.pairwise(self._levels):
             fine, linear = level(coarser.pooled(fine), smooth, None, msi_valid)
-        fused: torch.Tensor = self._inside(fine) + mean
+        return Parts(samples=samples, fine=fine, smooth=smooth, linear=linear)
+
+    def spectra(self, hsi: torch.Tensor, parts: Parts, hsi_valid: torch.Tensor | None = None) -> torch.Tensor:
+        """The fused window of its parts, (N, C, H, W): the components, and what lies outside of the subspace."""
+        observed, mean = self.spec.observed, self.mean.to(hsi)[:, None, None]
+        fused: torch.Tensor = self._inside(parts.fine) + mean
         lent = self._lent.to(hsi)
         if lent.any():
-            fused += torch.einsum("ck,nkhw->nchw", lent, linear)
+            fused += torch.einsum("ck,nkhw->nchw", lent, parts.linear)
         kept = self._kept.to(hsi)[:, None, None]
         if kept.any():
-            outside = hsi - mean - self._inside(components)
-            low = degrade(linear, observed.ratio, observed.psf_sigma_px)
+            outside = hsi - mean - self._inside(parts.samples)
+            low = degrade(parts.linear, observed.ratio, observed.psf_sigma_px)
             outside = kept * (outside - torch.einsum("ck,nkhw->nchw", lent, low))
             fused += upsample(outside if hsi_valid is None else outside * hsi_valid, observed.ratio)
         return fused
@@ -127,12 +157,12 @@ class MAPSubspace:
 
         It holds what the fields leave open between samples; it knows nothing of wrong coefficients.
         """
-        error: torch.Tensor = torch.einsum("ck,kp->cp", self._synthesis.square(), self._left).sqrt()
+        error: torch.Tensor = torch.einsum("ck,kp->cp", self.synthesis.square(), self._left).sqrt()
         return error.view(-1, *(self._levels[-1].sampling,) * 2)
 
     def _inside(self, components: torch.Tensor) -> torch.Tensor:
         """Spectra less their mean: (N, K, h, w) -> (N, C, h, w)."""
-        spectra: torch.Tensor = torch.einsum("ck,nkhw->nchw", self._synthesis.to(components), components)
+        spectra: torch.Tensor = torch.einsum("ck,nkhw->nchw", self.synthesis.to(components), components)
         return spectra
 
 

@@ -158,7 +158,7 @@ def fuse_by(
         If the weights do not fit.
     """
     with _Cost(device) as cost, torch.inference_mode():
-        (hsi, msi), masks, valid = _padded(pair, spec, device)
+        (hsi, msi), masks, valid = padded(pair, spec, device)
         height, width = pair.truth.shape[1:]
         unscaled = _to_symmetric_range(hsi, msi) if spec.symmetric_range else None
         sums = chosen.first_pass(spec, tensors).sums(hsi, msi, valid) if spec.needs_first_pass else None
@@ -301,7 +301,7 @@ def _checked_options(name: str, observed: Observed, weights: Path) -> dict[str, 
     return dict(card.options)
 
 
-def _padded(
+def padded(
     pair: SimulatedPair, spec: ModelSpec, device: str
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
     """Both images filled and padded to the method's multiple, shape (1, band, y, x), their valid pixels, and those that count."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class Ground:
     """Digest of the truth's samples."""
     real: bool
     """Whether the MSI is a real one, which brings its own noise."""
+    cube: ReferenceCube | None = None
+    """What the pair was simulated from, where more pairs will be."""
 
     @property
     def span(self) -> tuple[float, float]:
@@ -62,7 +64,9 @@ class Ground:
         }
 
 
-def open_ground(config: GroundConfig, simulation: SimulationConfig, *, noise_seed: int | None = None) -> Ground:
+def open_ground(
+    config: GroundConfig, simulation: SimulationConfig, *, noise_seed: int | None = None, keep_cube: bool = False
+) -> Ground:
     """Open a scene and make its pair.
 
     Parameters
@@ -71,6 +75,8 @@ def open_ground(config: GroundConfig, simulation: SimulationConfig, *, noise_see
     simulation : SimulationConfig
     noise_seed : int, optional
         Add the noise of the simulation once, from this seed; samples draw their own.
+    keep_cube : bool
+        Whether more pairs will be made of it.
 
     Raises
     ------
@@ -84,11 +90,14 @@ def open_ground(config: GroundConfig, simulation: SimulationConfig, *, noise_see
         both = ScenePair(hsi=hsi, msi=open_scene(Source(uri=config.msi)))
         pair = reduced(both, reduced_protocol(both, simulation.ratio), align=AlignConfig())
         return _ground(pair, hsi.bands.center_nm[hsi.good_bands], config.license, real=True)
-    return _of_cube(open_cube(config.source()), config.license, simulation, noise_seed=noise_seed)
+    cube = open_cube(config.source())
+    return _of_cube(cube, config.license, simulation, noise_seed=noise_seed, keep_cube=keep_cube)
 
 
-def generated_grounds(config: GeneratedConfig, simulation: SimulationConfig) -> Iterator[Ground]:
-    """The scenes of a generator one after the other, without noise.
+def generated_grounds(
+    config: GeneratedConfig, simulation: SimulationConfig, *, keep_cube: bool = False
+) -> Iterator[Ground]:
+    """The scenes of a generator one after the other, without noise; `keep_cube` as for `open_ground`.
 
     Raises
     ------
@@ -98,7 +107,7 @@ def generated_grounds(config: GeneratedConfig, simulation: SimulationConfig) -> 
     generator = Generator(config)
     for number in range(config.count):
         made = generator.scene(number)
-        yield _of_cube(made.cube, made.license, simulation, noise_seed=None)
+        yield _of_cube(made.cube, made.license, simulation, noise_seed=None, keep_cube=keep_cube)
 
 
 def open_grounds(
@@ -107,6 +116,7 @@ def open_grounds(
     simulation: SimulationConfig,
     *,
     generated: GeneratedConfig | None = None,
+    universal: bool = False,
 ) -> tuple[list[Ground], list[Ground]]:
     """Scenes that are learnt from, without noise, and those held out, with the noise of the simulation.
 
@@ -116,19 +126,22 @@ def open_grounds(
     simulation : SimulationConfig
     generated : GeneratedConfig, optional
         Scenes to learn from that are made.
+    universal : bool
+        Whether the scenes may differ in their bands, and keep their cubes, as universal networks want them.
 
     Raises
     ------
     InputRejected, ExpectedSkip
         If one cannot be used, has other bands than the first, or is in both parts.
     """
-    learnt = [open_ground(config, simulation) for config in scenes]
+    learnt = [open_ground(config, simulation, keep_cube=universal) for config in scenes]
     if generated is not None:
-        learnt += generated_grounds(generated, simulation)
+        learnt += generated_grounds(generated, simulation, keep_cube=universal)
     scored = [open_ground(config, simulation, noise_seed=k) for k, config in enumerate(held_out)]
     first = learnt[0]
     for ground in [*learnt, *scored]:
-        _refuse_other_bands(ground, first)
+        if not universal:
+            _refuse_other_bands(ground, first)
         for note in ground.pair.notes:
             log.info("%s", note)
     names = {ground.sha256: ground.pair.name for ground in learnt}
@@ -142,10 +155,16 @@ def open_grounds(
 
 
 def _of_cube(
-    cube: ReferenceCube, license_terms: str, simulation: SimulationConfig, *, noise_seed: int | None
+    cube: ReferenceCube,
+    license_terms: str,
+    simulation: SimulationConfig,
+    *,
+    noise_seed: int | None,
+    keep_cube: bool,
 ) -> Ground:
     pair = simulate(cube, simulation.protocol(noise=noise_seed is not None, seed=noise_seed or 0))
-    return _ground(pair, cube.bands.center_nm[cube.bands.good], license_terms, real=False)
+    made = _ground(pair, cube.bands.center_nm[cube.bands.good], license_terms, real=False)
+    return replace(made, cube=cube) if keep_cube else made
 
 
 def _ground(pair: SimulatedPair, center_nm: NDArray[np.float64], license_terms: str, *, real: bool) -> Ground:

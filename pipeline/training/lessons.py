@@ -19,7 +19,7 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -27,14 +27,14 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from catalogs.errors import QualityRefused, UsageError
-from models import Method, ModelSpec, Observed, losses, method
+from models import Method, ModelSpec, Observed, losses, method, universal
 from pipeline.training.samples import Sample
-from pipeline.training.settings import TrainConfig
+from pipeline.training.settings import TrainConfig, is_universal
 
 log = logging.getLogger(__name__)
 
 TERMS: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "pixel": losses.pixel, "sam": losses.sam, "beba": losses.beba, "wavelet": losses.wavelet,
+    "pixel": losses.pixel, "absolute": losses.absolute, "sam": losses.sam, "beba": losses.beba, "wavelet": losses.wavelet,
     "response": losses.response, "feature": losses.feature,
 }  # fmt: skip
 _UNNAMED = {"pixel": 1.0, "sam": 0.1}  # of a network whose module says nothing
@@ -72,18 +72,12 @@ class Learner:
             spec = chosen.specify(observed)
         except ValueError as error:
             raise UsageError(f"{role} {name}: {error}") from error
-        if not spec.needs_weights:
-            raise UsageError(f"{role} {name} has no weights to train; choose a network (see `hyperfuse networks`)")
-        if not spec.symmetric_range:
-            raise UsageError(
-                f"{role} {name}: takes images in their own unit, expected a network that takes them in [-1, 1]"
-            )
-        step = math.lcm(spec.multiple_of, observed.whole_blocks)
+        network = _fresh(chosen, spec, role)
+        step = _step(chosen, spec, config)
         if config.samples.patch % step:
             raise UsageError(
                 f"setting samples.patch: {config.samples.patch} coarse pixels, expected a multiple of {step} for {name}"
             )
-        network = cast("nn.Module", chosen.build(spec))
         network.train()
         shows_feature = "return_feature" in inspect.signature(network.forward).parameters
         optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=0.0)
@@ -208,6 +202,33 @@ class Lesson:
         self._fabric.backward(loss)
         learner.optimizer.step()
         return {f"{learner.role}.{name}": value for name, value in told.items()}
+
+
+def _fresh(chosen: Method, spec: ModelSpec, role: str) -> nn.Module:
+    """A network that has learnt nothing.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to train in it, or it does not take the range of the samples.
+    """
+    if is_universal(chosen.name):
+        return universal.build_core(spec)
+    if not spec.needs_weights:
+        raise UsageError(f"{role} {chosen.name} has no weights to train; choose a network (see `hyperfuse networks`)")
+    if not spec.symmetric_range:
+        raise UsageError(
+            f"{role} {chosen.name}: takes images in their own unit, expected a network that takes them in [-1, 1]"
+        )
+    return cast("nn.Module", chosen.build(spec))
+
+
+def _step(chosen: Method, spec: ModelSpec, config: TrainConfig) -> int:
+    """Coarse pixels of which a patch must be a multiple, at every ratio that is learnt from."""
+    if not config.universal:
+        return math.lcm(spec.multiple_of, spec.observed.whole_blocks)
+    plain = replace(spec.observed, msi_steps=(), msi_sigma_px=())  # a core sees no blocks
+    return math.lcm(*(chosen.specify(replace(plain, ratio=ratio)).multiple_of for ratio in config.variations.ratios))
 
 
 def falling(step: int, steps: int, rate: float) -> float:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from catalogs.errors import InputRejected
 from models._layers import blur_reach
-from pipeline.simulate import Cube
+from pipeline.simulate import Cube, SimulatedPair
 from pipeline.training.grounds import Ground
 from pipeline.training.settings import SampleConfig, SimulationConfig
 
@@ -88,13 +88,13 @@ class Samples(Dataset[Sample]):
         msi_gain = (1.0 + self._config.msi_gain * rng.uniform(-1, 1, (field.msi_bands, 1, 1))).astype(np.float32)
         truth, hsi, msi = field.cut(row, col, move)
         truth, hsi, msi = (
-            _turned(image, turn if self._config.turns else 0) * np.float32(gain)
+            turned(image, turn if self._config.turns else 0) * np.float32(gain)
             for image in (truth, hsi, msi * msi_gain)
         )
         noise = self._simulation
         hsi_snr_db, msi_snr_db = (None, None) if field.real else (noise.hsi_snr_db, noise.msi_snr_db)
-        once, again = (hsi + _noise(hsi.shape, field.hsi_power, hsi_snr_db, (1,) * len(hsi), rng) for _ in range(2))
-        noisy = msi + _noise(msi.shape, field.msi_power, msi_snr_db, field.steps, rng)
+        once, again = (hsi + white_noise(hsi.shape, field.hsi_power, hsi_snr_db, (1,) * len(hsi), rng) for _ in range(2))
+        noisy = msi + white_noise(msi.shape, field.msi_power, msi_snr_db, field.steps, rng)
         return Sample(*(field.scaled(image) for image in (once, again, noisy, truth)))
 
 
@@ -117,7 +117,7 @@ class _Field:
             mean = np.nan_to_num(np.nanmean(pair.truth, axis=(1, 2), keepdims=True))
             filled = np.where(np.isnan(pair.truth), mean, pair.truth).astype(np.float32)
             self._wide = np.pad(filled, ((0, 0), *2 * ((self._margin, self._margin),)), mode="symmetric")
-        self.corners = self._found_corners(pair.observed.whole_blocks)
+        self.corners = whole_corners(pair, config.patch)
 
     def cut(self, row: int, col: int, move: NDArray[np.float64]) -> tuple[Cube, Cube, Cube]:
         """Truth, HSI and MSI of the patch whose first coarse pixel that is; `move` is down and right in fine pixels."""
@@ -137,20 +137,21 @@ class _Field:
         low, high = self._span
         return torch.from_numpy(np.ascontiguousarray((image - low) * (2.0 / (high - low)) - 1.0, dtype=np.float32))
 
-    def _found_corners(self, step: int) -> NDArray[np.int64]:
-        """First coarse pixels (row, column) of all patches without a hole, on the lattice of the MSI's blocks."""
-        pair, ratio, size = self._pair, self.ratio, self._patch
-        height, width = pair.hsi.shape[1:]
-        hole = np.isnan(pair.hsi).any(axis=0)
-        for fine in (pair.truth, pair.msi):
-            blocks = np.isnan(fine).any(axis=0).reshape(height, ratio, width, ratio)
-            hole |= blocks.any(axis=(1, 3))
-        if min(height, width) < size:
-            return np.empty((0, 2), np.int64)
-        summed = np.pad(hole.astype(np.int64), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
-        holes = summed[size:, size:] - summed[:-size, size:] - summed[size:, :-size] + summed[:-size, :-size]
-        corners: NDArray[np.int64] = np.argwhere(holes[::step, ::step] == 0) * step
-        return corners
+
+def whole_corners(pair: SimulatedPair, size: int) -> NDArray[np.int64]:
+    """First coarse pixels (row, column) of all patches without a hole, on the lattice of the MSI's blocks, shape (n, 2)."""
+    ratio, step = pair.observed.ratio, pair.observed.whole_blocks
+    height, width = pair.hsi.shape[1:]
+    hole = np.isnan(pair.hsi).any(axis=0)
+    for fine in (pair.truth, pair.msi):
+        blocks = np.isnan(fine).any(axis=0).reshape(height, ratio, width, ratio)
+        hole |= blocks.any(axis=(1, 3))
+    if min(height, width) < size:
+        return np.empty((0, 2), np.int64)
+    summed = np.pad(hole.astype(np.int64), ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    holes = summed[size:, size:] - summed[:-size, size:] - summed[size:, :-size] + summed[:-size, :-size]
+    corners: NDArray[np.int64] = np.argwhere(holes[::step, ::step] == 0) * step
+    return corners
 
 
 def displaced_psf(n_coarse: int, ratio: int, sigma_px: float, margin: int, move_px: float) -> NDArray[np.float32]:
@@ -178,13 +179,13 @@ def displaced_psf(n_coarse: int, ratio: int, sigma_px: float, margin: int, move_
     return np.asarray(weight / weight.sum(axis=1, keepdims=True), np.float32)
 
 
-def _turned(image: Cube, turn: int) -> Cube:
+def turned(image: Cube, turn: int) -> Cube:
     """One of the eight symmetries of a square."""
     turned: Cube = np.rot90(image, turn % 4, axes=(1, 2))
     return turned[:, :, ::-1] if turn >= 4 else turned
 
 
-def _noise(
+def white_noise(
     shape: tuple[int, ...],
     power: NDArray[np.float64],
     snr_db: float | None,

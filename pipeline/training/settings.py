@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -17,10 +17,12 @@ from models import available
 from pipeline.config import read_mapping, usage_error
 from pipeline.simulate import Protocol
 
-LossName = Literal["pixel", "sam", "beba", "wavelet"]
+LossName = Literal["pixel", "absolute", "sam", "beba", "wavelet"]
 """Functions of `models.losses` of an output and its target."""
 DistillName = Literal["response", "feature"]
 """Functions of `models.losses` of a student and its teacher."""
+UNIVERSAL = "universal"
+"""Module of the networks that work on the estimate's planes."""
 _PLACE_AND_LENGTH = {"output", "device", "workers", "steps", "every"}
 
 
@@ -176,6 +178,39 @@ class SampleConfig(_Frozen):
     """The brightness of each MSI band varies by up to this share against all else."""
 
 
+class VariationConfig(_Frozen):
+    """Pairs that a universal network learns from, each by draws of its own; `simulation` then makes those held out."""
+
+    pairs: int = Field(default=4, ge=1)
+    """Pairs of each scene."""
+    ratios: tuple[Annotated[int, Field(ge=2, le=20)], ...] = Field(default=(3, 4, 6), min_length=1)
+    """Fine pixels per coarse pixel, one of these."""
+    msis: tuple[str, ...] = Field(default=("s2-4", "s2-6"), min_length=1)
+    """Bands of the simulated MSI, one of these sets ..."""
+    least_bands: int = Field(default=3, ge=1)
+    """... of which any number of bands is left, down to this."""
+    mtf_nyquist: float = Field(default=0.3, gt=0, lt=1)
+    """Modulation of the HSI's Gaussian PSF at its Nyquist frequency."""
+    noise_free: float = Field(default=0.2, ge=0, le=1)
+    """Share of pairs without noise."""
+    hsi_snr_db: tuple[float, float] = (30.0, 45.0)
+    """Of the others: least and most of the mean square of an HSI band over the variance of its white noise (dB)."""
+    msi_snr_db: tuple[float, float] = (35.0, 50.0)
+    """The same of the MSI."""
+    shift_px: float = Field(default=0.3, ge=0, le=1)
+    """Largest displacement of the HSI against MSI and truth along each axis, in fine pixels."""
+    msi_gain: float = Field(default=0.02, ge=0, lt=1)
+    """The brightness of each MSI band varies by up to this share against all else."""
+
+    @field_validator("msis")
+    @classmethod
+    def _known_sets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(band_set(name).name for name in value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
+
 class TrainConfig(_Frozen):
     """Scenes in, one weight file out."""
 
@@ -195,6 +230,8 @@ class TrainConfig(_Frozen):
     """SPDX identifier of the weights, as far as the scenes' terms allow; goes to the card."""
     simulation: SimulationConfig = SimulationConfig()
     """From truth to pair."""
+    variations: VariationConfig = VariationConfig()
+    """From truth to the pairs that a universal network learns from."""
     samples: SampleConfig = SampleConfig()
     """From pairs to patches."""
     losses: dict[LossName, float] | None = None
@@ -238,13 +275,30 @@ class TrainConfig(_Frozen):
             raise ValueError("samples.shift_px displaces a Gaussian PSF only; leave simulation.psf at gaussian")
         if self.teacher == self.network:
             raise ValueError(f"teacher: {self.teacher} is the network itself; choose another, or none")
+        if self.teacher is not None and is_universal(self.teacher) != self.universal:
+            raise ValueError(f"teacher: {self.teacher} and {self.network} do not work in one space; choose two of one kind")
+        if self.universal and (self.samples.shift_px, self.samples.gain, self.samples.msi_gain) != (0, 0, 0):
+            raise ValueError(
+                f"samples.shift_px, samples.gain and samples.msi_gain do nothing to {self.network}; set variations.shift_px and "
+                "variations.msi_gain"
+            )
         return self
+
+    @property
+    def universal(self) -> bool:
+        """Whether the network works on the estimate's planes, not on bands."""
+        return is_universal(self.network)
 
     @property
     def key(self) -> str:
         """SHA-256 of what decides the learning curve: no place, no device, no length (on which only the rates depend)."""
         record = self.model_dump(mode="json", exclude=_PLACE_AND_LENGTH)
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def is_universal(network: str) -> bool:
+    """Whether a network works on the estimate's planes, not on bands."""
+    return network.partition("-")[0] == UNIVERSAL
 
 
 def load_training(path: Path, settings: dict[str, Any] | None = None) -> TrainConfig:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from catalogs.errors import ExpectedSkip, InputRejected, UsageError
 from catalogs.files import write_atomic
@@ -33,7 +33,8 @@ from pipeline.progress import Progress, silent
 from pipeline.quality import Scores
 from pipeline.training.grounds import Ground, open_grounds
 from pipeline.training.logs import Curve
-from pipeline.training.samples import Samples
+from pipeline.training.residuals import Residuals, exercises
+from pipeline.training.samples import Sample, Samples
 from pipeline.training.settings import TrainConfig
 from pipeline.training.state import Progressed, load_state, save_state
 from pipeline.weights import save_weights
@@ -100,9 +101,11 @@ def train(config: TrainConfig, *, progress: Progress = silent) -> Trained:
     device = pick_device(config.device)
     if not config.output.absolute().parent.is_dir():
         raise InputRejected(f"{config.output}: its parent folder does not exist; create it first")
-    learnt, held_out = open_grounds(config.scenes, config.held_out, config.simulation, generated=config.generated)
+    learnt, held_out = open_grounds(
+        config.scenes, config.held_out, config.simulation, generated=config.generated, universal=config.universal
+    )
     lesson = _lesson(config, learnt[0].pair.observed, device)
-    samples = Samples(learnt, config.samples, config.simulation, seed=config.seed)
+    samples = _samples(config, learnt, progress)
     config.output.mkdir(exist_ok=True)
     with locked(config.output, f"{config.output}: another process trains here"):
         begun = load_state(config.output, config.key, lesson.learners)
@@ -120,6 +123,16 @@ def train(config: TrainConfig, *, progress: Progress = silent) -> Trained:
     )
 
 
+def _samples(config: TrainConfig, learnt: Sequence[Ground], progress: Progress) -> Dataset[Sample]:
+    """Patches to learn from, by number."""
+    if not config.universal:
+        return Samples(learnt, config.samples, config.simulation, seed=config.seed)
+    pairs = exercises(
+        learnt, config.network, config.variations, config.samples, seed=config.seed, progress=progress
+    )
+    return Residuals(pairs, config.samples, seed=config.seed)
+
+
 def _lesson(config: TrainConfig, observed: Observed, device: torch.device) -> Lesson:
     try:
         from pipeline.training.lessons import Lesson  # noqa: PLC0415 (Lightning is optional)
@@ -132,7 +145,7 @@ def _lesson(config: TrainConfig, observed: Observed, device: torch.device) -> Le
     return Lesson(config, observed, device)
 
 
-def _learn(lesson: Lesson, samples: Samples, keep: _Keep, begun: Progressed, progress: Progress) -> Progressed:
+def _learn(lesson: Lesson, samples: Dataset[Sample], keep: _Keep, begun: Progressed, progress: Progress) -> Progressed:
     """All steps that are left."""
     config = keep.config
     numbers = range(begun.step * config.samples.batch, config.steps * config.samples.batch)
@@ -175,6 +188,7 @@ class _Keep:
     ) -> None:
         self.device = device
         self.config, self._lesson, self._learnt, self._held_out = config, lesson, learnt, held_out
+        self._estimate: dict[str, float | None] = {}  # mean scores of what universal networks begin with
 
     def path(self, learner: Learner) -> Path:
         """Its weight file."""
@@ -183,13 +197,16 @@ class _Keep:
     def validated(self, now: Progressed, validation: Curve) -> Progressed:
         """Score all networks at this step; what is best so far is in the result."""
         best: dict[str, Mapping[str, Any]] = dict(now.best)
+        if self.config.universal:
+            if not self._estimate:
+                learner = self._lesson.learner
+                self._estimate = _means([self._scores(learner, None, ground) for ground in self._held_out])
+            validation.add(now.step, {"network": "map_subspace", **_known(self._estimate)})
         for learner in self._lesson.learners:
             tensors = learner.tensors()
             scores = [self._scores(learner, tensors, ground) for ground in self._held_out]
-            mean = {name: _mean([getattr(s, name) for s in scores]) for name in _SCORED}
-            validation.add(
-                now.step, {"network": learner.method.name, **{k: v for k, v in mean.items() if v is not None}}
-            )
+            mean = _means(scores)
+            validation.add(now.step, {"network": learner.method.name, **_known(mean)})
             log.info("%s, step %d: SAM %.3f deg", learner.method.name, now.step, mean["sam_deg"])
             before = best.get(learner.role)
             if before is None or mean["sam_deg"] < before["sam_deg"]:
@@ -198,9 +215,10 @@ class _Keep:
                 save_weights(self.path(learner), tensors, card)
         return replace(now, best=best)
 
-    def _scores(self, learner: Learner, tensors: Mapping[str, torch.Tensor], ground: Ground) -> Scores:
+    def _scores(self, learner: Learner, tensors: Mapping[str, torch.Tensor] | None, ground: Ground) -> Scores:
         """By the way that `hyperfuse evaluate` takes, on whole scenes."""
-        return score(fuse_by(learner.method, learner.spec, ground.pair, tensors, device=self.device).image, ground.pair)
+        spec = learner.method.specify(ground.pair.observed)
+        return score(fuse_by(learner.method, spec, ground.pair, tensors, device=self.device).image, ground.pair)
 
     def _card(self, learner: Learner, step: int, scores: Sequence[Scores], mean: Mapping[str, Any]) -> WeightCard:
         config, observed = self.config, learner.spec.observed
@@ -212,14 +230,11 @@ class _Keep:
             "command": "hyperfuse train config.json",
             "key": config.key,
             "code": code_version(),
-            "space": "native",
-            "center_nm": [round(float(nm), 2) for nm in self._learnt[0].center_nm],
+            **self._space(observed),
             "data": data,
             "generated": None if config.generated is None else config.generated.to_json(),
             "simulation": config.simulation.model_dump(mode="json"),
-            "psf_sigma_px": observed.psf_sigma_px,
             "samples": config.samples.model_dump(mode="json"),
-            "scaling": "both images by the smallest and largest sample of the scene's HSI to [-1, 1]",
             "losses": dict(learner.terms),
             "teacher": config.teacher if taught else None,
             "distill": dict(self._lesson.distill) if taught else {},
@@ -230,16 +245,44 @@ class _Keep:
             "best_step": step,
             "scores": dict(mean),
         }
+        size = {"hsi_bands": observed.hsi_bands, "msi_bands": observed.msi_bands, "ratio": observed.ratio}
         return WeightCard(
             network=learner.method.name,
-            hsi_bands=observed.hsi_bands,
-            msi_bands=observed.msi_bands,
-            ratio=observed.ratio,
+            **(dict.fromkeys(size, 0) if config.universal else size),
+            space="universal" if config.universal else "native",
+            components=learner.spec.options.get("components", 0),
+            ratios=sorted(set(config.variations.ratios)) if config.universal else [],
             options=dict(learner.spec.options),
             source="trained by hyperfuse train",
             license=config.license,
             training=training,
         )
+
+
+    def _space(self, observed: Observed) -> dict[str, Any]:
+        """What a card says of the space that was trained in."""
+        if self.config.universal:
+            return {
+                "space": "universal",
+                "variations": self.config.variations.model_dump(mode="json"),
+                "scaling": "planes of the training-free estimate, by statistics of the scene; see models.universal",
+                "estimate": self._estimate,
+            }
+        return {
+            "space": "native",
+            "center_nm": [round(float(nm), 2) for nm in self._learnt[0].center_nm],
+            "psf_sigma_px": observed.psf_sigma_px,
+            "scaling": "both images by the smallest and largest sample of the scene's HSI to [-1, 1]",
+        }
+
+
+def _means(scores: Sequence[Scores]) -> dict[str, float | None]:
+    """Mean of each score over scenes."""
+    return {name: _mean([getattr(each, name) for each in scores]) for name in _SCORED}
+
+
+def _known(mean: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in mean.items() if value is not None}
 
 
 def _mean(values: Sequence[float]) -> float | None:

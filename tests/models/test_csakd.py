@@ -14,7 +14,7 @@ from models import Observed, TwoRateModel
 from models._dense import DenseUnit
 from models._macs import macs
 from models._winograd import dense_stack
-from models.csakd import CSAKD, _bilinear, build, specify
+from models.csakd import CSAKD, _bilinear, _nearest, build, specify
 from tests.models.reference_csakd import attention, plain
 
 SMALL = {"layers": [1, 0, 1, 0], "grouped": True}
@@ -124,7 +124,7 @@ def test_released_attention_does_not_depend_on_queries_and_keys():
         coarse = functional.avg_pool2d(streams[2], 4)
         ours = fusion._attended(fusion._mixing(coarse, streams[1]), coarse)
         nearest = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)
-        assert difference(fusion._nearest(ours), fusion.output(attention(fusion, *streams[:2], nearest))) < 1e-6
+        assert difference(_nearest(ours, 4), fusion.output(attention(fusion, *streams[:2], nearest))) < 1e-6
         for layer in (fusion.query, fusion.key):
             layer.weight.normal_()
         assert difference(attention(fusion, *streams), literal) < 1e-6

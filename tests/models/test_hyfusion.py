@@ -205,7 +205,7 @@ def test_sizes_off_the_multiple_are_refused():
     model, hsi, msi = make(4, (2, 2))
     with pytest.raises(ValueError, match="multiples of 4"):
         model(hsi[..., 1:], msi[..., 4:])
-    with pytest.raises(ValueError, match="4 times as large"):
+    with pytest.raises(ValueError, match="whole times as large"):
         model(hsi, msi[..., 16:])
 
 

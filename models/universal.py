@@ -1,0 +1,291 @@
+"""Universal networks: what the training-free estimate leaves, learned once for all sensor pairs and ratios.
+
+    pair -> `map_subspace` -> the planes in which a linear regression leaves most -> a network -> residual of these planes
+                           -> what remains of the estimate                                     +
+
+A network of another module, the core, sees the estimate in at most `components` planes and nothing of the sensors: neither
+its weights nor what they mean depends on the bands of the HSI, on those of the MSI, or on the ratio. Its last layer begins
+at zero, so that an untrained one, or one without weights, is `map_subspace` to the bit.
+
+Papers: of each core, see its module. That a network is better given an estimate and asked for what is missing: Kim, Lee &
+Lee (2016), Accurate image super-resolution using very deep convolutional networks, CVPR, arXiv 1511.04587.
+Code: written for HyperFuse, Apache-2.0.
+
+Notes
+-----
+The planes are the principal axes, in the HSI's unit, of what a linear regression on all MSI bands leaves of the coarse
+samples, less their noise: an orthonormal set of spectra, so that the square of a residual in planes is its square in
+bands. A scene with fewer has planes of zeros. Scales make scenes alike, and there are two of them:
+
+- an estimate is divided by its plane's own standard deviation in the scene,
+- a residual by that of the first plane's residual, one number for the scene: errors of different planes stay comparable.
+
+What the core sees, P planes each: at the coarse pixels what the regression leaves of the HSI (residual scale); at the fine
+ones the estimate (its own scale) and how far it lies from the regression (residual scale). Signs of planes mean nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from models import map_subspace
+from models._guides import degrade_guides
+from models._layers import degrade
+from models._patches import PatchPass, Patches
+from models._spec import MethodCard, ModelSpec, Observed, method
+
+CARD = MethodCard(
+    title="Residual of the training-free estimate, by a network for all sensors",
+    paper="Kim, Lee & Lee (2016), Accurate image super-resolution using very deep convolutional networks, arXiv:1511.04587; "
+    "with the networks of csakd, s3rnet and hyfusion, see there",
+    code="HyperFuse, Apache-2.0",
+)
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "csakd-student": {"core": "csakd-student", "core_options": {"growth": 16, "layers": [0, 1, 1, 1]}},
+    "csakd-teacher": {"core": "csakd-teacher", "core_options": {"growth": 24, "layers": [2, 2, 1, 2]}},
+    "s3rnet": {"core": "s3rnet-paper", "core_options": {"growth": 16, "layers": [1, 1, 1, 1], "attention": "released"}},
+    "hyfusion-s": {"core": "hyfusion-s", "core_options": {"blocks": [1, 1], "width": 64, "growth": 16}},
+}
+"""Cores, smaller than their papers': the planes are few, and context beyond a few coarse pixels is the estimate's affair."""
+LOSSES: Mapping[str, float] = {"absolute": 1.0}
+"""Terms of `models.losses`, on residuals in their scale."""
+COMPONENTS = 16
+_SEEN = 0.9
+"""Share of a coarse sample's PSF that must lie on valid pixels for its residual to count."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Planes:
+    """A window as the core sees it."""
+
+    coarse: torch.Tensor
+    """What the regression leaves of the HSI, residual scale, shape (N, P, h, w); 0 where it is not known."""
+    fine: torch.Tensor
+    """The estimate, then how far it lies from the regression, shape (N, 2 P, H, W); 0 where the MSI is not known."""
+
+
+class Universal(nn.Module):
+    """The estimate of a scene, and the core's residual on it; see the module.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+    patches : Patches
+        The sample of the scene.
+    core : Module or None
+        Network of `build_core`; None leaves the estimate as it is.
+    """
+
+    def __init__(self, spec: ModelSpec, patches: Patches, core: nn.Module | None) -> None:
+        super().__init__()
+        self.spec, self.core = spec, core
+        self.base = base = map_subspace.MAPSubspace(_base_spec(spec), patches)
+        n_planes, valid = spec.options["components"], patches.valid
+        cut = patches.margin
+        guides = degrade_guides(base.denoise(patches.guides), spec.observed)[..., cut:-cut, cut:-cut]
+        samples = torch.einsum("kc,mchw->mkhw", base.analysis, patches.hsi - base.mean[:, None, None])
+        x, y = (t.movedim(1, -1)[valid].double() for t in (guides, samples))  # (n, c), (n, K)
+        self._color = x.mean(dim=0).float()
+        slopes = torch.linalg.lstsq(x - x.mean(dim=0), y - y.mean(dim=0), driver="gelsd").solution  # (c, K)
+        left = y - y.mean(dim=0) - (x - x.mean(dim=0)) @ slopes
+        into, out_of, energy = _planes(left, base.synthesis.double(), n_planes)
+        self.scale = float(energy[0].clamp_min(1e-24).sqrt())
+        """Standard deviation of the first plane's residual, the HSI's unit."""
+        values = y @ into.T
+        spread = values.std(dim=0).clamp_min(1e-3 * self.scale)
+        self._into = into.float()  # (P, K): components to planes
+        self._out_of = (self.scale * out_of).float()  # (K, P): residuals, in their scale, to components
+        self._slopes = (into @ slopes.T).float()  # (P, c): guides to planes
+        self._offset = (into @ y.mean(dim=0)).float()
+        self._mean, self._spread = values.mean(dim=0).float(), spread.float()
+        self.axes = (base.synthesis.double() @ out_of).float()
+        """Spectra of the planes, orthonormal columns or zero, shape (C, P)."""
+
+    def forward(
+        self,
+        hsi: torch.Tensor,
+        msi: torch.Tensor,
+        hsi_valid: torch.Tensor | None = None,
+        msi_valid: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """See `models.FusionModel`, and `models.ModelSpec.masked`."""
+        parts = self.base.parts(hsi, msi, hsi_valid, msi_valid)
+        if self.core is not None:
+            seen = self.planes(parts, hsi_valid, msi_valid)
+            residual = self.core(seen.coarse, seen.fine).to(parts.fine)
+            if msi_valid is not None:
+                residual = residual * msi_valid
+            parts = replace(parts, fine=parts.fine + torch.einsum("kp,nphw->nkhw", self._out_of.to(hsi), residual))
+        return self.base.spectra(hsi, parts, hsi_valid)
+
+    def planes(
+        self,
+        parts: map_subspace.Parts,
+        hsi_valid: torch.Tensor | None = None,
+        msi_valid: torch.Tensor | None = None,
+    ) -> Planes:
+        """What the core sees of a window, of which the estimate and the valid pixels are given."""
+        into, slopes = self._into.to(parts.fine), self._slopes.to(parts.fine)
+        offset, color, mean, spread = (
+            t.to(parts.fine)[:, None, None] for t in (self._offset, self._color, self._mean, self._spread)
+        )
+        low = degrade_guides(parts.smooth, self.spec.observed) - color
+        coarse = torch.einsum("pk,nkhw->nphw", into, parts.samples) - offset
+        coarse = (coarse - torch.einsum("pc,nchw->nphw", slopes, low)) / self.scale
+        estimate = torch.einsum("pk,nkhw->nphw", into, parts.fine)
+        regression = torch.einsum("pc,nchw->nphw", slopes, parts.smooth - color) + offset
+        fine = torch.cat([(estimate - mean) / spread, (estimate - regression) / self.scale], dim=1)
+        if hsi_valid is not None:
+            coarse = coarse * hsi_valid
+        if msi_valid is not None and not msi_valid.all():
+            share = degrade(msi_valid.to(coarse), self.spec.observed.ratio, self.spec.observed.psf_sigma_px)
+            coarse, fine = coarse * (share > _SEEN), fine * msi_valid
+        return Planes(coarse=coarse, fine=fine)
+
+    def residual(self, error: torch.Tensor) -> torch.Tensor:
+        """What the core should have given for spectra that the estimate is short of: (N, C, H, W) -> (N, P, H, W)."""
+        found: torch.Tensor = torch.einsum("cp,nchw->nphw", self.axes.to(error), error) / self.scale
+        return found
+
+    def standard_error(self) -> torch.Tensor:
+        """That of the estimate, see `models.map_subspace`; the core says nothing of it."""
+        return self.base.standard_error()
+
+
+def specify(
+    observed: Observed,
+    *,
+    core: str,
+    core_options: Mapping[str, Any] | None = None,
+    components: int = COMPONENTS,
+) -> ModelSpec:
+    """Needs: those of the estimate, and around it those of the core.
+
+    Parameters
+    ----------
+    observed : Observed
+    core : str
+        Name of a network that sums nothing over the scene.
+    core_options : mapping, optional
+        Its options.
+    components : int
+        Planes, fixed by the weights.
+
+    Raises
+    ------
+    ValueError
+        If there is no such core, or an option is out of range.
+    """
+    if components < 1:
+        raise ValueError(f"components must be at least 1, got {components}")
+    options = {"core": core, "core_options": dict(core_options or {}), "components": components}
+    inner, base = _core_spec(observed, options), map_subspace.specify(observed)
+    if inner.needs_first_pass:
+        raise ValueError(f"{core} with {options['core_options']} sums over the scene, which a core cannot")
+    halo = base.halo + inner.halo
+    return replace(
+        base,
+        name="universal",
+        halo=halo,
+        multiple_of=math.lcm(base.multiple_of, inner.multiple_of),
+        parameters=inner.parameters,
+        options=options,
+        tile=inner.tile,
+        work_floats=base.work_floats + inner.work_floats + int((inner.band_copies + 4) * components),
+    )
+
+
+def first_pass(
+    spec: ModelSpec,
+    weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (they change nothing of it)
+) -> PatchPass:
+    """A sample of the scene."""
+    return PatchPass(spec)
+
+
+def build(
+    spec: ModelSpec, sums: Mapping[str, torch.Tensor] | None, weights: Mapping[str, torch.Tensor] | None = None
+) -> Universal:
+    """The method, ready to run; without weights it is the estimate.
+
+    Raises
+    ------
+    ValueError
+        If the sums of the first pass are missing or hold too few pixels, or the weights do not fit.
+    """
+    core = None if weights is None else build_core(spec, weights)
+    return Universal(spec, Patches.from_sums(spec, sums), core)
+
+
+def build_core(spec: ModelSpec, weights: Mapping[str, torch.Tensor] | None = None) -> nn.Module:
+    """The network alone, for any ratio; without weights seeded, with a last layer of zeros.
+
+    It maps `Planes.coarse` and `Planes.fine` to residuals, shape (N, P, H, W).
+
+    Raises
+    ------
+    ValueError
+        If the weights do not fit.
+    """
+    inner = _core_spec(spec.observed, spec.options)
+    core = cast("nn.Module", method(spec.options["core"]).build(inner, None, weights))
+    if weights is None:
+        # Both families of networks end in a linear convolution, on which nothing is added.
+        nn.init.zeros_(cast("nn.Conv2d", core.last).weight)
+    return core
+
+
+def _core_spec(observed: Observed, options: Mapping[str, Any]) -> ModelSpec:
+    n_planes = options["components"]
+    seen = Observed(
+        hsi_bands=n_planes, msi_bands=2 * n_planes, ratio=observed.ratio, psf_sigma_px=observed.psf_sigma_px
+    )
+    try:
+        return method(options["core"]).specify(seen, **options["core_options"])
+    except LookupError as error:
+        raise ValueError(str(error)) from error
+
+
+def _base_spec(spec: ModelSpec) -> ModelSpec:
+    """The estimate's own spec, under the method's name, which its messages give."""
+    return replace(map_subspace.specify(spec.observed), name=spec.name)
+
+
+def _planes(
+    left: torch.Tensor, synthesis: torch.Tensor, n_planes: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Principal axes, in bands, of what is left in components of white noise of variance 1.
+
+    Parameters
+    ----------
+    left : Tensor, shape (n, K), float64
+    synthesis : Tensor, shape (C, K), float64
+        Spectra of the components.
+    n_planes : int
+
+    Returns
+    -------
+    into : Tensor, shape (P, K)
+        Components to planes; rows beyond what the scene has are 0.
+    out_of : Tensor, shape (K, P)
+        Planes to components.
+    energy : Tensor, shape (P,)
+        Variance along each.
+    """
+    n_kept = min(left.shape[1], n_planes)
+    values, vectors = torch.linalg.eigh(left.T @ left / max(len(left) - 1, 1))
+    root = vectors * (values - 1.0).clamp_min(1e-3).sqrt()  # (K, K), its square is the covariance without noise
+    energy, axes = torch.linalg.eigh(root.T @ synthesis.T @ synthesis @ root)
+    energy, axes = energy.flip(0)[:n_kept], axes.flip(1)[:, :n_kept]
+    energy = energy.clamp_min(1e-24)
+    out_of = root @ axes / energy.sqrt()  # (K, kept): synthesis @ out_of has orthonormal columns
+    into = out_of.T @ synthesis.T @ synthesis
+    missing = n_planes - n_kept
+    pad = nn.functional.pad
+    return pad(into, (0, 0, 0, missing)), pad(out_of, (0, missing)), pad(energy, (0, missing))
