@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
-from flows import archive, catalog, compare, evaluate, index, info, mosaic, train
+from flows import archive, card, catalog, compare, evaluate, index, info, mosaic, train
 from flows.display import Display
 from flows.options import assigned
 from flows.stopping import Terminated, stopped_by_sigterm
@@ -267,6 +267,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     imported.add_argument("--license", default="unknown", metavar="SPDX", help="license of the weights")
     imported.add_argument("--output", type=Path, required=True, metavar="FILE", help="safetensors file; must not exist")
+
+    card.add_options(command("card", card.run, card.show, "what a weight file says of itself; export as a STAC item"))
 
     evaluated = command(
         "evaluate",

@@ -37,7 +37,7 @@ from torch import nn
 from models import map_subspace
 from models._guides import degrade_guides
 from models._layers import degrade
-from models._patches import PatchPass, Patches
+from models._patches import Patches, PatchPass
 from models._spec import MethodCard, ModelSpec, Observed, method
 
 CARD = MethodCard(

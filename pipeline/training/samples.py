@@ -93,7 +93,9 @@ class Samples(Dataset[Sample]):
         )
         noise = self._simulation
         hsi_snr_db, msi_snr_db = (None, None) if field.real else (noise.hsi_snr_db, noise.msi_snr_db)
-        once, again = (hsi + white_noise(hsi.shape, field.hsi_power, hsi_snr_db, (1,) * len(hsi), rng) for _ in range(2))
+        once, again = (
+            hsi + white_noise(hsi.shape, field.hsi_power, hsi_snr_db, (1,) * len(hsi), rng) for _ in range(2)
+        )
         noisy = msi + white_noise(msi.shape, field.msi_power, msi_snr_db, field.steps, rng)
         return Sample(*(field.scaled(image) for image in (once, again, noisy, truth)))
 

@@ -218,6 +218,8 @@ class TrainConfig(_Frozen):
     """Network to train; `hyperfuse networks` lists them."""
     teacher: str | None = None
     """Network that is trained along and from which the first one learns as well."""
+    options: dict[str, Any] = {}
+    """Options of the network's architecture over those of its name, such as `attention: channel`; its module lists them."""
     scenes: tuple[GroundConfig, ...] = ()
     """Learnt from."""
     generated: GeneratedConfig | None = None
@@ -276,7 +278,9 @@ class TrainConfig(_Frozen):
         if self.teacher == self.network:
             raise ValueError(f"teacher: {self.teacher} is the network itself; choose another, or none")
         if self.teacher is not None and is_universal(self.teacher) != self.universal:
-            raise ValueError(f"teacher: {self.teacher} and {self.network} do not work in one space; choose two of one kind")
+            raise ValueError(
+                f"teacher: {self.teacher} and {self.network} do not work in one space; choose two of one kind"
+            )
         if self.universal and (self.samples.shift_px, self.samples.gain, self.samples.msi_gain) != (0, 0, 0):
             raise ValueError(
                 f"samples.shift_px, samples.gain and samples.msi_gain do nothing to {self.network}; set variations.shift_px and "

@@ -128,7 +128,13 @@ def _samples(config: TrainConfig, learnt: Sequence[Ground], progress: Progress) 
     if not config.universal:
         return Samples(learnt, config.samples, config.simulation, seed=config.seed)
     pairs = exercises(
-        learnt, config.network, config.variations, config.samples, seed=config.seed, progress=progress
+        learnt,
+        config.network,
+        config.variations,
+        config.samples,
+        seed=config.seed,
+        options=config.options,
+        progress=progress,
     )
     return Residuals(pairs, config.samples, seed=config.seed)
 
@@ -217,7 +223,7 @@ class _Keep:
 
     def _scores(self, learner: Learner, tensors: Mapping[str, torch.Tensor] | None, ground: Ground) -> Scores:
         """By the way that `hyperfuse evaluate` takes, on whole scenes."""
-        spec = learner.method.specify(ground.pair.observed)
+        spec = learner.method.specify(ground.pair.observed, **learner.spec.options)
         return score(fuse_by(learner.method, spec, ground.pair, tensors, device=self.device).image, ground.pair)
 
     def _card(self, learner: Learner, step: int, scores: Sequence[Scores], mean: Mapping[str, Any]) -> WeightCard:
@@ -257,7 +263,6 @@ class _Keep:
             license=config.license,
             training=training,
         )
-
 
     def _space(self, observed: Observed) -> dict[str, Any]:
         """What a card says of the space that was trained in."""

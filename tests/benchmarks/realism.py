@@ -1,6 +1,6 @@
-"""Are generated scenes like land: `python -m tests.benchmarks.realism RECIPE --data DIR [--figure FILE]`.
+"""Are generated scenes like land: `python -m tests.benchmarks.realism --data DIR [--figure FILE]`.
 
-Scenes of a recipe's `generated` and the real cubes of the benchmark `real-4` side by side: how many components they have,
+Generated scenes, of all sources in the folder unless --recipe has others, and the real cubes of the benchmark `real-4` side by side: how many components they have,
 how alike neighbors are, how much of the HSI its MSI predicts, and what methods reach on them. A network that is to learn
 from generated scenes must not find them easier, smoother or richer than land is.
 """
@@ -8,7 +8,6 @@ from generated scenes must not find them easier, smoother or richer than land is
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -18,11 +17,13 @@ from PIL import Image
 
 from catalogs.cubes import ReferenceCube, open_cube
 from catalogs.errors import HyperFuseError
+from pipeline.config import read_mapping
 from pipeline.evaluate import fuse_whole, score
 from pipeline.presets import CUBES, within
 from pipeline.simulate import Protocol, simulate
 from pipeline.training.generated import Generator
 from pipeline.training.settings import GeneratedConfig
+from tests.sources import everything
 
 PROTOCOL = Protocol(ratio=4, msi="s2-4", hsi_snr_db=35.0, msi_snr_db=40.0)
 METHODS = ("bicubic", "gsa-regressed", "map_subspace")
@@ -103,11 +104,16 @@ def _lagged(planes: NDArray[np.float64], valid: NDArray[np.bool_], lag: int) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="JSON of a GeneratedConfig")
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="settings of `generated` as YAML, TOML or JSON")
+    parser.add_argument("--count", type=int, default=12, metavar="N", help="generated scenes (default: 12)")
+    parser.add_argument("--size", type=int, default=100, metavar="PX", help="edge of them (default: 100)")
+    parser.add_argument("--seed", type=int, default=3, metavar="N")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the real cubes")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="write a picture of the first four scenes")
     options = parser.parse_args()
-    config = GeneratedConfig.model_validate(json.loads(options.recipe.read_text()))
+    recipe = everything(options.data) if options.recipe is None else read_mapping(options.recipe)
+    given = {"count": options.count, "size_px": options.size, "seed": options.seed}
+    config = GeneratedConfig.model_validate(recipe | given)
     generator = Generator(config)
     print(f"{'scene':22}" + "".join(f"{field.name:>13}" for field in fields(Likeness)))
     real = [_row(name, open_cube(within(options.data, source))) for name, source in CUBES.items()]

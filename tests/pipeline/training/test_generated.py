@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from pipeline.training.structure import rough_field, structure_of
 from tests.benchmarks.realism import likeness, picture
 from tests.libraries import soils_and_leaves, write_library
 from tests.pipeline.training.settings import training
+from tests.sources import everything
 from tests.synthetic import DATA
 
 FLAT = {"softness": (0.01, 0.01), "tilt": 0.0, "snr_db": (200.0, 200.0), "natural": 1.0}
@@ -215,7 +215,7 @@ def test_settings_are_checked(tmp_path, changes, told):
 @pytest.mark.skipif(not DATA.is_dir(), reason="real imagery is absent (see the README)")
 def test_generated_scenes_are_like_land(tmp_path):
     """Bounds around the seven real cubes of `real-4`, which `tests.benchmarks.realism` prints; means of four scenes."""
-    generator = Generator(real_sources(size_px=80, seed=3))
+    generator = Generator(GeneratedConfig.model_validate(everything(DATA) | {"size_px": 80, "seed": 3}))
     cubes = [generator.scene(number).cube for number in range(4)]
     found = [likeness(cube) for cube in cubes]
     mean = {name: float(np.mean([getattr(f, name) for f in found])) for name in vars(found[0])}
@@ -231,21 +231,3 @@ def test_generated_scenes_are_like_land(tmp_path):
     assert all(f.bicubic_db < f.gsa_db < f.map_db and f.map_deg < f.bicubic_deg for f in found)
     picture(cubes, tmp_path / "scenes.png")
     assert (tmp_path / "scenes.png").stat().st_size > 10_000
-
-
-def real_sources(**settings) -> GeneratedConfig:
-    berlin = DATA / "berlin_urban_gradient"
-    images: list[dict[str, str | Path]] = [
-        {
-            "uri": str(DATA / "s2_l1c_dsen2" / "S2A_MSIL1C_20170527_T33UUB.mat"),
-            "variable": "im10",
-            "wavelengths": "665,560,490,842",
-        },
-        {"uri": str(DATA / "neon_harv_pair" / "2019_D01_HARV_DP3_726000_4699000_image_crop.tif"), "wavelengths": "640,550,470"},
-        {"uri": str(berlin / "pairA" / "HighResolution_BerlinUrbanGradient.bsq")},
-    ]  # fmt: skip
-    libraries = [
-        {"uri": str(berlin / "speclib" / "SpecLib_BerlinUrbanGradient.sli")},
-        {"uri": str(DATA / "spectral_libraries" / "ecostress" / "ecostress_library_with_mixtures")},
-    ]
-    return GeneratedConfig.model_validate({"images": images, "libraries": libraries} | settings)
