@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
-from flows import archive, card, catalog, compare, evaluate, index, info, mosaic, train
+from flows import adapt, archive, card, catalog, compare, evaluate, index, info, mosaic, train
 from flows.display import Display
 from flows.options import assigned
 from flows.stopping import Terminated, stopped_by_sigterm
@@ -279,6 +279,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_options(evaluated)
     train.add_options(
         command("train", train.run, train.show, "train a network on scenes; safe to kill and start again")
+    )
+
+    adapt.add_options(
+        command(
+            "adapt", adapt.run, adapt.show, "fit a universal network to one scene, where held-back blocks of it agree"
+        )
     )
 
     archive.add_options(
