@@ -133,7 +133,7 @@ def _networks(options: argparse.Namespace, display: Display) -> dict[str, Any]: 
                 "two_rate": spec.two_rate is not None,
                 "tiling": "exact" if spec.exact else "approximate",
                 "first_pass": spec.needs_first_pass,
-                "weights": card.weights or ("--weights FILE" if spec.needs_weights else None),
+                "weights": card.weights or ("--weights FILE" if spec.needs_weights or spec.base else None),
                 "paper": card.paper,
                 "code": card.code,
             }

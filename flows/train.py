@@ -19,6 +19,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, metavar="N", help="batches to learn from; more of them go on from the last"
     )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder to which relative addresses of scenes refer (default: the current one)",
+    )
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
         "--prefect", action="store_true", help="run as a Prefect flow, on PREFECT_API_URL or a temporary server"
@@ -30,7 +36,8 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     from pipeline.training.settings import load_training  # noqa: PLC0415 (torch takes seconds, --help must not)
 
     given = {"output": options.output, "steps": options.steps, "device": options.device}
-    config = load_training(options.config, {key: value for key, value in given.items() if value is not None})
+    settings = {key: value for key, value in given.items() if value is not None}
+    config = load_training(options.config, settings, data=options.data)
     if options.prefect:
         from flows.train_network import train_network  # noqa: PLC0415
 

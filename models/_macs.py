@@ -32,6 +32,9 @@ def macs(spec: ModelSpec, edge: int = 256) -> int:
     int
         0 for a method without weights.
     """
+    core_spec = getattr(method(spec.name).module, "core_spec", None)
+    if core_spec is not None:  # of a universal network the core alone is one
+        return macs(core_spec(spec), edge)
     if not spec.needs_weights:
         return 0
     with torch.device("meta"):

@@ -140,6 +140,8 @@ class ModelSpec:
     """Arrays of the size of its output that the method holds at once, the output counted; measured, see `bench-memory`."""
     work_floats: int = 0
     """Numbers per fine pixel of a window that it holds at once besides them, whatever the bands; likewise."""
+    base: str | None = None
+    """Method that it is without weights, and on which its weights bring a residual; None of all others."""
     two_rate: TwoRateSpec | None = None
     """How the coarse part runs once per scene and only the fine part per tile; None if it does not."""
 

@@ -223,7 +223,7 @@ class HyFusion(nn.Module):
         per_axis = {"spectral_head": 1, "spectral_blocks": _rate(ratio)}.get(layer.partition(".")[0], ratio)
         return (per_axis / ratio) ** 2
 
-    def _check(self, hsi: torch.Tensor, msi: torch.Tensor) -> None:  # no weight depends on the ratio: the images tell it
+    def _check(self, hsi: torch.Tensor, msi: torch.Tensor) -> None:
         (height, width), ratio = hsi.shape[-2:], max(msi.shape[-1] // hsi.shape[-1], 2)
         step = self.spec.options["window"] // gcd(self.spec.options["window"], _rate(ratio))
         if height % step or width % step or msi.shape[-2:] != (height * ratio, width * ratio):

@@ -192,6 +192,7 @@ def specify(
     return replace(
         base,
         name="universal",
+        base="map_subspace",
         halo=halo,
         multiple_of=math.lcm(base.multiple_of, inner.multiple_of),
         parameters=inner.parameters,
@@ -233,12 +234,16 @@ def build_core(spec: ModelSpec, weights: Mapping[str, torch.Tensor] | None = Non
     ValueError
         If the weights do not fit.
     """
-    inner = _core_spec(spec.observed, spec.options)
-    core = cast("nn.Module", method(spec.options["core"]).build(inner, None, weights))
+    core = cast("nn.Module", method(spec.options["core"]).build(core_spec(spec), None, weights))
     if weights is None:
         # Both families of networks end in a linear convolution, on which nothing is added.
         nn.init.zeros_(cast("nn.Conv2d", core.last).weight)
     return core
+
+
+def core_spec(spec: ModelSpec) -> ModelSpec:
+    """Spec of the core alone, on planes in the place of bands."""
+    return _core_spec(spec.observed, spec.options)
 
 
 def _core_spec(observed: Observed, options: Mapping[str, Any]) -> ModelSpec:

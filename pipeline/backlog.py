@@ -30,6 +30,7 @@ from pipeline.deadletter import DeadLetters
 from pipeline.estimate import FREE, Cost, Pace
 from pipeline.job import code_version, is_held
 from pipeline.made import Made, Recipe
+from pipeline.weights import shipped_weights
 
 State = Literal["new", "done", "stale", "refused", "failed", "quarantined", "busy"]
 STATES: tuple[State, ...] = ("new", "done", "stale", "refused", "failed", "quarantined", "busy")
@@ -225,7 +226,7 @@ class _Shelf:
 
     def _recipe(self, chosen: Candidate, config: RunConfig) -> Recipe:
         hsi, msi = (None if item.fingerprint is None else item.fingerprint.sha256 for item in (chosen.hsi, chosen.msi))
-        weights = config.weights
+        weights = config.weights or shipped_weights(config.network)
         if weights is not None and weights not in self._weights:
             self._weights[weights] = read_card(weights).sha256
         return Recipe(

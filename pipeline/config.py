@@ -204,6 +204,8 @@ class RunConfig(_Frozen):
     """Method; `hyperfuse networks` lists them."""
     weights: Path | None = None
     """Trained weights of the network, a safetensors file with a card."""
+    learned: Literal["auto", "always", "never"] = "auto"
+    """Whether a universal network's residual is applied: `auto` asks the scene itself, at reduced resolution."""
     ratio: int | None = Field(default=None, ge=2, le=20)
     """Fine pixels per coarse pixel; the rounded ratio of the ground sampling distances unless given."""
     psf_mtf: float | None = Field(default=None, gt=0, lt=1)

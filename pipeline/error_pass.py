@@ -22,11 +22,12 @@ from pipeline.cluster import spread_over
 from pipeline.device import pick_device
 from pipeline.evaluate import fuse_whole
 from pipeline.job import Job
+from pipeline.learned import weights_of
 from pipeline.ledger import Ledger, TileRecord
 from pipeline.pack import INT16_RANGE
 from pipeline.progress import Progress, silent
 from pipeline.provenance import NODATA
-from pipeline.reduced import central_window, reduced_trial, weights_of
+from pipeline.reduced import central_window, reduced_trial
 from pipeline.tiles import Box, Tile
 from pipeline.uncertainty import (
     CAVEAT,

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from torch.nn.functional import max_pool2d, pad
 
 from catalogs.errors import ExpectedSkip, HyperFuseError, InputRejected
-from catalogs.networks import read_card
 from models import FusionModel, Method, ModelSpec, Observed, available, method
 from models._weights import load_weights
 from pipeline.progress import Progress, silent
 from pipeline.quality import Comparison, Scores
 from pipeline.simulate import Protocol, SimulatedPair
 from pipeline.strict import project_whole
+from pipeline.weights import checked_card
 
 STRICT_SUFFIX = " strict"
 """What the name of a method ends with in a row of its strict mode."""
@@ -110,10 +110,11 @@ class Row:
 
 
 def methods_without_weights() -> list[str]:
-    """Names of the methods that fuse as they are."""
+    """Names of the methods that fuse as they are; one that is another without weights is not named beside that one."""
     # No method's need of weights depends on the pair, so any pair serves that all accept.
     observed = Observed(hsi_bands=172, msi_bands=4, ratio=4, psf_sigma_px=2.0)
-    return [name for name in available() if not method(name).specify(observed).needs_weights]
+    specs = {name: method(name).specify(observed) for name in available()}
+    return [name for name, spec in specs.items() if not spec.needs_weights and spec.base is None]
 
 
 def fuse_whole(name: str, pair: SimulatedPair, *, weights: Path | None = None, device: str = "cpu") -> Fused:
@@ -140,7 +141,8 @@ def fuse_whole(name: str, pair: SimulatedPair, *, weights: Path | None = None, d
     """
     chosen, tensors, options = method(name), None, {}
     if weights is not None:
-        options, tensors = _checked_options(name, pair.observed, weights), load_weights(weights)
+        # The architecture that the weights were trained for.
+        options, tensors = dict(checked_card(weights, name, pair.observed).options), load_weights(weights)
     spec = chosen.specify(pair.observed, **options)
     if spec.needs_weights and tensors is None:
         raise InputRejected(f"{name} means nothing without trained weights; give a file with --weights {name}=FILE")
@@ -286,19 +288,6 @@ def means(rows: Sequence[Row]) -> list[dict[str, Any]]:
         record["error"] = f"failed on {len(group) - len(done)} of {len(group)}" if len(done) < len(group) else None
         found.append(record)
     return found
-
-
-def _checked_options(name: str, observed: Observed, weights: Path) -> dict[str, Any]:
-    """Options of the architecture that the weights were trained for, if that is this method on such pairs."""
-    card = read_card(weights)
-    wanted = (name, observed.hsi_bands, observed.msi_bands, observed.ratio)
-    found = (card.network, card.hsi_bands, card.msi_bands, card.ratio)
-    if wanted != found:
-        raise InputRejected(
-            f"{weights}: trained for {found[0]} with {found[1]} HSI and {found[2]} MSI bands at ratio {found[3]}, expected "
-            f"{wanted[0]} with {wanted[1]} and {wanted[2]} at ratio {wanted[3]}; choose weights or bands that fit"
-        )
-    return dict(card.options)
 
 
 def padded(

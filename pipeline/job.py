@@ -8,6 +8,7 @@
         registration.*        table and figure of the tie points
         sums.safetensors      the method's first pass
         stage/features.zarr   the coarse part of a two-rate method      features.json   written when it is complete
+        gate.json             whether a universal network's residual is applied
         strict.json           how far back-projection goes, if it is asked for
         tiles/*.json          the ledger      fused.json   how fast
         incoming/             what arrives from a store, before it is in its place

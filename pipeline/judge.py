@@ -27,11 +27,12 @@ from pipeline.device import pick_device
 from pipeline.error_pass import uncertainty_record
 from pipeline.evaluate import STRICT_SUFFIX, Row, evaluate
 from pipeline.job import Job
+from pipeline.learned import load_gate, weights_of
 from pipeline.mosaic import MosaicSummary
 from pipeline.noreference import NoReference, no_reference
 from pipeline.product import QA
 from pipeline.progress import Progress, silent
-from pipeline.reduced import central_window, reduced_trial, weights_of
+from pipeline.reduced import central_window, reduced_trial
 from pipeline.simulate import MIN_COVERAGE
 from pipeline.strict import load_record
 
@@ -47,6 +48,8 @@ CONVENTIONS = {
     "coarse pixels that lose more than 0.1 % of their PSF to holes or to the rim do not count",
     "strict": "residual: RMS of HSI less degraded image before the correction, on a sample; noise: that of the HSI, by factor "
     "analysis of its spectra; over_noise: RMS of the product's own residual over the noise, worst band",
+    "learned": "whether the network's residual is applied on the method that it is without weights; both fused at reduced "
+    "resolution, with the residual first; applied where neither PSNR nor SAM is worse",
     "msi": "SRF times product against the staged MSI at every pixel, by the gain and offset of the radiometric fit where the "
     "two inputs measure different quantities; r2 is the squared correlation",
     "radiometric_fit": "per MSI band, degraded MSI = gain * (SRF x HSI) + offset by a robust line; gain_error and offset_error are "
@@ -144,6 +147,7 @@ def judge(job: Job, summary: MosaicSummary, progress: Progress = silent) -> Verd
             "msi": found.msi and _banded(found.msi, job.staged_bands[1][found.msi_bands].center_nm),
         },
         "strict": _strict(job, found),
+        "learned": (gate := load_gate(job)) and gate.to_json(),
         "seams": found.seams and found.seams.to_json(),
         "no_reference": _finite(blind),
         "reduced_resolution": {"rows": [row.to_json() for row in rows], "window_px": window, "error": reason},

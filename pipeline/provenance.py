@@ -15,6 +15,7 @@ from pyproj import CRS
 from catalogs.times import rfc3339
 from models import method
 from pipeline.job import Job, code_version
+from pipeline.learned import load_gate
 from pipeline.mosaic import MosaicSummary
 
 SCHEMA = "hyperfuse-provenance/1"
@@ -63,6 +64,8 @@ def provenance(
             "code": card.code,
             "weights_sha256": record.weights["sha256"] if record.weights else None,
             "weights": record.weights,
+            "base": job.spec.base,
+            "learned": (gate := load_gate(job)) and gate.to_json(),
             "parameters": job.spec.parameters,
             "precision": " and ".join(summary.precisions),
             "exact_tiling": job.spec.exact,

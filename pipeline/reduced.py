@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,6 @@ from pipeline import store
 from pipeline.evaluate import Trial
 from pipeline.job import Job
 from pipeline.simulate import Protocol, SimulatedPair
-from pipeline.stage import WEIGHTS
 from pipeline.tiles import Box
 from pipeline.wald import OWN_BANDS, degraded_pair
 
@@ -57,8 +55,3 @@ def reduced_trial(job: Job, window: Box) -> Trial:
         )
 
     return Trial(cube=job.name, protocol=protocol, make=make)
-
-
-def weights_of(job: Job) -> dict[str, Path]:
-    """The job's copy of its network's weights by the network's name; empty if it needs none."""
-    return {} if job.record.weights is None else {job.config.network: job.folder / WEIGHTS}

@@ -248,6 +248,7 @@ def _provenance(job: Job, qa: dict[str, Any], provenance: dict[str, Any]) -> lis
     rows += [
         ("method", f"{provenance['method']['title']}; {provenance['method']['paper']}"),
         ("weights", str(provenance["method"]["weights_sha256"] or "none needed")),
+        *([("learned residual", qa["learned"]["sentence"])] if qa["learned"] else []),
         ("registration", f"{registration.decision}: {registration.reason}"),
         ("observation", f"PSF {seen.psf_sigma_px:.2f} px ({seen.psf_origin}), responses ({seen.srf_origin})"),
         ("radiometry", _harmony_about(qa["harmony"])),

@@ -33,14 +33,14 @@ from pipeline.coregister.report import write_report
 from pipeline.displacement import NO_DISPLACEMENT, Displacement
 from pipeline.harmonize import harmonize
 from pipeline.job import ImageSums, Job, StagedRecord
+from pipeline.learned import admitted
 from pipeline.observe import NotEstimable, Observation, Sample, assess, sampled_blocks
 from pipeline.progress import Progress
 from pipeline.staged import PairWindow, StagedPair
 from pipeline.tiles import Box, aligned, stage_edge
 from pipeline.warp import warp
+from pipeline.weights import WEIGHTS, shipped_weights
 
-WEIGHTS = "weights.safetensors"
-"""The job's copy of its network's weights."""
 HSI_CHUNK = 64
 MSI_CHUNK = 256
 COARSE_EDGE = 256
@@ -101,32 +101,33 @@ def keep_weights(job: Job) -> None:
     InputRejected
         If the file has changed since the job began.
     """
-    if job.config.weights is None or job.record.weights is None:
+    weights = job.config.weights or shipped_weights(job.config.network)
+    if weights is None or job.record.weights is None:
         return
     kept = job.folder / WEIGHTS
     if not kept.is_file():
         temporary = kept.with_suffix(".partial")
-        shutil.copyfile(job.config.weights, temporary)
+        shutil.copyfile(weights, temporary)
         temporary.replace(kept)
     if read_card(kept).sha256 != job.record.weights["sha256"]:
         kept.unlink()
-        raise InputRejected(f"{job.config.weights}: has changed while this job began; run it again")
+        raise InputRejected(f"{weights}: has changed while this job began; run it again")
 
 
 def load_job_weights(job: Job) -> dict[str, torch.Tensor] | None:
-    """Trained weights of the job's network, None if it was given none.
+    """Trained weights of the job's network, None if it was given none, or if the gate leaves them out.
 
     Raises
     ------
     InputRejected
         If the job's copy of them is damaged.
     """
-    if job.record.weights is None:
+    if job.record.weights is None or not admitted(job):
         return None
     try:
         return load_weights(job.folder / WEIGHTS)
     except ValueError as error:
-        raise InputRejected(f"{job.config.weights}: {error}") from error
+        raise InputRejected(f"{job.config.weights or WEIGHTS}: {error}") from error
 
 
 def build_model(job: Job, device: torch.device) -> FusionModel:

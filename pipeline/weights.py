@@ -1,10 +1,14 @@
-"""Published checkpoints to weight files: read without executing anything, renamed, checked whole, given a card."""
+"""Weight files: those that come with this software, those that fit a pair, and new ones.
+
+Published checkpoints become weight files: read without executing anything, renamed, checked whole, given a card.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,42 @@ from catalogs.errors import InputRejected
 from catalogs.networks import WeightCard, read_card
 from models import Observed, method
 
+WEIGHTS = "weights.safetensors"
+"""A job's copy of its network's weights."""
 _WRAPPERS = ("_orig_mod.", "module.")
 """Prefixes that torch.compile and DataParallel leave in a saved state."""
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "params")
+
+
+def shipped_weights(network: str) -> Path | None:
+    """Weights of a network that come with this software, None if there are none."""
+    path = Path(str(files("models"))) / "weights" / f"{network}.safetensors"
+    return path if path.is_file() else None
+
+
+def checked_card(weights: Path, network: str, observed: Observed) -> WeightCard:
+    """The card of a weight file, if it is for this network and such pairs.
+
+    Raises
+    ------
+    InputRejected
+        If the file cannot be read, or is for another network, other bands or another ratio.
+    """
+    card = read_card(weights)
+    if card.space == "universal":
+        if card.network == network:
+            return card
+        raise InputRejected(
+            f"{weights}: trained for {card.network}, expected {network}; choose the weights or the network that fits"
+        )
+    wanted = (network, observed.hsi_bands, observed.msi_bands, observed.ratio)
+    found = (card.network, card.hsi_bands, card.msi_bands, card.ratio)
+    if wanted != found:
+        raise InputRejected(
+            f"{weights}: trained for {found[0]} with {found[1]} HSI and {found[2]} MSI bands at ratio {found[3]}, expected "
+            f"{wanted[0]} with {wanted[1]} and {wanted[2]} at ratio {wanted[3]}; choose weights or bands that fit"
+        )
+    return card
 
 
 def import_weights(checkpoint: Path, *, network: str, ratio: int, license_id: str, output: Path) -> WeightCard:

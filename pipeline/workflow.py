@@ -23,7 +23,7 @@ from typing import Any
 
 from catalogs.errors import ExpectedSkip, InputRejected, OutOfResources, QualityRefused
 from catalogs.files import write_atomic
-from catalogs.networks import WeightCard, read_card
+from catalogs.networks import WeightCard
 from catalogs.pairs import RATIOS, ScenePair
 from catalogs.sensors import open_scene, sensor_module, sigma_from_mtf
 from catalogs.times import now
@@ -32,6 +32,7 @@ from pipeline.config import RunConfig
 from pipeline.device import pick_device
 from pipeline.engine import run_batches
 from pipeline.error_pass import estimate_errors
+from pipeline.gate import decide
 from pipeline.grids import GridRecord, NestedGrids, nest, on_lattice
 from pipeline.job import InputRecord, Job, JobRecord, code_version, job_key, locked
 from pipeline.judge import judge, require_passed
@@ -46,6 +47,7 @@ from pipeline.publish import publish, require_free
 from pipeline.report import write_report
 from pipeline.stage import coarse_pass, first_pass, keep_weights, stage
 from pipeline.strict import strict_pass
+from pipeline.weights import checked_card, shipped_weights
 from pipeline.writers import Draft, writer
 
 log = logging.getLogger(__name__)
@@ -139,25 +141,18 @@ def job_record(config: RunConfig, pair: ScenePair) -> JobRecord:
 
 def _checked_card(config: RunConfig, pair: ScenePair, ratio: int) -> WeightCard | None:
     """The card of the weights, if they are for this network and this pair."""
-    if config.weights is None:
-        observed = Observed(
-            hsi_bands=len(pair.hsi.good_bands), msi_bands=len(pair.msi.good_bands), ratio=ratio, psf_sigma_px=1.0
-        )
+    observed = Observed(
+        hsi_bands=len(pair.hsi.good_bands), msi_bands=len(pair.msi.good_bands), ratio=ratio, psf_sigma_px=1.0
+    )
+    weights = config.weights or shipped_weights(config.network)
+    if weights is None:
         if method(config.network).specify(observed).needs_weights:
             raise InputRejected(
                 f"{config.network} means nothing without trained weights; give a file with --weights, or choose a method that "
                 "needs none (see `hyperfuse networks`)"
             )
         return None
-    card = read_card(config.weights)
-    wanted = (config.network, len(pair.hsi.good_bands), len(pair.msi.good_bands), ratio)
-    found = (card.network, card.hsi_bands, card.msi_bands, card.ratio)
-    if wanted != found:
-        raise InputRejected(
-            f"{config.weights}: trained for {found[0]} with {found[1]} HSI and {found[2]} MSI bands at ratio {found[3]}, expected "
-            f"{wanted[0]} with {wanted[1]} and {wanted[2]} at ratio {wanted[3]}; choose weights or bands that fit"
-        )
-    return card
+    return checked_card(weights, config.network, observed)
 
 
 def plan_report(config: RunConfig) -> dict[str, Any]:
@@ -255,6 +250,7 @@ def stage_pair(held: Run) -> None:
     tell_observation(job)
     tell_harmony(job)
     first_pass(job, held.progress)
+    decide(job)
     coarse_pass(job, pick_device(job.config.device), held.progress)
     strict_pass(job, pick_device(job.config.device), held.progress)
     if not job.fused.is_dir():

@@ -85,7 +85,7 @@ class Residuals(Dataset[Sample]):
         exercise = self._exercises[rng.choice(alike, p=self._places[alike] / self._places[alike].sum())]
         row, col = exercise.corners[rng.integers(len(exercise.corners))]
         turn = int(rng.integers(8)) if self._config.turns else 0
-        signs = torch.from_numpy(rng.choice(np.float32([-1, 1]), len(exercise.coarse)))[:, None, None]
+        signs = torch.from_numpy(rng.choice(np.array([-1, 1], np.float32), len(exercise.coarse)))[:, None, None]
 
         def cut(image: torch.Tensor, rate: int) -> torch.Tensor:
             rows, cols = (slice(at * rate, (at + self._config.patch) * rate) for at in (row, col))

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -59,6 +59,9 @@ class CubeConfig(_Frozen):
         return CubeSource(**self.model_dump(include={field.name for field in fields(CubeSource)}))
 
 
+Cubes = TypeVar("Cubes", bound=CubeConfig)
+
+
 class GroundConfig(CubeConfig):
     """A scene or cube: the truth of its pair."""
 
@@ -96,7 +99,7 @@ class GeneratedConfig(_Frozen):
     seed: int = Field(default=0, ge=0)
     """With the number of a scene it decides all of it."""
     bands: str | None = None
-    """CSV table of the bands, such as that of a sensor. Without one every scene has bands of its own, which a network of
+    """Table of the bands (CSV), such as that of a sensor, or their centers. Without one every scene has bands of its own, which a network of
     the universal space can learn from, and a native one cannot."""
     materials: tuple[int, int] = (8, 24)
     """Fewest and most materials of a scene."""
@@ -305,8 +308,16 @@ def is_universal(network: str) -> bool:
     return network.partition("-")[0] == UNIVERSAL
 
 
-def load_training(path: Path, settings: dict[str, Any] | None = None) -> TrainConfig:
+def load_training(path: Path, settings: dict[str, Any] | None = None, *, data: Path | None = None) -> TrainConfig:
     """A TrainConfig from a YAML, TOML or JSON file, with single settings laid over it.
+
+    Parameters
+    ----------
+    path : Path
+    settings : dict, optional
+        Settings of the first level.
+    data : Path, optional
+        Folder to which relative addresses of scenes and of their tables refer; the current one unless given.
 
     Raises
     ------
@@ -314,6 +325,30 @@ def load_training(path: Path, settings: dict[str, Any] | None = None) -> TrainCo
         If the file cannot be read, a key is unknown, or a value is out of range; the message names the key.
     """
     try:
-        return TrainConfig.model_validate(read_mapping(path) | (settings or {}))
+        config = TrainConfig.model_validate(read_mapping(path) | (settings or {}))
     except ValidationError as error:
         raise usage_error(error) from error
+    if data is None:
+        return config
+    scenes, held_out = (tuple(_found(scene, data) for scene in part) for part in (config.scenes, config.held_out))
+    generated = None if config.generated is None else _found_sources(config.generated, data)
+    return config.model_copy(update={"scenes": scenes, "held_out": held_out, "generated": generated})
+
+
+def _found(source: Cubes, data: Path) -> Cubes:
+    """The source with its relative addresses taken from a folder; wavelengths may be a table or the numbers themselves."""
+    given = {"uri": source.uri, "msi": getattr(source, "msi", None), "wavelengths": source.wavelengths}
+    files = {key: value for key, value in given.items() if value is not None and ":" not in value}
+    if source.wavelengths is not None and not source.wavelengths.lower().endswith(".csv"):
+        files.pop("wavelengths", None)
+    return source.model_copy(update={key: str(data / value) for key, value in files.items()})
+
+
+def _found_sources(generated: GeneratedConfig, data: Path) -> GeneratedConfig:
+    """The same of all that scenes are made of."""
+    images, libraries = (
+        tuple(_found(source, data) for source in part) for part in (generated.images, generated.libraries)
+    )
+    table = generated.bands if generated.bands is not None and generated.bands.lower().endswith(".csv") else None
+    bands = generated.bands if table is None else str(data / table)
+    return generated.model_copy(update={"images": images, "libraries": libraries, "bands": bands})

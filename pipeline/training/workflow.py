@@ -251,13 +251,15 @@ class _Keep:
             "best_step": step,
             "scores": dict(mean),
         }
-        size = {"hsi_bands": observed.hsi_bands, "msi_bands": observed.msi_bands, "ratio": observed.ratio}
+        sized = not config.universal
         return WeightCard(
             network=learner.method.name,
-            **(dict.fromkeys(size, 0) if config.universal else size),
-            space="universal" if config.universal else "native",
+            hsi_bands=observed.hsi_bands if sized else 0,
+            msi_bands=observed.msi_bands if sized else 0,
+            ratio=observed.ratio if sized else 0,
+            space="native" if sized else "universal",
             components=learner.spec.options.get("components", 0),
-            ratios=sorted(set(config.variations.ratios)) if config.universal else [],
+            ratios=[] if sized else sorted(set(config.variations.ratios)),
             options=dict(learner.spec.options),
             source="trained by hyperfuse train",
             license=config.license,

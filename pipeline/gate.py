@@ -1,0 +1,84 @@
+"""Whether a network's residual is applied on this scene: asked of the scene itself, at reduced resolution, once per job.
+
+    staged pair -> window, both images degraded by the ratio -> fused with the residual and without -> PSNR and SAM of both
+
+The HSI of the window is the truth. The network has seen nothing of the scene, so that all of it is held back; a residual
+that makes either score worse is left out, and the product is that of the method without weights.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from catalogs.errors import HyperFuseError
+from catalogs.files import write_atomic
+from pipeline.device import pick_device
+from pipeline.evaluate import evaluate
+from pipeline.job import Job
+from pipeline.learned import FILE, GateRecord
+from pipeline.quality import Scores
+from pipeline.reduced import central_window, reduced_trial
+from pipeline.tiles import Box
+from pipeline.weights import WEIGHTS
+
+log = logging.getLogger(__name__)
+
+EDGE_PX = (64, 256)
+"""Coarse pixels along the edge of the window, least and most: more than the judge's, since a decision hangs on it."""
+_LEAST_PX = 16
+"""Pixels of the trial's HSI along an edge below which its scores say nothing of the scene."""
+
+
+def decide(job: Job) -> None:
+    """Decide, and keep the decision in the job's folder; does nothing if that is done, or if there is nothing to decide."""
+    path = job.folder / FILE
+    if job.spec.base is None or path.is_file():
+        return
+    record = _decision(job)
+    log.info("residual of %s %s", job.config.network, record.sentence)
+    write_atomic(path, record.model_dump_json(indent=1))
+
+
+def _decision(job: Job) -> GateRecord:
+    network, base = job.config.network, job.spec.base
+    if job.record.weights is None:
+        return GateRecord(applied=False, reason=f"there are no weights, and without them {network} is {base}")
+    if job.config.learned != "auto":
+        return GateRecord(applied=job.config.learned == "always", reason=f"learned={job.config.learned} was asked for")
+    window = central_window(job, EDGE_PX)
+    extent = (window.y0, window.y1, window.x0, window.x1)
+    edge = min(window.shape) // job.grids.ratio
+    if edge < _LEAST_PX:
+        return GateRecord(
+            applied=False,
+            reason=f"the scene is too small to try it, {edge} pixels at reduced resolution, at least {_LEAST_PX} wanted",
+        )
+    tried = _tried(job, window)
+    if isinstance(tried, str):
+        return GateRecord(applied=False, reason=f"it could not be tried: {tried}", window_px=extent)
+    ours, theirs = tried
+    psnr_db, sam_deg = (ours.psnr_db, theirs.psnr_db), (ours.sam_deg, theirs.sam_deg)
+    return GateRecord(
+        applied=psnr_db[0] >= psnr_db[1] and sam_deg[0] <= sam_deg[1],
+        reason=f"at reduced resolution PSNR {psnr_db[0]:.2f} dB with it, {psnr_db[1]:.2f} dB without, SAM {sam_deg[0]:.3f} deg "
+        f"with it, {sam_deg[1]:.3f} deg without",
+        psnr_db=psnr_db,
+        sam_deg=sam_deg,
+        window_px=extent,
+    )
+
+
+def _tried(job: Job, window: Box) -> tuple[Scores, Scores] | str:
+    """Scores with the residual and without, or why there are none."""
+    network, base = job.config.network, job.spec.base or ""
+    device = str(pick_device(job.config.device))
+    try:
+        rows = evaluate(
+            [reduced_trial(job, window)], [network, base], weights={network: job.folder / WEIGHTS}, device=device
+        )
+    except HyperFuseError as error:
+        return str(error)
+    ours, theirs = (row.scores for row in rows)
+    if ours is None or theirs is None:
+        return next(row.error for row in rows if row.error) or "no score"
+    return ours, theirs
