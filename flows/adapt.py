@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from catalogs.errors import ExpectedSkip, InputRejected, UsageError
 from flows.display import Display
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,15 +29,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     """The record of the adaptation, and the weight file where it is kept."""
+    from catalogs.sensors import Source  # noqa: PLC0415
     from pipeline.training.adapt import adapt_to_scene  # noqa: PLC0415 (torch takes seconds, --help must not)
 
-    if not 0 < options.minutes <= 10_000:
-        raise UsageError(f"--minutes {options.minutes:g}: expected more than 0, up to 10,000")
+    _refuse_odd(options.minutes, "--minutes")
     if options.output.exists():
         raise InputRejected(f"{options.output}: exists; choose another name")
     made = adapt_to_scene(
-        options.hsi,
-        options.msi,
+        Source(uri=options.hsi),
+        Source(uri=options.msi),
         network=options.network,
         weights=options.weights,
         minutes=options.minutes,
@@ -46,6 +49,19 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     record = made.to_json()
     # Nothing is wrong, and yet there is no file: whoever calls should see that without reading.
     return record | ({"weights": str(options.output)} if made.kept else {"exit_code": ExpectedSkip.exit_code})
+
+
+def adapted(config: RunConfig, minutes: float, display: Display) -> RunConfig:
+    """A fusion with weights that are first fitted to its scene, for `fuse --adapt`."""
+    from pipeline.training.adapt import adapted_run  # noqa: PLC0415
+
+    _refuse_odd(minutes, "--adapt")
+    return adapted_run(config, minutes=minutes, progress=display.progress)
+
+
+def _refuse_odd(minutes: float, option: str) -> None:
+    if not 0 < minutes <= 10_000:
+        raise UsageError(f"{option} {minutes:g}: expected more than 0 minutes, up to 10,000")
 
 
 def show(display: Display, record: dict[str, Any]) -> None:

@@ -65,6 +65,8 @@ def _demo(options: argparse.Namespace, display: Display) -> dict[str, Any]:
 
 def _fuse(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     config = _config(options)
+    if options.adapt is not None:
+        config = adapt.adapted(config, options.adapt, display)
     if options.prefect:
         from flows.fuse_scene import fuse_scene  # noqa: PLC0415
         from pipeline.publish import verify  # noqa: PLC0415
@@ -226,6 +228,12 @@ def _parser() -> argparse.ArgumentParser:
     fuse = command("fuse", _fuse, Display.show_product, "fuse two scenes into one product")
     fuse.add_argument(
         "--prefect", action="store_true", help="run as a Prefect flow, on PREFECT_API_URL or a temporary server"
+    )
+    fuse.add_argument(
+        "--adapt",
+        type=float,
+        metavar="MINUTES",
+        help="first fit the universal network to the scene; see `hyperfuse adapt`",
     )
     plan = command("plan", _plan, Display.show_plan, "dry run: grids, checks, tiles, memory; writes nothing")
     for made in (fuse, plan):

@@ -31,7 +31,7 @@ from catalogs.pairs import ScenePair
 from catalogs.sensors import Source, open_scene
 from models import ModelSpec, method
 from models._weights import load_weights
-from pipeline.config import AlignConfig
+from pipeline.config import AlignConfig, RunConfig
 from pipeline.device import pick_device
 from pipeline.evaluate import fuse_by, score
 from pipeline.progress import Progress, silent
@@ -40,7 +40,7 @@ from pipeline.training.fitting import CHOOSING, DECIDING, AdaptSettings, Fitting
 from pipeline.training.residuals import exercise
 from pipeline.training.settings import is_universal
 from pipeline.wald import reduced, reduced_protocol
-from pipeline.weights import save_weights
+from pipeline.weights import save_weights, shipped_weights
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ class Adaptation:
     """On the blocks that decide, with the fitted weights and with the start."""
     sam_deg: tuple[float, float]
     """Likewise."""
+    estimate: tuple[float, float]
+    """PSNR (dB) and spectral angle (degrees) of the estimate without any residual, likewise."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain record."""
@@ -140,14 +142,15 @@ def adapt(
 
 
 def adapt_to_scene(
-    hsi: str,
-    msi: str,
+    hsi: Source,
+    msi: Source,
     *,
     network: str,
     weights: Path | None,
     minutes: float,
     output: Path,
     ratio: int | None = None,
+    align: AlignConfig | None = None,
     device: str = "auto",
     progress: Progress = silent,
 ) -> Adaptation:
@@ -155,18 +158,19 @@ def adapt_to_scene(
 
     Parameters
     ----------
-    hsi, msi : str
-        Addresses of the scenes.
+    hsi, msi : Source
     network : str
         Universal network.
     weights : Path, optional
-        File to begin with; without one the network begins as the estimate.
+        File to begin with; without one the network begins with those that come with it, else as the estimate.
     minutes : float
         Time to learn in. A run that was killed goes on by the state beside `output`.
     output : Path
         Weight file.
     ratio : int, optional
         Fine pixels per coarse pixel; the rounded ratio of the ground sampling distances unless given.
+    align : AlignConfig, optional
+        How the scenes are brought together.
     device : str
     progress : Progress
 
@@ -183,13 +187,14 @@ def adapt_to_scene(
         raise UsageError(
             f"{network}: belongs to its bands and ratio, expected a universal network (see `hyperfuse networks`)"
         )
+    weights = weights or shipped_weights(network)
     card = None if weights is None else read_card(weights)
     if card is not None and card.network != network:
         raise InputRejected(f"{weights}: trained for {card.network}, expected {network}; choose weights that fit")
     if not output.absolute().parent.is_dir():
         raise InputRejected(f"{output}: its folder does not exist; create it first")
-    both = ScenePair(hsi=open_scene(Source(uri=hsi)), msi=open_scene(Source(uri=msi)))
-    pair = reduced(both, reduced_protocol(both, ratio), align=AlignConfig())
+    both = ScenePair(hsi=open_scene(hsi), msi=open_scene(msi))
+    pair = reduced(both, reduced_protocol(both, ratio), align=align or AlignConfig())
     spec = method(network).specify(pair.observed, **({} if card is None else card.options))
     state = output.with_name(f"{output.name}.state")
     start = None if weights is None else load_weights(weights)
@@ -198,7 +203,12 @@ def adapt_to_scene(
     if made.kept:
         begun = "the estimate" if card is None else card.sha256[:12]
         known = card or WeightCard(network=network, hsi_bands=0, msi_bands=0, ratio=0, ratios=[pair.observed.ratio])
-        adapted = {"scene": pair.name, "start": None if card is None else card.sha256, **made.to_json()}
+        adapted = {
+            "scene": pair.name,
+            "inputs": [both.hsi.digest, both.msi.digest],
+            "start": None if card is None else card.sha256,
+            **made.to_json(),
+        }
         save_weights(
             output,
             tensors,
@@ -213,6 +223,46 @@ def adapt_to_scene(
         )
         state.unlink(missing_ok=True)
     return made
+
+
+def adapted_run(config: RunConfig, *, minutes: float, progress: Progress = silent) -> RunConfig:
+    """The run with weights that are fitted to its scene, or as it is where they are not better, or the scene is too small.
+
+    They lie beside the product, so that whoever runs it again goes on with the same ones.
+
+    Raises
+    ------
+    UsageError, InputRejected
+        As `adapt_to_scene`.
+    """
+    output = config.output.with_name(f"{config.output.name}.adapted.safetensors")
+    start = config.weights or shipped_weights(config.network)
+    if output.is_file():
+        told = read_card(output).training.get("adapted") or {}
+        if told.get("start") != (None if start is None else read_card(start).sha256):
+            raise InputRejected(
+                f"{output}: was fitted from other weights than {start}; remove it, or choose another output"
+            )
+    else:
+        try:
+            made = adapt_to_scene(
+                config.hsi.source(),
+                config.msi.source(),
+                network=config.network,
+                weights=config.weights,
+                minutes=minutes,
+                output=output,
+                ratio=config.ratio,
+                align=config.align,
+                device=config.device,
+                progress=progress,
+            )
+        except ExpectedSkip as skip:
+            log.warning("not adapted: %s", skip)
+            return config
+        if not made.kept:
+            return config
+    return config.model_copy(update={"weights": output})
 
 
 def _parts(pair: SimulatedPair, rng: np.random.Generator) -> NDArray[np.int8]:
@@ -237,10 +287,11 @@ def _decided(
     learner: Fitting,
     device: str,
 ) -> Adaptation:
-    """The method itself, with both weights, on a pair whose truth is known on the blocks that decide alone."""
+    """The method itself, with both weights and without any, on a pair whose truth is known on the blocks that decide alone."""
     chosen = method(spec.name)
-    after, before = (
-        score(fuse_by(chosen, spec, pair, weights, device=device).image, pair) for weights in (learner.best, start)
+    after, before, without = (
+        score(fuse_by(chosen, spec, pair, weights, device=device).image, pair)
+        for weights in (learner.best, start, None)
     )
     better = after.psnr_db > before.psnr_db or after.sam_deg < before.sam_deg
     kept = learner.best_step > 0 and better and after.psnr_db >= before.psnr_db and after.sam_deg <= before.sam_deg
@@ -253,4 +304,5 @@ def _decided(
         seconds=round(learner.seconds, 1),
         psnr_db=(after.psnr_db, before.psnr_db),
         sam_deg=(after.sam_deg, before.sam_deg),
+        estimate=(without.psnr_db, without.sam_deg),
     )

@@ -133,7 +133,9 @@ class Fitting:
     def _learn(self, rng: np.random.Generator) -> None:
         """One step on patches of the scene, turned and with the signs of their planes flipped."""
         size, ratio = self._settings.patch, self._ratio
-        signs = torch.from_numpy(rng.choice(np.array([-1, 1], np.float32), len(self._coarse))).to(self._device)[:, None, None]
+        signs = torch.from_numpy(rng.choice(np.array([-1, 1], np.float32), len(self._coarse))).to(self._device)[
+            :, None, None
+        ]
         cuts = []
         for row, col in self._corners[rng.integers(len(self._corners), size=self._settings.batch)]:
             turn = int(rng.integers(8))

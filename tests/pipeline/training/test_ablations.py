@@ -48,7 +48,7 @@ def test_the_hsi_is_displaced_and_nothing_else(tmp_path):
 
 
 def test_rows_come_one_by_one_and_a_second_run_takes_them_up(tmp_path):
-    names = ["student", "channel attention"]
+    names = ["channel attention", "universal, 8 planes"]
     found = [*rows(BASE, tmp_path, names, steps=2, device="cpu")]
     assert [row.name for row in found] == [*METHODS, *names]
     assert all(row.best_step in {1, 2} and row.seconds > 0 for row in found[-2:])

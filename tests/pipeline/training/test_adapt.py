@@ -159,3 +159,40 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 def _observed():
     config = GroundConfig(uri="synthetic:truth?size=48&seed=3&bands=12&high_nm=1000")
     return open_ground(config, SimulationConfig()).pair.observed
+
+
+def test_a_fusion_with_weights_fitted_to_its_scene(tmp_path, capsys, monkeypatch):
+    """The gate believes the blocks that were held back; the same command again takes the same weights."""
+    asked = []
+
+    def short(minutes):
+        asked.append(minutes)
+        return replace(SHORT, minutes=minutes, most_steps=20, every=5)
+
+    monkeypatch.setattr(module, "AdaptSettings", short)
+    spec = method(NETWORK).specify(_observed(), components=4)
+    start = tmp_path / "start.safetensors"
+    card = WeightCard(
+        network=NETWORK, hsi_bands=0, msi_bands=0, ratio=0, space="universal", components=4, options=dict(spec.options)
+    )
+    save_weights(start, broken(spec), card)
+    scenes = [f"synthetic:{role}?{RECIPE}&seed=5" for role in ("hsi", "msi")]
+    given = ["fuse", *scenes, "--network", NETWORK, "--weights", str(start), "--adapt", "3", "--device", "cpu"]
+    given += ["--output", str(tmp_path / "p"), "--set", "publish.formats=[zarr]", "--json"]
+    assert main(given) == 0
+    record = json.loads(capsys.readouterr().out)
+    fitted = read_card(tmp_path / "p.adapted.safetensors")
+    told = fitted.training["adapted"]
+    learned = json.loads((tmp_path / "p" / "provenance.json").read_text())["method"]["learned"]
+    assert asked == [3.0]
+    assert learned["psnr_db"] == [told["psnr_db"][0], told["estimate"][0]]
+    assert learned["applied"] == (
+        told["psnr_db"][0] >= told["estimate"][0] and told["sam_deg"][0] <= told["estimate"][1]
+    )
+    assert "fitted to this scene; on blocks held back" in learned["reason"]
+    assert record["product"] == str(tmp_path / "p")
+    assert main(given) == 4  # the same job, so the weights are the same and nothing was learnt again
+    assert asked == [3.0]
+    capsys.readouterr()
+    assert main([*given[:3], "--network", NETWORK, *given[7:]]) == 3
+    assert "was fitted from other weights than None; remove it" in capsys.readouterr().err
