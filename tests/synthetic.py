@@ -22,9 +22,10 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def methods_without_weights() -> list[str]:
-    """Names of the methods that fuse as they are; `test_weights` takes networks the same way."""
+    """Names of the methods that fuse as they are; `test_weights` takes networks the same way, `test_gate` those with a base."""
     observed = models.Observed(hsi_bands=12, msi_bands=4, ratio=4, psf_sigma_px=2.0)
-    return [name for name in models.available() if not models.method(name).specify(observed).needs_weights]
+    specs = {name: models.method(name).specify(observed) for name in models.available()}
+    return [name for name, spec in specs.items() if not spec.needs_weights and spec.base is None]
 
 
 def config(output: Path, recipe: str = SMALL, **settings: Any) -> RunConfig:
