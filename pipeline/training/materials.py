@@ -27,7 +27,7 @@ _NEAREST = 30
 """Of so many at the smallest angles from a material's own the others are drawn."""
 _FEWEST_FAMILIES, _MOST_FAMILIES, _MEMBERS = 3, 8, 40
 """Kinds of cover in a scene, and spectra of each."""
-_DARK = 1e-3
+_DARK = 1e-3  # of the brightest color: darker ones are alike to the logarithm
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

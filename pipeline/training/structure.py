@@ -1,9 +1,9 @@
 """What a fine image tells of the land's spatial structure: which materials lie where, in which shares, in which light.
 
 A few pixels of the image, drawn far apart in its colors and textures, stand for materials. Every pixel belongs to them in
-shares that fall with its distance from each, so edges, textures and transitions are those of real land. The image is looked
-at more finely than the result, whose pixels are means: what lies along an edge is then a mixture of both sides, not a third
-material of the color in between.
+shares that fall with its distance from each, so edges, textures and transitions are those of real land. Where the image is
+large enough it is finer than the result, whose pixels are means: what lies along an edge is then a mixture of both sides, not
+a third material of the color in between.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from scipy.ndimage import gaussian_filter
 
 _F32 = NDArray[np.float32]
 
-_FADED = 1e-3
+_FADED = 1e-3  # of the brightest: below it a quotient of two dark pixels says nothing
 _LIGHT = (0.25, 2.5)
 """Brightness beyond these, against what the materials explain, is a cloud, a hole or a fault of the image."""
-_ROUNDS = 2
+_ROUNDS = 2  # of k-means after seeding: enough to leave outliers, too few to lose what is rare
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

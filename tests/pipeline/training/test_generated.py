@@ -212,6 +212,18 @@ def test_settings_are_checked(tmp_path, changes, told):
         load_training(tmp_path / "c.json")
 
 
+def test_addresses_are_taken_from_the_folder_of_the_data(config, tmp_path):
+    record = json.loads(training(tmp_path / "out", generated=config(bands="sensor.csv")).model_dump_json())
+    record["generated"]["libraries"][0]["uri"] = "soils.sli"
+    record["generated"]["images"][0] |= {"uri": "fine.tif", "wavelengths": "665,560"}
+    (tmp_path / "c.json").write_text(json.dumps(record))
+    found = load_training(tmp_path / "c.json", data=tmp_path / "there").generated
+    assert found.libraries[0].uri == str(tmp_path / "there" / "soils.sli")
+    assert found.bands == str(tmp_path / "there" / "sensor.csv")
+    assert (found.images[0].uri, found.images[0].wavelengths) == (str(tmp_path / "there" / "fine.tif"), "665,560")
+    assert found.images[1].uri == "synthetic:msi?size=96&seed=2"
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="real imagery is absent (see the README)")
 def test_generated_scenes_are_like_land(tmp_path):
     """Bounds around the seven real cubes of `real-4`, which `tests.benchmarks.realism` prints; means of four scenes."""
