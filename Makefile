@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help test demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty clean
+.PHONY: help test demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -70,6 +70,12 @@ bench-register: $(VENV)/.installed-test  ## known displacements, beside phase co
 
 bench-uncertainty: $(VENV)/.installed-test  ## how often the truth lies within 90 % intervals, on synthetic land and real cubes
 	$(BIN)/python -m tests.benchmarks.uncertainty
+
+bench-realism: $(VENV)/.installed-test  ## generated scenes beside real cubes: components, neighbors, what methods reach; DATA=DIR
+	$(BIN)/python -m tests.benchmarks.realism --data $(DATA)
+
+bench-ablations: $(VENV)/.installed-test  ## what each part of a training brings, resumable; DATA=DIR OUTPUT=DIR STEPS=N
+	$(BIN)/python -m tests.benchmarks.ablations --data $(DATA) --output $(OUTPUT) --steps $(or $(STEPS),2000)
 
 clean:           ## remove the virtual environment and what the demo made
 	rm -rf $(VENV) demo

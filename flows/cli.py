@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalogs.errors import HyperFuseError, QualityRefused, UsageError
-from flows import archive, catalog, compare, evaluate, index, info, mosaic, train
+from flows import adapt, archive, card, catalog, compare, evaluate, index, info, mosaic, train
 from flows.display import Display
 from flows.options import assigned
 from flows.stopping import Terminated, stopped_by_sigterm
@@ -65,6 +65,8 @@ def _demo(options: argparse.Namespace, display: Display) -> dict[str, Any]:
 
 def _fuse(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     config = _config(options)
+    if options.adapt is not None:
+        config = adapt.adapted(config, options.adapt, display)
     if options.prefect:
         from flows.fuse_scene import fuse_scene  # noqa: PLC0415
         from pipeline.publish import verify  # noqa: PLC0415
@@ -227,6 +229,12 @@ def _parser() -> argparse.ArgumentParser:
     fuse.add_argument(
         "--prefect", action="store_true", help="run as a Prefect flow, on PREFECT_API_URL or a temporary server"
     )
+    fuse.add_argument(
+        "--adapt",
+        type=float,
+        metavar="MINUTES",
+        help="first fit the universal network to the scene; see `hyperfuse adapt`",
+    )
     plan = command("plan", _plan, Display.show_plan, "dry run: grids, checks, tiles, memory; writes nothing")
     for made in (fuse, plan):
         _add_run_options(made)
@@ -268,6 +276,8 @@ def _parser() -> argparse.ArgumentParser:
     imported.add_argument("--license", default="unknown", metavar="SPDX", help="license of the weights")
     imported.add_argument("--output", type=Path, required=True, metavar="FILE", help="safetensors file; must not exist")
 
+    card.add_options(command("card", card.run, card.show, "what a weight file says of itself; export as a STAC item"))
+
     evaluated = command(
         "evaluate",
         evaluate.run,
@@ -277,6 +287,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_options(evaluated)
     train.add_options(
         command("train", train.run, train.show, "train a network on scenes; safe to kill and start again")
+    )
+
+    adapt.add_options(
+        command(
+            "adapt", adapt.run, adapt.show, "fit a universal network to one scene, where held-back blocks of it agree"
+        )
     )
 
     archive.add_options(

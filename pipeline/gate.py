@@ -12,6 +12,7 @@ import logging
 
 from catalogs.errors import HyperFuseError
 from catalogs.files import write_atomic
+from catalogs.networks import read_card
 from pipeline.device import pick_device
 from pipeline.evaluate import evaluate
 from pipeline.job import Job
@@ -45,6 +46,8 @@ def _decision(job: Job) -> GateRecord:
         return GateRecord(applied=False, reason=f"there are no weights, and without them {network} is {base}")
     if job.config.learned != "auto":
         return GateRecord(applied=job.config.learned == "always", reason=f"learned={job.config.learned} was asked for")
+    if (fitted := _fitted_here(job)) is not None:
+        return fitted
     window = central_window(job, EDGE_PX)
     extent = (window.y0, window.y1, window.x0, window.x1)
     edge = min(window.shape) // job.grids.ratio
@@ -65,6 +68,21 @@ def _decision(job: Job) -> GateRecord:
         psnr_db=psnr_db,
         sam_deg=sam_deg,
         window_px=extent,
+    )
+
+
+def _fitted_here(job: Job) -> GateRecord | None:
+    """The decision on weights that were fitted to this very scene: they have seen all of it but the blocks held back then."""
+    told = read_card(job.folder / WEIGHTS).training.get("adapted")
+    if told is None or told["inputs"] != [job.record.hsi.sha256, job.record.msi.sha256]:
+        return None
+    psnr_db, sam_deg = ((told[key][0], told["estimate"][k]) for k, key in enumerate(("psnr_db", "sam_deg")))
+    return GateRecord(
+        applied=psnr_db[0] >= psnr_db[1] and sam_deg[0] <= sam_deg[1],
+        reason=f"fitted to this scene; on blocks held back PSNR {psnr_db[0]:.2f} dB with it, {psnr_db[1]:.2f} dB without, SAM "
+        f"{sam_deg[0]:.3f} deg with it, {sam_deg[1]:.3f} deg without",
+        psnr_db=psnr_db,
+        sam_deg=sam_deg,
     )
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from catalogs.sensors import Source, open_scene
 from models import Observed
 from pipeline.config import AlignConfig
 from pipeline.simulate import SimulatedPair, simulate
-from pipeline.training.settings import GroundConfig, SimulationConfig
+from pipeline.training.generated import Generator
+from pipeline.training.settings import GeneratedConfig, GroundConfig, SimulationConfig
 from pipeline.wald import reduced, reduced_protocol
 
 log = logging.getLogger(__name__)
@@ -82,26 +83,31 @@ def open_ground(
     InputRejected, ExpectedSkip
         If it cannot be read, or no such pair can be made of it.
     """
-    cube = None
     if config.msi is not None:
         hsi = open_scene(
             Source(uri=config.uri, variable=config.variable, wavelengths=config.wavelengths, crs=config.crs)
         )
         both = ScenePair(hsi=hsi, msi=open_scene(Source(uri=config.msi)))
         pair = reduced(both, reduced_protocol(both, simulation.ratio), align=AlignConfig())
-        center_nm = hsi.bands.center_nm[hsi.good_bands]
-    else:
-        cube = open_cube(config.source())
-        pair = simulate(cube, simulation.protocol(noise=noise_seed is not None, seed=noise_seed or 0))
-        center_nm = cube.bands.center_nm[cube.bands.good]
-    return Ground(
-        pair=pair,
-        center_nm=center_nm,
-        license=config.license,
-        sha256=hashlib.sha256(np.ascontiguousarray(pair.truth).data).hexdigest(),
-        real=config.msi is not None,
-        cube=cube if keep_cube else None,
-    )
+        return _ground(pair, hsi.bands.center_nm[hsi.good_bands], config.license, real=True)
+    cube = open_cube(config.source())
+    return _of_cube(cube, config.license, simulation, noise_seed=noise_seed, keep_cube=keep_cube)
+
+
+def generated_grounds(
+    config: GeneratedConfig, simulation: SimulationConfig, *, keep_cube: bool = False
+) -> Iterator[Ground]:
+    """The scenes of a generator one after the other, without noise; `keep_cube` as for `open_ground`.
+
+    Raises
+    ------
+    InputRejected
+        If no scenes, or no such pairs, can be made.
+    """
+    generator = Generator(config)
+    for number in range(config.count):
+        made = generator.scene(number)
+        yield _of_cube(made.cube, made.license, simulation, noise_seed=None, keep_cube=keep_cube)
 
 
 def open_grounds(
@@ -109,11 +115,19 @@ def open_grounds(
     held_out: Sequence[GroundConfig],
     simulation: SimulationConfig,
     *,
+    generated: GeneratedConfig | None = None,
     universal: bool = False,
 ) -> tuple[list[Ground], list[Ground]]:
     """Scenes that are learnt from, without noise, and those held out, with the noise of the simulation.
 
-    Those of a universal network may differ in their bands, and keep their cubes.
+    Parameters
+    ----------
+    scenes, held_out : sequence of GroundConfig
+    simulation : SimulationConfig
+    generated : GeneratedConfig, optional
+        Scenes to learn from that are made.
+    universal : bool
+        Whether the scenes may differ in their bands, and keep their cubes, as universal networks want them.
 
     Raises
     ------
@@ -121,6 +135,8 @@ def open_grounds(
         If one cannot be used, has other bands than the first, or is in both parts.
     """
     learnt = [open_ground(config, simulation, keep_cube=universal) for config in scenes]
+    if generated is not None:
+        learnt += generated_grounds(generated, simulation, keep_cube=universal)
     scored = [open_ground(config, simulation, noise_seed=k) for k, config in enumerate(held_out)]
     first = learnt[0]
     for ground in [*learnt, *scored]:
@@ -136,6 +152,24 @@ def open_grounds(
                 "apart; take it out of scenes or of held_out"
             )
     return learnt, scored
+
+
+def _of_cube(
+    cube: ReferenceCube,
+    license_terms: str,
+    simulation: SimulationConfig,
+    *,
+    noise_seed: int | None,
+    keep_cube: bool,
+) -> Ground:
+    pair = simulate(cube, simulation.protocol(noise=noise_seed is not None, seed=noise_seed or 0))
+    made = _ground(pair, cube.bands.center_nm[cube.bands.good], license_terms, real=False)
+    return replace(made, cube=cube) if keep_cube else made
+
+
+def _ground(pair: SimulatedPair, center_nm: NDArray[np.float64], license_terms: str, *, real: bool) -> Ground:
+    digest = hashlib.sha256(np.ascontiguousarray(pair.truth).data).hexdigest()
+    return Ground(pair=pair, center_nm=center_nm, license=license_terms, sha256=digest, real=real)
 
 
 def _refuse_other_bands(ground: Ground, first: Ground) -> None:

@@ -69,8 +69,8 @@ class Learner:
         """
         chosen = method(name)
         try:
-            spec = chosen.specify(observed)
-        except ValueError as error:
+            spec = chosen.specify(observed, **(config.options if role == "network" else {}))
+        except (ValueError, TypeError) as error:  # TypeError: it has no such option
             raise UsageError(f"{role} {name}: {error}") from error
         network = _fresh(chosen, spec, role)
         step = _step(chosen, spec, config)
@@ -228,7 +228,8 @@ def _step(chosen: Method, spec: ModelSpec, config: TrainConfig) -> int:
     if not config.universal:
         return math.lcm(spec.multiple_of, spec.observed.whole_blocks)
     plain = replace(spec.observed, msi_steps=(), msi_sigma_px=())  # a core sees no blocks
-    return math.lcm(*(chosen.specify(replace(plain, ratio=ratio)).multiple_of for ratio in config.variations.ratios))
+    at_ratios = (chosen.specify(replace(plain, ratio=ratio), **spec.options) for ratio in config.variations.ratios)
+    return math.lcm(*(at_ratio.multiple_of for at_ratio in at_ratios))
 
 
 def falling(step: int, steps: int, rate: float) -> float:

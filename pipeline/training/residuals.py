@@ -9,8 +9,9 @@ Every draw follows from a seed and a number, so that who resumes gets the same p
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,6 +102,7 @@ def exercises(
     samples: SampleConfig,
     *,
     seed: int,
+    options: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> list[Exercise]:
     """Several pairs of each scene, with their estimates; one that cannot be made is told and left out.
@@ -114,6 +116,8 @@ def exercises(
     config : VariationConfig
     samples : SampleConfig
     seed : int
+    options : mapping, optional
+        Of the network's architecture.
     progress : Progress
     """
     found = []
@@ -121,7 +125,7 @@ def exercises(
         for draw in range(config.pairs):
             try:
                 pair = drawn(ground, config, np.random.default_rng((seed, 2, index, draw)))
-                spec = method(network).specify(pair.observed)
+                spec = method(network).specify(pair.observed, **(options or {}))
                 found.append(exercise(pair, spec, samples.patch))
             except (InputRejected, ExpectedSkip, ValueError) as error:
                 log.warning("%s: nothing is learnt from pair %d of it: %s", ground.pair.name, draw + 1, error)
@@ -178,13 +182,13 @@ def drawn(ground: Ground, config: VariationConfig, rng: np.random.Generator) -> 
         protocol = Protocol(ratio=ratio, msi=msi, hsi_snr_db=None, msi_snr_db=None, mtf_nyquist=config.mtf_nyquist)
         pair = simulate(ground.cube, protocol)
         noise = (None, None) if clean else (hsi_snr_db, msi_snr_db)
-        pair = _noisy(_displaced(pair, move), gains, noise, rng)
+        pair = _noisy(displaced(pair, move), gains, noise, rng)
     n_bands = pair.observed.msi_bands
     n_kept = n_bands - int(share * max(n_bands - config.least_bands + 1, 1))
     return _with_bands(pair, sorted(int(k) for k in order[order < n_bands][:n_kept]))
 
 
-def _displaced(pair: SimulatedPair, move: NDArray[np.float64]) -> SimulatedPair:
+def displaced(pair: SimulatedPair, move: NDArray[np.float64]) -> SimulatedPair:
     """The HSI's centers moved down and right by fractions of fine pixels; its holes stay."""
     if not move.any():
         return pair

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -29,14 +30,11 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-class GroundConfig(_Frozen):
-    """A scene or cube, and what its file does not tell; the fields are those of `catalogs.cubes.CubeSource`."""
+class CubeConfig(_Frozen):
+    """An image, and what its file does not tell; the fields are those of `catalogs.cubes.CubeSource`."""
 
     uri: str = Field(min_length=1)
-    """Scene, MATLAB file or `synthetic:truth` address: the truth of its pair."""
-    msi: str | None = None
-    """A real MSI of the place. Both are then degraded by the ratio and bring their own noise; without it the MSI is
-    simulated."""
+    """Scene, MATLAB file or `synthetic:truth` address."""
     license: str = "unknown"
     """SPDX identifier or terms of the data; goes to the card."""
     variable: str | None = None
@@ -58,12 +56,79 @@ class GroundConfig(_Frozen):
 
     def source(self) -> CubeSource:
         """The same for the catalogs."""
-        return CubeSource(**self.model_dump(exclude={"msi", "license"}))
+        return CubeSource(**self.model_dump(include={field.name for field in fields(CubeSource)}))
+
+
+Cubes = TypeVar("Cubes", bound=CubeConfig)
+
+
+class GroundConfig(CubeConfig):
+    """A scene or cube: the truth of its pair."""
+
+    msi: str | None = None
+    """A real MSI of the place. Both are then degraded by the ratio and bring their own noise; without it the MSI is
+    simulated."""
 
     @model_validator(mode="after")
     def _scene_if_paired(self) -> Self:
         if self.msi is not None and (self.axes, self.rows, self.table_rows, self.bad) != (None,) * 4:
             raise ValueError("axes, rows, table_rows and bad belong to a cube; a scene with an MSI of its own has none")
+        return self
+
+
+class LibraryConfig(CubeConfig):
+    """Spectra of materials."""
+
+    uri: str = Field(min_length=1)
+    """ENVI spectral library (data or header), ENVI image whose pixels are spectra, or a cube."""
+    pixels: bool = False
+    """The file is a cube, opened as one, and its pixels are the spectra."""
+
+
+class GeneratedConfig(_Frozen):
+    """Scenes made of real fine images and real spectra; see `pipeline.training.generated`."""
+
+    images: tuple[CubeConfig, ...] = Field(min_length=1)
+    """Fine images of a few bands, in their own unit: the spatial structure. Each scene is a part of one of them."""
+    libraries: tuple[LibraryConfig, ...] = Field(min_length=1)
+    """Spectra of materials."""
+    count: int = Field(default=16, ge=1)
+    """Scenes to learn from."""
+    size_px: int = Field(default=192, ge=32, le=1024)
+    """Edge of a scene in fine pixels."""
+    seed: int = Field(default=0, ge=0)
+    """With the number of a scene it decides all of it."""
+    bands: str | None = None
+    """Table of the bands (CSV), such as that of a sensor, or their centers. Without one every scene has bands of its own, which a network of
+    the universal space can learn from, and a native one cannot."""
+    materials: tuple[int, int] = (8, 24)
+    """Fewest and most materials of a scene."""
+    softness: tuple[float, float] = (0.6, 1.6)
+    """Range of how far materials reach into each other: small is a mosaic of fields, large is a mixture everywhere."""
+    impurity: tuple[float, float] = (0.0, 0.3)
+    """Range of the share of the scene's mean spectrum in every material."""
+    natural: float = Field(default=0.7, ge=0, le=1)
+    """Share of the scenes whose materials are chosen by the image's colors; in the others they are any."""
+    variety: float = Field(default=3.0, ge=0, le=4)
+    """How much the spectrum of a material wanders among its kin; 0 is their mean everywhere."""
+    snr_db: tuple[float, float] = (38.0, 50.0)
+    """Range of the mean square of a band over the variance of the truth's own white noise (dB)."""
+    tilt: float = Field(default=0.07, ge=0, le=0.3)
+    """Standard deviation of the slopes over the spectrum that wander over the land."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What a card says of it: names of the sources, whose places mean nothing elsewhere, and all settings."""
+        sources = {
+            part: [{"name": Path(source.uri).name, "license": source.license} for source in getattr(self, part)]
+            for part in ("images", "libraries")
+        }
+        bands = None if self.bands is None else Path(self.bands).name
+        return self.model_dump(mode="json") | sources | {"bands": bands}
+
+    @model_validator(mode="after")
+    def _increasing(self) -> Self:
+        if not (2 <= self.materials[0] <= self.materials[1] <= 200 and 0 < self.softness[0] <= self.softness[1]):
+            raise ValueError("materials: two numbers from 2 to 200, softness: two above 0, both increasing")
         return self
 
 
@@ -156,8 +221,12 @@ class TrainConfig(_Frozen):
     """Network to train; `hyperfuse networks` lists them."""
     teacher: str | None = None
     """Network that is trained along and from which the first one learns as well."""
-    scenes: tuple[GroundConfig, ...] = Field(min_length=1)
+    options: dict[str, Any] = {}
+    """Options of the network's architecture over those of its name, such as `attention: channel`; its module lists them."""
+    scenes: tuple[GroundConfig, ...] = ()
     """Learnt from."""
+    generated: GeneratedConfig | None = None
+    """Learnt from as well, or alone: scenes that are made, under the terms of what they are made of."""
     held_out: tuple[GroundConfig, ...] = Field(min_length=1)
     """Scored, never learnt from: whole scenes, because patches of one scene know each other."""
     output: Path
@@ -205,6 +274,8 @@ class TrainConfig(_Frozen):
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
+        if not self.scenes and self.generated is None:
+            raise ValueError("scenes: none to learn from; list some, or describe generated ones")
         if self.simulation.psf == "block" and self.samples.shift_px > 0:
             raise ValueError("samples.shift_px displaces a Gaussian PSF only; leave simulation.psf at gaussian")
         if self.teacher == self.network:
@@ -260,13 +331,24 @@ def load_training(path: Path, settings: dict[str, Any] | None = None, *, data: P
     if data is None:
         return config
     scenes, held_out = (tuple(_found(scene, data) for scene in part) for part in (config.scenes, config.held_out))
-    return config.model_copy(update={"scenes": scenes, "held_out": held_out})
+    generated = None if config.generated is None else _found_sources(config.generated, data)
+    return config.model_copy(update={"scenes": scenes, "held_out": held_out, "generated": generated})
 
 
-def _found(scene: GroundConfig, data: Path) -> GroundConfig:
-    """The scene with its relative addresses taken from a folder; wavelengths may be a table or the numbers themselves."""
-    given = {"uri": scene.uri, "msi": scene.msi, "wavelengths": scene.wavelengths}
+def _found(source: Cubes, data: Path) -> Cubes:
+    """The source with its relative addresses taken from a folder; wavelengths may be a table or the numbers themselves."""
+    given = {"uri": source.uri, "msi": getattr(source, "msi", None), "wavelengths": source.wavelengths}
     files = {key: value for key, value in given.items() if value is not None and ":" not in value}
-    if scene.wavelengths is not None and not scene.wavelengths.lower().endswith(".csv"):
+    if source.wavelengths is not None and not source.wavelengths.lower().endswith(".csv"):
         files.pop("wavelengths", None)
-    return scene.model_copy(update={key: str(data / value) for key, value in files.items()})
+    return source.model_copy(update={key: str(data / value) for key, value in files.items()})
+
+
+def _found_sources(generated: GeneratedConfig, data: Path) -> GeneratedConfig:
+    """The same of all that scenes are made of."""
+    images, libraries = (
+        tuple(_found(source, data) for source in part) for part in (generated.images, generated.libraries)
+    )
+    table = generated.bands if generated.bands is not None and generated.bands.lower().endswith(".csv") else None
+    bands = generated.bands if table is None else str(data / table)
+    return generated.model_copy(update={"images": images, "libraries": libraries, "bands": bands})

@@ -101,7 +101,9 @@ def train(config: TrainConfig, *, progress: Progress = silent) -> Trained:
     device = pick_device(config.device)
     if not config.output.absolute().parent.is_dir():
         raise InputRejected(f"{config.output}: its parent folder does not exist; create it first")
-    learnt, held_out = open_grounds(config.scenes, config.held_out, config.simulation, universal=config.universal)
+    learnt, held_out = open_grounds(
+        config.scenes, config.held_out, config.simulation, generated=config.generated, universal=config.universal
+    )
     lesson = _lesson(config, learnt[0].pair.observed, device)
     samples = _samples(config, learnt, progress)
     config.output.mkdir(exist_ok=True)
@@ -125,7 +127,15 @@ def _samples(config: TrainConfig, learnt: Sequence[Ground], progress: Progress) 
     """Patches to learn from, by number."""
     if not config.universal:
         return Samples(learnt, config.samples, config.simulation, seed=config.seed)
-    pairs = exercises(learnt, config.network, config.variations, config.samples, seed=config.seed, progress=progress)
+    pairs = exercises(
+        learnt,
+        config.network,
+        config.variations,
+        config.samples,
+        seed=config.seed,
+        options=config.options,
+        progress=progress,
+    )
     return Residuals(pairs, config.samples, seed=config.seed)
 
 
@@ -213,7 +223,7 @@ class _Keep:
 
     def _scores(self, learner: Learner, tensors: Mapping[str, torch.Tensor] | None, ground: Ground) -> Scores:
         """By the way that `hyperfuse evaluate` takes, on whole scenes."""
-        spec = learner.method.specify(ground.pair.observed)
+        spec = learner.method.specify(ground.pair.observed, **learner.spec.options)
         return score(fuse_by(learner.method, spec, ground.pair, tensors, device=self.device).image, ground.pair)
 
     def _card(self, learner: Learner, step: int, scores: Sequence[Scores], mean: Mapping[str, Any]) -> WeightCard:
@@ -228,6 +238,7 @@ class _Keep:
             "code": code_version(),
             **self._space(observed),
             "data": data,
+            "generated": None if config.generated is None else config.generated.to_json(),
             "simulation": config.simulation.model_dump(mode="json"),
             "samples": config.samples.model_dump(mode="json"),
             "losses": dict(learner.terms),
