@@ -131,21 +131,18 @@ class Fitting:
         return {name: value.detach().cpu().clone() for name, value in self._core.state_dict().items()}
 
     def _learn(self, rng: np.random.Generator) -> None:
-        """One step on patches of the scene, turned and with the signs of their planes flipped."""
+        """One step on patches of the scene, turned."""
         size, ratio = self._settings.patch, self._ratio
-        signs = torch.from_numpy(rng.choice(np.array([-1, 1], np.float32), len(self._coarse))).to(self._device)[
-            :, None, None
-        ]
         cuts = []
         for row, col in self._corners[rng.integers(len(self._corners), size=self._settings.batch)]:
             turn = int(rng.integers(8))
-            coarse = _turned(self._coarse[:, row : row + size, col : col + size] * signs, turn)
+            coarse = _turned(self._coarse[:, row : row + size, col : col + size], turn)
             fine = slice(row * ratio, (row + size) * ratio), slice(col * ratio, (col + size) * ratio)
             cuts.append(
                 (
                     coarse,
-                    _turned(self._fine[:, *fine] * torch.cat([signs, signs]), turn),
-                    _turned(self._residual[:, *fine] * signs, turn),
+                    _turned(self._fine[:, *fine], turn),
+                    _turned(self._residual[:, *fine], turn),
                     _turned(self._learnt[None, *fine], turn),
                 )
             )

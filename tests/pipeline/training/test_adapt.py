@@ -44,7 +44,7 @@ def broken(spec) -> dict[str, torch.Tensor]:
     """Weights that add noise to the estimate, so that any learning helps."""
     core = universal.build_core(spec)
     torch.manual_seed(0)
-    torch.nn.init.normal_(core.last.weight, std=0.05)
+    torch.nn.init.normal_(core.core.last.weight, std=1.0)
     return {name: value.detach().clone() for name, value in core.state_dict().items()}
 
 
