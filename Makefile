@@ -50,7 +50,7 @@ bench-memory: $(VENV)/.installed-test  ## peak memory of a 1,000 x 1,000 and a 4
 bench-methods: $(VENV)/.installed-test  ## seconds and memory of the training-free methods, 100 to 400 px, 200 bands
 	$(BIN)/python -m tests.benchmarks.methods map_subspace cnmf mtf_glp gsa-regressed gsa bicubic
 
-bench-quality: $(VENV)/.installed-test  ## what judging costs beside a fusion by csakd-student, 512 x 512 px, 172 bands, CPU
+bench-quality: $(VENV)/.installed-test  ## what judging costs beside a fusion by csakd-student, 1,024 x 1,024 px, 172 bands, CPU
 	$(BIN)/python -m tests.benchmarks.quality --bands 172
 
 bench-models: $(VENV)/.installed-test  ## each network's fast forward against its plain one, 256 x 256 px, CPU

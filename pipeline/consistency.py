@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from models._layers import blur_reach
 from pipeline import store
 from pipeline.agreement import F32, Agreement, Moments, Seams, SeamSums
 from pipeline.backprojection import MAX_LOST, taps
+from pipeline.conveyor import convey
 from pipeline.job import Job
 from pipeline.progress import Progress, silent
 from pipeline.provenance import NODATA
@@ -87,10 +89,20 @@ def consistency(job: Job, progress: Progress = silent) -> Consistency:
     measured = _Pass(job)
     array = store.open_array(job.fused)
     boxes = list(_swaths(array.shape, array.chunks, measured.reach))
-    for done, (swath, box) in enumerate(boxes, start=1):
-        measured.add(swath, box, store.read(array, box))
-        if done == len(boxes) or boxes[done][1].y0 != box.y0:
+    ends = [one.y0 != other.y0 for (_, one), (_, other) in pairwise(boxes)] + [True]
+
+    def read(step: tuple[tuple[range, Box], bool]) -> tuple[range, Box, NDArray[Any], bool]:
+        (swath, box), ends_row = step
+        return swath, box, store.read(array, box), ends_row
+
+    def add(loaded: tuple[range, Box, NDArray[Any], bool]) -> None:
+        swath, box, samples, ends_row = loaded
+        measured.add(swath, box, samples)
+        if ends_row:
             measured.end_row(box)
+
+    # What comes next is read and decoded while this is compared.
+    for done, _ in enumerate(convey(zip(boxes, ends, strict=True), load=read, work=add, store=lambda _: None), start=1):
         progress("assess", done, len(boxes))
     return measured.finish()
 

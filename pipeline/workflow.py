@@ -29,7 +29,7 @@ from catalogs.sensors import open_scene, sensor_module, sigma_from_mtf
 from catalogs.times import now
 from models import Observed, method
 from pipeline.config import RunConfig
-from pipeline.device import pick_device, share_heaps
+from pipeline.device import give_back_memory, pick_device, share_heaps
 from pipeline.engine import run_batches
 from pipeline.error_pass import estimate_errors
 from pipeline.gate import decide
@@ -246,6 +246,7 @@ def stage_pair(held: Run) -> None:
     """Co-register and stage the pair, take the method's sums, and lay out the product."""
     job = held.job
     stage(job, held.pair, held.progress)
+    give_back_memory()  # what registration looked at, before fusing fetches its own
     told = job.staged.registration
     (log.info if told.decision == "accept" else log.warning)("registration: %s", told.reason)
     tell_observation(job)

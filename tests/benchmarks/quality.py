@@ -26,7 +26,7 @@ from tests.synthetic import config
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="csakd-student")
-    parser.add_argument("--edge", type=int, default=512, metavar="PX")
+    parser.add_argument("--edge", type=int, default=1024, metavar="PX")
     parser.add_argument("--bands", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
