@@ -27,9 +27,13 @@ the estimate (its own scale), how far it lies from the regression, and detail of
 `models._guided` (residual scale); at both, how strong the first planes are, which tells the materials apart.
 
 The sign of a plane means nothing, so the answer is odd: half the difference of the core's answers to a plane and to its
-negative. One core for all planes, odd, with the guessed detail, was measured against one network over all planes at once: after 300
-steps on four real cubes a plain core of four convolutions lowered the squared error of three other cubes by 0.05 dB, with the
-guessed detail; without it by 0.01 dB, and CSAKD's student over 16 planes at once not at all, with it or without.
+negative. What was measured of these choices, after 300 steps on four real cubes:
+
+- One core for all planes, odd, with the guessed detail: a plain core of four convolutions lowered the squared error of three
+  other cubes by 0.05 dB, without the guessed detail by 0.01 dB; CSAKD's student over 16 planes at once not at all.
+- Bands weighted by 1, by the root of 1 / deviation, by 1 / deviation: PSNR of these cubes 0.07, 0.06 and 0.07 dB above the
+  estimate, SAM 0.036, 0.037 and 0.044 degrees below.
+- Pairs with displacements of up to 0.4 pixels and gains of 2 percent to learn from: 0.14 dB below the estimate at the root.
 """
 
 from __future__ import annotations
