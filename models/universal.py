@@ -33,7 +33,8 @@ negative. What was measured of these choices, after 300 steps on four real cubes
   other cubes by 0.05 dB, without the guessed detail by 0.01 dB; CSAKD's student over 16 planes at once not at all.
 - Bands weighted by 1, by the root of 1 / deviation, by 1 / deviation: PSNR of these cubes 0.07, 0.06 and 0.07 dB above the
   estimate, SAM 0.036, 0.037 and 0.044 degrees below.
-- Pairs with displacements of up to 0.4 pixels and gains of 2 percent to learn from: 0.14 dB below the estimate at the root.
+- Pairs with displacements of up to 0.4 pixels and gains of 2 percent to learn from: 0.52 dB below the estimate, 0.07 dB above
+  it without these.
 """
 
 from __future__ import annotations
