@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -54,8 +56,10 @@ class Told(nn.Module):
         return self.residual.expand(len(coarse), -1, *fine.shape[-2:])
 
 
-def test_all_four_are_there():
-    assert [f"universal-{core}" for core in ("csakd-student", "csakd-teacher", "hyfusion-s", "s3rnet")] == NETWORKS
+def test_all_five_are_there():
+    assert [
+        f"universal-{core}" for core in ("csakd-student", "csakd-teacher", "hyfusion-s", "plain", "s3rnet")
+    ] == NETWORKS
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -89,10 +93,42 @@ def test_a_residual_goes_along_the_axes_of_its_planes():
     torch.testing.assert_close(model(hsi, msi) - plain, wanted.expand_as(plain), rtol=1e-4, atol=1e-5)
 
 
-def test_axes_are_orthonormal_so_that_errors_of_planes_are_errors_of_bands():
+def test_axes_are_orthonormal_in_weighted_bands_so_that_errors_of_planes_are_errors_of_bands():
     _, hsi, msi, observed = pair()
-    axes = built(hsi, msi, observed, components=3).axes
-    torch.testing.assert_close(axes.T @ axes, torch.eye(3), rtol=1e-4, atol=1e-4)
+    model = built(hsi, msi, observed, components=3)
+    weighted = model.weights[:, None] * model.axes
+    torch.testing.assert_close(weighted.T @ weighted, torch.eye(3), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.weights.square().mean(), torch.tensor(1.0))
+
+
+def test_a_band_counts_by_how_much_of_it_is_unexplained_not_by_its_brightness():
+    """Each band in a unit of its own, as digital numbers of a detector are: planes stay, and their spectra follow the units."""
+    truth, hsi, msi, observed = pair(noise=0.02)
+    units = torch.logspace(-1, 1, 24)[torch.randperm(24, generator=torch.Generator().manual_seed(0))].view(1, -1, 1, 1)
+    model, other = built(hsi, msi, observed, components=3), built(units * hsi, msi, observed, components=3)
+    signs = (other.weights[:, None] * other.axes * model.weights[:, None] * model.axes).sum(dim=0).sign()
+    spectra = other.scale * signs * other.axes / units.view(-1, 1)
+    torch.testing.assert_close(spectra, model.scale * model.axes, rtol=0.05, atol=0.02 * float(spectra.abs().max()))
+    short = truth - model(hsi, msi)
+    turned = signs.view(1, -1, 1, 1) * other.residual(units * short)
+    wanted = model.residual(short)
+    assert (turned - wanted).square().mean() < 1e-3 * wanted.square().mean()
+
+
+def test_a_band_that_is_explained_whole_rules_no_others():
+    truth, hsi, msi, observed = pair()
+    hsi[:, 5] = truth[:, 5] = 0.3
+    others = [k for k in range(24) if k != 5]
+    model, without = (
+        built(hsi[:, kept], msi, replace(observed, hsi_bands=len(kept), srf=()), components=2)
+        for kept in (list(range(24)), others)
+    )
+    assert model.weights.argmax() == 5
+    assert model.axes[5].abs().max() < 1e-3 * model.axes.abs().max()
+    short = truth - model(hsi, msi)
+    one, two = model.residual(short), without.residual(short[:, others])
+    signs = (one * two).sum(dim=(0, 2, 3), keepdim=True).sign()
+    assert (one - signs * two).square().mean() < 0.01 * one.square().mean()
 
 
 def test_who_gives_the_residual_that_is_asked_for_leaves_nothing_in_the_planes():
@@ -102,7 +138,8 @@ def test_who_gives_the_residual_that_is_asked_for_leaves_nothing_in_the_planes()
     model.core = Told(model.residual(before))
     after = truth - model(hsi, msi)
     assert model.residual(after).abs().max() < 1e-3 * model.residual(before).abs().max()
-    assert after.square().sum() < 0.2 * before.square().sum()
+    weights = model.weights.view(1, -1, 1, 1)
+    assert (weights * after).square().sum() < 0.2 * (weights * before).square().sum()
 
 
 def test_a_scene_with_fewer_components_has_planes_of_zeros():

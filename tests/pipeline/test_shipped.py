@@ -1,0 +1,81 @@
+"""Weights that come along: what their card says can be repeated by whoever has the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from catalogs.networks import read_card
+from pipeline.evaluate import fuse_whole, score
+from pipeline.presets import PRESETS, preset_trials
+from pipeline.training import load_training
+from pipeline.training.grounds import open_ground
+from pipeline.weights import shipped_weights
+from tests.synthetic import DATA
+
+NETWORK = "universal-plain"
+RECIPE = Path(__file__).parents[2] / "examples" / "universal.yaml"
+NOT_TO_BE_LEARNT_FROM = ("jasper", "enmap_potsdam")
+"""Their terms allow no weights to be made of them; that makes them the cubes that no weights have seen."""
+
+
+@pytest.fixture(scope="module")
+def weights() -> Path:
+    path = shipped_weights(NETWORK)
+    assert path is not None
+    return path
+
+
+def test_a_card_names_data_terms_and_scores_and_no_place(weights):
+    card = read_card(weights)
+    told = card.training
+    assert (card.network, card.space, card.license) == (NETWORK, "universal", "CC-BY-SA-4.0")
+    assert told["command"].startswith("hyperfuse train")
+    assert all(part["license"] != "unknown" for part in told["data"])
+    sources = [source for part in ("images", "libraries") for source in told["generated"][part]]
+    assert sources
+    assert all("/" not in source["name"] and source["license"] != "unknown" for source in sources)
+    assert {part["part"] for part in told["data"]} == {"learnt", "held out"}
+    assert not [part for part in told["data"] if part["name"].lower().startswith(NOT_TO_BE_LEARNT_FROM)]
+    assert told["scores"]["psnr_db"] > told["estimate"]["psnr_db"]
+    assert told["scores"]["sam_deg"] < told["estimate"]["sam_deg"]
+    assert weights.stat().st_size < 2**20
+
+
+def test_the_recipe_is_that_of_the_card(weights, tmp_path):
+    told, recipe = read_card(weights).training, load_training(RECIPE, {"output": tmp_path})
+    assert recipe.network == NETWORK
+    assert told["variations"] == recipe.variations.model_dump(mode="json")
+    assert told["samples"] == recipe.samples.model_dump(mode="json")
+    assert recipe.generated is not None
+    assert told["generated"] == recipe.generated.to_json()
+    assert (told["rate"], told["seed"], told["steps"]) == (recipe.rate, recipe.seed, recipe.steps)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_scores_of_its_card_come_again(weights, number):
+    if not DATA.is_dir():
+        pytest.skip("real imagery is absent (see the README)")
+    told = [part for part in read_card(weights).training["data"] if part["part"] == "held out"][number]
+    recipe = load_training(RECIPE, data=DATA)
+    ground = open_ground(recipe.held_out[number], recipe.simulation, noise_seed=number)
+    found = score(fuse_whole(NETWORK, ground.pair, weights=weights).image, ground.pair)
+    assert ground.sha256 == told["sha256"]
+    assert abs(found.psnr_db - told["psnr_db"]) < 0.05
+    assert abs(found.sam_deg - told["sam_deg"]) < 0.01
+
+
+@pytest.mark.parametrize("cube", ["jasper-ridge", "enmap-potsdam"])
+def test_cubes_that_nothing_was_learnt_from_are_better_for_it(weights, cube):
+    if not DATA.is_dir():
+        pytest.skip("real imagery is absent (see the README)")
+    noisy = PRESETS["real-4"].protocols[0]
+    trial = next(trial for trial in preset_trials("real-4", DATA) if (trial.cube, trial.protocol) == (cube, noisy))
+    pair = trial.make()
+    ours, base = (
+        score(fuse_whole(name, pair, weights=file).image, pair)
+        for name, file in ((NETWORK, weights), ("map_subspace", None))
+    )
+    assert ours.psnr_db > base.psnr_db + 0.05
+    assert ours.sam_deg < base.sam_deg - 0.01
