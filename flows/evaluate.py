@@ -32,7 +32,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--networks", metavar="A,B", help="methods (default: all that need no weights, and those with --weights)"
     )
     parser.add_argument(
-        "--weights", action="append", default=[], metavar="NAME=FILE", help="trained weights of a method (safetensors)"
+        "--weights",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="trained weights of a method (safetensors); default: those that come with HyperFuse",
     )
     parser.add_argument("--ratio", metavar="N,N", help="fine pixels per coarse pixel (default: 4; pairs: their own)")
     parser.add_argument("--msi", metavar="SET,SET", help="bands of the simulated MSI, such as s2-4, s2-10 or landsat-6 "
@@ -73,11 +77,13 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     from models import available  # noqa: PLC0415 (torch takes seconds, --help must not)
     from pipeline.device import pick_device  # noqa: PLC0415
     from pipeline.evaluate import evaluate, means, methods_without_weights  # noqa: PLC0415
+    from pipeline.weights import shipped_weights  # noqa: PLC0415
 
     if options.figure is not None and not options.figure.absolute().parent.is_dir():
         raise UsageError(f"--figure {options.figure}: its folder does not exist; create it first")
     weights = _weights(options.weights)
     named = _split(options.networks) or [*methods_without_weights(), *weights]
+    weights |= {name: path for name in named if name not in weights and (path := shipped_weights(name)) is not None}
     if unknown := [name for name in (*named, *weights) if name not in available()]:
         raise UsageError(f"there is no network {unknown[0]!r}; choose from {', '.join(available())}")
     device = str(pick_device(options.device))

@@ -47,6 +47,15 @@ def test_table_of_cubes_and_pairs(capsys, tmp_path):
         assert text in out
 
 
+def test_weights_that_are_shipped_are_used(capsys):
+    """Without them the network would be the method it stands on."""
+    code, out, _ = call(capsys, CUBE, "--networks", "map_subspace,universal-plain", "--json")
+    assert code == 0
+    base, learned = json.loads(out)["means"]
+    assert learned["psnr_db"] != base["psnr_db"]
+    assert learned["psnr_db"] == pytest.approx(base["psnr_db"], abs=1.0)
+
+
 def test_matlab_cube_with_its_options(capsys, tmp_path):
     values = np.random.default_rng(0).uniform(0.1, 0.5, (30, 40 * 48))
     path = tmp_path / "scene.mat"
