@@ -32,13 +32,14 @@ def macs(spec: ModelSpec, edge: int = 256) -> int:
     int
         0 for a method without weights.
     """
-    core_spec = getattr(method(spec.name).module, "core_spec", None)
-    if core_spec is not None:  # of a universal network the core alone is one
-        return macs(core_spec(spec), edge)
-    if not spec.needs_weights:
+    module: Any = method(spec.name).module
+    if not spec.needs_weights and spec.base is None:
         return 0
     with torch.device("meta"):
-        model: Any = method(spec.name).build(spec)
+        # Of a universal network the core alone is one.
+        model: Any = module.build(spec, None, None) if spec.base is None else module.bare_core(spec)
+    if spec.base is not None:
+        spec = module.core_spec(spec)
     seen = spec.observed
     step = seen.ratio * spec.multiple_of
     edge = -(-edge // step) * step

@@ -300,8 +300,7 @@ def build_core(spec: ModelSpec, weights: Mapping[str, torch.Tensor] | None = Non
     ValueError
         If the weights do not fit.
     """
-    inner, name = core_spec(spec), spec.options["core"]
-    core = _plain.build(inner) if name == _PLAIN else cast("nn.Module", method(name).build(inner))
+    core = bare_core(spec)
     # All of them end in a linear convolution, on which nothing is added.
     nn.init.zeros_(cast("nn.Conv2d", core.last).weight)
     network = PlaneByPlane(core)
@@ -311,6 +310,12 @@ def build_core(spec: ModelSpec, weights: Mapping[str, torch.Tensor] | None = Non
         except RuntimeError as error:  # lists every key that does not fit
             raise ValueError(f"these are not weights of {spec.name} with {dict(spec.options)}: {error}") from error
     return network.eval()
+
+
+def bare_core(spec: ModelSpec) -> nn.Module:
+    """The core as its own module makes it, for one plane at a time."""
+    inner, name = core_spec(spec), spec.options["core"]
+    return _plain.build(inner) if name == _PLAIN else cast("nn.Module", method(name).build(inner))
 
 
 def core_spec(spec: ModelSpec) -> ModelSpec:

@@ -38,6 +38,8 @@ PLAUSIBLE = (-0.05, 1.6)
 """Reflectance outside this range is no reflectance."""
 _SWATH_PX = 4096
 """Product pixels across one swath."""
+_COMPARED = 256
+"""Coarse columns that are compared at once, so that memory does not go by the width of a swath."""
 _STRIP = 64
 """Rows of a chunk that are degraded together: fewer coarse rows are then computed that they do not reach."""
 
@@ -252,15 +254,17 @@ class _Pass:
         if not total.shape[1]:
             return
         columns = self._rows.columns
-        box = Box(y0=first, y1=first + total.shape[1], x0=columns.start, x1=columns.stop)
-        measured = store.read(self._hsi, box, self._hsi_kept)
-        share = total[-1]
-        both = (share > 1.0 - MAX_LOST) & np.isfinite(measured).all(axis=0)
-        found = self._hsi_moments.add(total[:-1, both] / share[both], measured[:, both])
-        for layer, values in zip(self._hsi_maps, found, strict=True):
-            picture = np.full(box.shape, np.nan, np.float32)
-            picture[both] = values
-            _thin_into(layer, picture, box, self._coarse_step)
+        for start in range(0, len(columns), _COMPARED):
+            part, some = columns[start : start + _COMPARED], total[..., start : start + _COMPARED]
+            box = Box(y0=first, y1=first + total.shape[1], x0=part.start, x1=part.stop)
+            measured = store.read(self._hsi, box, self._hsi_kept)
+            share = some[-1]
+            both = (share > 1.0 - MAX_LOST) & np.isfinite(measured).all(axis=0)
+            found = self._hsi_moments.add(some[:-1, both] / share[both], measured[:, both])
+            for layer, values in zip(self._hsi_maps, found, strict=True):
+                picture = np.full(box.shape, np.nan, np.float32)
+                picture[both] = values
+                _thin_into(layer, picture, box, self._coarse_step)
 
 
 class _CoarseRows:

@@ -6,6 +6,7 @@ On a CPU all of it is nothing: tensors are where they must be, and the clock is 
 from __future__ import annotations
 
 import ctypes
+import gc
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -73,7 +74,8 @@ def _mallopt(parameters: Mapping[int, int]) -> None:
 
 
 def give_back_memory() -> None:
-    """Return what was kept to the system."""
+    """Return what was kept, and what only cycles of references keep, to the system."""
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
