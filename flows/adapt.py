@@ -18,7 +18,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("hsi", metavar="HSI", help="low-resolution hyperspectral scene")
     parser.add_argument("msi", metavar="MSI", help="high-resolution multispectral scene")
     parser.add_argument("--network", required=True, metavar="NAME", help="universal network; see `hyperfuse networks`")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights to begin with (default: none)")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="weights to begin with (default: those that come with the network, if any)",
+    )
     parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="time to learn in (default: 10)")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="weight file; must not exist")
     parser.add_argument(

@@ -61,13 +61,17 @@ def _decision(job: Job) -> GateRecord:
         return GateRecord(applied=False, reason=f"it could not be tried: {tried}", window_px=extent)
     ours, theirs = tried
     psnr_db, sam_deg = (ours.psnr_db, theirs.psnr_db), (ours.sam_deg, theirs.sam_deg)
+    return _compared("at reduced resolution", psnr_db, sam_deg).model_copy(update={"window_px": extent})
+
+
+def _compared(where: str, psnr_db: tuple[float, float], sam_deg: tuple[float, float]) -> GateRecord:
+    """The decision by both scores, each with the residual and without: neither may be worse."""
     return GateRecord(
         applied=psnr_db[0] >= psnr_db[1] and sam_deg[0] <= sam_deg[1],
-        reason=f"at reduced resolution PSNR {psnr_db[0]:.2f} dB with it, {psnr_db[1]:.2f} dB without, SAM {sam_deg[0]:.3f} deg "
-        f"with it, {sam_deg[1]:.3f} deg without",
+        reason=f"{where} PSNR {psnr_db[0]:.2f} dB with it, {psnr_db[1]:.2f} dB without, SAM {sam_deg[0]:.3f} deg with it, "
+        f"{sam_deg[1]:.3f} deg without",
         psnr_db=psnr_db,
         sam_deg=sam_deg,
-        window_px=extent,
     )
 
 
@@ -77,13 +81,7 @@ def _fitted_here(job: Job) -> GateRecord | None:
     if told is None or told["inputs"] != [job.record.hsi.sha256, job.record.msi.sha256]:
         return None
     psnr_db, sam_deg = ((told[key][0], told["estimate"][k]) for k, key in enumerate(("psnr_db", "sam_deg")))
-    return GateRecord(
-        applied=psnr_db[0] >= psnr_db[1] and sam_deg[0] <= sam_deg[1],
-        reason=f"fitted to this scene; on blocks held back PSNR {psnr_db[0]:.2f} dB with it, {psnr_db[1]:.2f} dB without, SAM "
-        f"{sam_deg[0]:.3f} deg with it, {sam_deg[1]:.3f} deg without",
-        psnr_db=psnr_db,
-        sam_deg=sam_deg,
-    )
+    return _compared("fitted to this scene; on blocks held back", psnr_db, sam_deg)
 
 
 def _tried(job: Job, window: Box) -> tuple[Scores, Scores] | str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from catalogs.errors import InputRejected
 from models import ModelSpec, universal
 from pipeline.training.residuals import Exercise
+from pipeline.training.state import under, write_tensors
 
 LEARNT, CHOOSING, DECIDING = 0, 1, 2
 """Parts of a scene: learnt from, choosing among the steps, and deciding in the end."""
@@ -93,15 +92,7 @@ class Fitting:
         }
         record = {"settings": self._key(), "step": self.step, "seconds": self.seconds,
                   "best_step": self.best_step, "least": self._least}  # fmt: skip
-        temporary = path.with_name(f".{path.name}.partial")
-        save_file(
-            {name: value.contiguous().clone() for name, value in tensors.items()},
-            temporary,
-            metadata={_HEADER_KEY: json.dumps(record)},
-        )
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_tensors(path, tensors, {_HEADER_KEY: json.dumps(record)})
 
     def restore(self, path: Path) -> None:
         """Take up where it was; raises InputRejected if that is of another adaptation, or damaged."""
@@ -111,13 +102,13 @@ class Fitting:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             if record["settings"] != self._key():
                 raise InputRejected(f"{path}: is of another adaptation; remove it to begin anew")
-            self._core.load_state_dict(_under("now/", tensors), strict=True)
+            self._core.load_state_dict(under("now/", tensors), strict=True)
             moments: dict[int, dict[str, torch.Tensor]] = {}
-            for name, value in _under("moments/", tensors).items():
+            for name, value in under("moments/", tensors).items():
                 number, _, kind = name.partition("/")
                 moments.setdefault(int(number), {})[kind] = value
             self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": moments})
-            self.best = _under("best/", tensors)
+            self.best = under("best/", tensors)
             self.step, self.seconds = int(record["step"]), float(record["seconds"])
             self.best_step, self._least = int(record["best_step"]), float(record["least"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -167,7 +158,3 @@ def _turned(planes: torch.Tensor, turn: int) -> torch.Tensor:
     """One of the eight symmetries of a square."""
     turned = torch.rot90(planes, turn % 4, dims=(-2, -1))
     return turned.flip(-1) if turn >= 4 else turned
-
-
-def _under(start: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

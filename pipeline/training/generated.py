@@ -32,7 +32,7 @@ from catalogs.errors import InputRejected
 from catalogs.libraries import SpectralLibrary, library_of, open_library
 from pipeline.training.materials import KIN, Palette, matched
 from pipeline.training.settings import CubeConfig, GeneratedConfig, LibraryConfig
-from pipeline.training.structure import Structure, rough_field, structure_of
+from pipeline.training.structure import Structure, rough_field, structure_of, turned
 
 _F32 = NDArray[np.float32]
 
@@ -160,8 +160,7 @@ class _Image:
         row, col = self.corners[step][int(rng.integers(len(self.corners[step])))]
         part = self.values[:, row : row + size_px * step, col : col + size_px * step]
         turn = int(rng.integers(8))
-        turned: _F32 = np.rot90(part, turn % 4, axes=(1, 2))
-        return np.ascontiguousarray(turned[:, :, ::-1] if turn >= 4 else turned), step
+        return np.ascontiguousarray(turned(part, turn)), step
 
 
 def _bundles(

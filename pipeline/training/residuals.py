@@ -26,8 +26,9 @@ from pipeline.evaluate import padded
 from pipeline.progress import Progress, silent
 from pipeline.simulate import Cube, Protocol, SimulatedPair, simulate
 from pipeline.training.grounds import Ground
-from pipeline.training.samples import Sample, displaced_psf, turned, white_noise, whole_corners
+from pipeline.training.samples import Sample, displaced_psf, white_noise, whole_corners
 from pipeline.training.settings import SampleConfig, VariationConfig
+from pipeline.training.structure import turned
 
 log = logging.getLogger(__name__)
 

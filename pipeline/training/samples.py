@@ -23,6 +23,7 @@ from models._layers import blur_reach
 from pipeline.simulate import Cube, SimulatedPair
 from pipeline.training.grounds import Ground
 from pipeline.training.settings import SampleConfig, SimulationConfig
+from pipeline.training.structure import turned
 
 log = logging.getLogger(__name__)
 
@@ -179,12 +180,6 @@ def displaced_psf(n_coarse: int, ratio: int, sigma_px: float, margin: int, move_
     distance = np.arange(n_coarse * ratio + 2 * margin) - center[:, None]
     weight = np.exp(-0.5 * (distance / sigma_px) ** 2) * (np.abs(distance) <= margin + ratio / 2)
     return np.asarray(weight / weight.sum(axis=1, keepdims=True), np.float32)
-
-
-def turned(image: Cube, turn: int) -> Cube:
-    """One of the eight symmetries of a square."""
-    turned: Cube = np.rot90(image, turn % 4, axes=(1, 2))
-    return turned[:, :, ::-1] if turn >= 4 else turned
 
 
 def white_noise(

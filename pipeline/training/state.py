@@ -45,12 +45,22 @@ def save_state(folder: Path, progressed: Progressed, learners: Sequence[Learner]
         tensors |= {f"{learner.role}/weights/{name}": value for name, value in learner.tensors().items()}
         tensors |= {f"{learner.role}/moments/{name}": value for name, value in learner.moments()}
     record = {"key": progressed.key, "step": progressed.step, "best": progressed.best}
-    temporary = folder / f".{FILE}.partial"
+    write_tensors(folder / FILE, tensors, {_HEADER_KEY: json.dumps(record, sort_keys=True)})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all, that survives a crash once it is seen."""
+    temporary = path.with_name(f".{path.name}.partial")
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(plain, temporary, metadata={_HEADER_KEY: json.dumps(record, sort_keys=True)})
+    save_file(plain, temporary, metadata=dict(header))
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
-    temporary.replace(folder / FILE)
+    temporary.replace(path)
+
+
+def under(start: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin so, without that beginning."""
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def load_state(folder: Path, key: str, learners: Sequence[Learner]) -> Progressed:
@@ -70,10 +80,7 @@ def load_state(folder: Path, key: str, learners: Sequence[Learner]) -> Progresse
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         if progressed.key == key:
             for learner in learners:
-                learner.restore(
-                    *({n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
-                      for start in (f"{learner.role}/weights/", f"{learner.role}/moments/"))
-                )  # fmt: skip
+                learner.restore(*(under(f"{learner.role}/{kind}/", tensors) for kind in ("weights", "moments")))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputRejected(
             f"{path}: is no whole state of a training ({error}); remove the folder to begin anew"

@@ -92,6 +92,12 @@ def rough_field(shape: tuple[int, int], *, slope: float, rng: np.random.Generato
     return np.asarray(field / max(float(field.std()), 1e-12), np.float32)
 
 
+def turned(image: _F32, turn: int) -> _F32:
+    """One of the eight symmetries of a square, of an image (band, y, x)."""
+    rotated: _F32 = np.rot90(image, turn % 4, axes=(1, 2))
+    return rotated[:, :, ::-1] if turn >= 4 else rotated
+
+
 def _features(bright: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float64]:
     """Colors, and color and roughness of the surroundings at a random scale, shape (feature, pixel), each of its weight."""
     root = np.sqrt(bright)  # photon noise, and the eye of whoever maps land: equal steps in the dark as in the light
