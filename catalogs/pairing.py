@@ -13,6 +13,7 @@ same acquisition would cover more, the reason says so: fuse the scene with each,
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ from catalogs.likeness import (
     view_of,
 )
 from catalogs.pairs import RATIOS
+
+log = logging.getLogger(__name__)
 
 CRITERIA = ("overlap", "gap", "cloud", "sun", "view", "season")
 MAX_CANDIDATES = 10
@@ -137,8 +140,11 @@ def pair(items: Iterable[SceneItem], rules: PairingRules) -> list[Pairing]:
     items : iterable of SceneItem
         Scenes of both roles.
     rules : PairingRules
+        An override of what is no HSI scene is told in the log: an archive that lost a scene goes on without it.
     """
     scenes = sorted(items, key=lambda scene: scene.id)
+    for missing in sorted(set(rules.overrides) - {scene.id for scene in scenes if scene.role == "hsi"}):
+        log.warning("a partner is chosen for %s, which is no HSI scene of the catalogue", missing)
     partners = _Partners.of([scene for scene in scenes if scene.role == "msi"])
     return [_pairing(hsi, partners, rules) for hsi in scenes if hsi.role == "hsi"]
 

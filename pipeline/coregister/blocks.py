@@ -24,7 +24,7 @@ _MATCHED_SIGMA_PX = 0.15
 """Error of a whole-pixel match with a parabola through its peak."""
 _MATCHED_CORRELATION = 0.3
 """Of the detail of a window, from which its whole-pixel match is a start."""
-_CACHE_BYTES = 128 << 20
+_CACHE_BYTES = 96 << 20
 """Of the views that this process keeps; what does not fit is read again in every pass."""
 
 

@@ -70,23 +70,32 @@ class Generator:
     Parameters
     ----------
     config : GeneratedConfig
+    wanted : Bands, optional
+        Bands of the scenes, all of them, where the settings name no table.
 
     Raises
     ------
     InputRejected
-        If a source cannot be read, an image holds no part without holes that is large enough, or the libraries know none
-        of the bands.
+        If a source cannot be read, an image holds no part without holes that is large enough, or the libraries do not know
+        the bands: any of a table, all of those that are wanted.
     """
 
-    def __init__(self, config: GeneratedConfig) -> None:
+    def __init__(self, config: GeneratedConfig, wanted: Bands | None = None) -> None:
         self._config = config
         self._images = [_Image.open(source, config.size_px) for source in config.images]
         self._libraries = [_opened_library(source) for source in config.libraries]
         self._colors = [Palette.of(self._libraries, image.bands).spectra for image in self._images]
         self._fixed: tuple[Bands, Palette] | None = None
         if config.bands is not None:
-            bands = self._judged(_table(config.bands), of=config.bands)
-            self._fixed = bands, Palette.of(self._libraries, bands)
+            wanted = self._judged(_table(config.bands), of=config.bands)
+        elif wanted is not None and not (known := self._known(wanted)).all():
+            nm = wanted.center_nm[~known][0]
+            raise InputRejected(
+                f"{nm:.1f} nm, a band of the scenes, lies where not all libraries have samples ({self._ranges}); leave it out "
+                "with `bad`, or choose other libraries"
+            )
+        if wanted is not None:
+            self._fixed = wanted, Palette.of(self._libraries, wanted)
 
     def scene(self, number: int) -> GeneratedScene:
         """The scene of a number, from 0 on."""
@@ -117,18 +126,24 @@ class Generator:
 
     def _judged(self, bands: Bands, *, of: str) -> Bands:
         """Bands that all libraries know and the atmosphere lets through are good."""
-        known = np.all([library.covers(bands.center_nm) for library in self._libraries], axis=0)
-        judged = bands.mark_bad(~known | absorbed(bands))
+        judged = bands.mark_bad(~self._known(bands) | absorbed(bands))
         if not judged.good.any():
-            ranges = ", ".join(
-                f"{library.name} {library.wavelength_nm[0]:.0f}-{library.wavelength_nm[-1]:.0f} nm"
-                for library in self._libraries
-            )
             raise InputRejected(
-                f"{of}: none of its {len(bands)} bands lies where all libraries have samples ({ranges}); choose other "
+                f"{of}: none of its {len(bands)} bands lies where all libraries have samples ({self._ranges}); choose other "
                 "bands or libraries"
             )
         return judged
+
+    def _known(self, bands: Bands) -> NDArray[np.bool_]:
+        """Bands that all libraries have samples of."""
+        return np.asarray(np.all([library.covers(bands.center_nm) for library in self._libraries], axis=0))
+
+    @property
+    def _ranges(self) -> str:
+        return ", ".join(
+            f"{library.name} {library.wavelength_nm[0]:.0f}-{library.wavelength_nm[-1]:.0f} nm"
+            for library in self._libraries
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

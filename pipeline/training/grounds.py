@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from catalogs.bands import Bands
 from catalogs.cubes import ReferenceCube, open_cube
 from catalogs.errors import InputRejected
 from catalogs.pairs import ScenePair
@@ -36,8 +37,8 @@ class Ground:
 
     pair: SimulatedPair
     """Truth, HSI and MSI; noise is added only where the scene is held out."""
-    center_nm: NDArray[np.float64]
-    """Centers of the HSI's bands, shape (C,)."""
+    bands: Bands
+    """Those of the HSI, C of them."""
     license: str
     """Terms of the data."""
     sha256: str
@@ -46,6 +47,11 @@ class Ground:
     """Whether the MSI is a real one, which brings its own noise."""
     cube: ReferenceCube | None = None
     """What the pair was simulated from, where more pairs will be."""
+
+    @property
+    def center_nm(self) -> NDArray[np.float64]:
+        """Centers of the HSI's bands, shape (C,)."""
+        return self.bands.center_nm
 
     @property
     def span(self) -> tuple[float, float]:
@@ -89,22 +95,22 @@ def open_ground(
         )
         both = ScenePair(hsi=hsi, msi=open_scene(Source(uri=config.msi)))
         pair = reduced(both, reduced_protocol(both, simulation.ratio), align=AlignConfig())
-        return _ground(pair, hsi.bands.center_nm[hsi.good_bands], config.license, real=True)
+        return _ground(pair, hsi.bands[hsi.good_bands], config.license, real=True)
     cube = open_cube(config.source())
     return _of_cube(cube, config.license, simulation, noise_seed=noise_seed, keep_cube=keep_cube)
 
 
 def generated_grounds(
-    config: GeneratedConfig, simulation: SimulationConfig, *, keep_cube: bool = False
+    config: GeneratedConfig, simulation: SimulationConfig, *, bands: Bands | None = None, keep_cube: bool = False
 ) -> Iterator[Ground]:
-    """The scenes of a generator one after the other, without noise; `keep_cube` as for `open_ground`.
+    """The scenes of a generator one after the other, without noise; `bands` are its `wanted`, `keep_cube` as for `open_ground`.
 
     Raises
     ------
     InputRejected
         If no scenes, or no such pairs, can be made.
     """
-    generator = Generator(config)
+    generator = Generator(config, bands)
     for number in range(config.count):
         made = generator.scene(number)
         yield _of_cube(made.cube, made.license, simulation, noise_seed=None, keep_cube=keep_cube)
@@ -135,9 +141,11 @@ def open_grounds(
         If one cannot be used, has other bands than the first, or is in both parts.
     """
     learnt = [open_ground(config, simulation, keep_cube=universal) for config in scenes]
-    if generated is not None:
-        learnt += generated_grounds(generated, simulation, keep_cube=universal)
     scored = [open_ground(config, simulation, noise_seed=k) for k, config in enumerate(held_out)]
+    if generated is not None:
+        # A native network knows one sensor: that of the scenes it stands beside, or will be scored on.
+        bands = None if universal else (learnt + scored)[0].bands
+        learnt += generated_grounds(generated, simulation, bands=bands, keep_cube=universal)
     first = learnt[0]
     for ground in [*learnt, *scored]:
         if not universal:
@@ -163,13 +171,13 @@ def _of_cube(
     keep_cube: bool,
 ) -> Ground:
     pair = simulate(cube, simulation.protocol(noise=noise_seed is not None, seed=noise_seed or 0))
-    made = _ground(pair, cube.bands.center_nm[cube.bands.good], license_terms, real=False)
+    made = _ground(pair, cube.bands[cube.bands.good], license_terms, real=False)
     return replace(made, cube=cube) if keep_cube else made
 
 
-def _ground(pair: SimulatedPair, center_nm: NDArray[np.float64], license_terms: str, *, real: bool) -> Ground:
+def _ground(pair: SimulatedPair, bands: Bands, license_terms: str, *, real: bool) -> Ground:
     digest = hashlib.sha256(np.ascontiguousarray(pair.truth).data).hexdigest()
-    return Ground(pair=pair, center_nm=center_nm, license=license_terms, sha256=digest, real=real)
+    return Ground(pair=pair, bands=bands, license=license_terms, sha256=digest, real=real)
 
 
 def _refuse_other_bands(ground: Ground, first: Ground) -> None:

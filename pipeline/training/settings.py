@@ -99,8 +99,8 @@ class GeneratedConfig(_Frozen):
     seed: int = Field(default=0, ge=0)
     """With the number of a scene it decides all of it."""
     bands: str | None = None
-    """Table of the bands (CSV), such as that of a sensor, or their centers. Without one every scene has bands of its own, which a network of
-    the universal space can learn from, and a native one cannot."""
+    """Table of the bands (CSV), such as that of a sensor, or their centers. Without one the scenes have those of the first of `scenes`, or
+    of `held_out`; for a universal network each has bands of its own."""
     materials: tuple[int, int] = (8, 24)
     """Fewest and most materials of a scene."""
     softness: tuple[float, float] = (0.6, 1.6)
@@ -200,9 +200,9 @@ class VariationConfig(_Frozen):
     """Of the others: least and most of the mean square of an HSI band over the variance of its white noise (dB)."""
     msi_snr_db: tuple[float, float] = (35.0, 50.0)
     """The same of the MSI."""
-    shift_px: float = Field(default=0.3, ge=0, le=1)
+    shift_px: float = Field(default=0.0, ge=0, le=1)
     """Largest displacement of the HSI against MSI and truth along each axis, in fine pixels."""
-    msi_gain: float = Field(default=0.02, ge=0, lt=1)
+    msi_gain: float = Field(default=0.0, ge=0, lt=1)
     """The brightness of each MSI band varies by up to this share against all else."""
 
     @field_validator("msis")

@@ -20,6 +20,7 @@ def in_own_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> 
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(sender, function, arguments))
     process.start()
+    sender.close()  # else nobody would notice that the other end is gone
     try:
         record: dict[str, Any] = receiver.recv()
     except EOFError:

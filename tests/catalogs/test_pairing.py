@@ -158,6 +158,11 @@ def test_the_user_overrides():
         assert why in refused.reason
 
 
+def test_an_override_of_no_scene_is_told(caplog):
+    ranked(scene_item("good", "msi"), rules=PairingRules(overrides={"gone": "good"}))
+    assert "a partner is chosen for gone, which is no HSI scene of the catalogue" in caplog.text
+
+
 def test_neighboring_tiles_of_one_acquisition_are_told():
     east, west = scene_item("east", "msi", west=10.15), scene_item("west", "msi", west=9.9)
     other = scene_item("other", "msi", west=9.9, time=DAY + timedelta(days=1))

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from catalogs.bands import Bands
 from catalogs.errors import InputRejected, UsageError
 from catalogs.networks import read_card
 from pipeline.training import load_training, train
 from pipeline.training.generated import Generator
+from pipeline.training.grounds import open_grounds
 from pipeline.training.materials import KIN, Palette, matched
-from pipeline.training.settings import GeneratedConfig
+from pipeline.training.settings import GeneratedConfig, GroundConfig, SimulationConfig
 from pipeline.training.structure import rough_field, structure_of
 from tests.benchmarks.realism import likeness, picture
 from tests.libraries import soils_and_leaves, write_library
-from tests.pipeline.training.settings import training
+from tests.pipeline.training.settings import HELD_OUT, LEARNT, training
 from tests.sources import everything
 from tests.synthetic import DATA
 
@@ -194,6 +196,23 @@ def test_a_network_learns_from_generated_scenes_alone(config, tmp_path):
     assert card.training["generated"]["seed"] == 5
     with safe_open(trained.weights["network"], framework="pt") as file:
         assert str(tmp_path) not in json.dumps(file.metadata())
+
+
+def test_a_native_network_has_generated_scenes_of_the_bands_it_is_scored_on(config, tmp_path):
+    made = config(count=2, size_px=40)
+    held_out, plain = (GroundConfig(uri=HELD_OUT),), SimulationConfig()
+    learnt, scored = open_grounds((), held_out, plain, generated=made)
+    assert [ground.center_nm.tolist() for ground in learnt] == [scored[0].center_nm.tolist()] * 2
+    beside, _ = open_grounds((GroundConfig(uri=LEARNT),), held_out, plain, generated=made)
+    assert np.array_equal(beside[-1].pair.truth, learnt[-1].pair.truth)
+    free, _ = open_grounds((), held_out, plain, generated=made, universal=True)
+    assert free[0].center_nm.tolist() != scored[0].center_nm.tolist()
+
+
+def test_bands_of_the_scenes_that_a_library_does_not_know_are_told(config):
+    beyond = Bands.sort([300, 500], unit="nm", of="test", fwhm=[9.0, 9.0])
+    with pytest.raises(InputRejected, match=r"300.0 nm, a band of the scenes, .* \(soils 380-2490 nm\)"):
+        Generator(config(), beyond)
 
 
 @pytest.mark.parametrize(

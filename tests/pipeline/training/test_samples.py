@@ -19,6 +19,7 @@ from pipeline.training.samples import Samples, displaced_psf
 from pipeline.training.settings import SampleConfig, SimulationConfig
 
 NM = np.arange(430.0, 900.0, 25.0)
+BANDS = Bands.sort(NM, unit="nm", of="test", fwhm=np.full(NM.shape, 25.0))
 CLEAN = SimulationConfig(hsi_snr_db=None)
 STILL = SampleConfig(patch=8, turns=False)
 
@@ -29,16 +30,14 @@ def cube(height=80, width=72, seed=0) -> ReferenceCube:
     spectra = np.abs(np.sin(NM[:, None] / np.array([150.0, 250.0, 400.0]))) + 0.1
     shares = rng.dirichlet(np.ones(3), (height, width))
     values = np.einsum("ck,yxk->cyx", spectra, shares).astype(np.float32)
-    return ReferenceCube(
-        name="land", values=values, bands=Bands.sort(NM, unit="nm", of="test", fwhm=np.full(NM.shape, 25.0))
-    )
+    return ReferenceCube(name="land", values=values, bands=BANDS)
 
 
 def ground(simulation=CLEAN, values=None, **size) -> Ground:
     made = cube(**size)
     made = made if values is None else replace(made, values=values)
     pair = simulate(made, simulation.protocol(noise=False))
-    return Ground(pair=pair, center_nm=NM, license="CC0-1.0", sha256="", real=False)
+    return Ground(pair=pair, bands=BANDS, license="CC0-1.0", sha256="", real=False)
 
 
 def physical(image: torch.Tensor, field: Ground) -> np.ndarray:
