@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "cubes", nargs="*", metavar="CUBE",
         help="scene or MATLAB file that is the truth, or HSI,MSI: two scenes, scored at reduced resolution",
     )  # fmt: skip
-    parser.add_argument("--preset", metavar="NAME", help="real-3, real-4, real-6 or aviris-172, with --data")
+    parser.add_argument("--preset", metavar="NAME", help="real-3, real-4, real-6, gsd or aviris-172, with --data")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the cubes of the preset")
     parser.add_argument(
         "--networks", metavar="A,B", help="methods (default: all that need no weights, and those with --weights)"

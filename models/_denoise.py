@@ -11,51 +11,73 @@ Notes
 A regression with large coefficients turns the MSI's noise into spectra. Texture is taken for noise by every estimate from
 one band; but texture is common to the bands, and noise is not. So the level is that of the direction in color space in
 which the quietest blocks vary least, under equal signal-to-noise ratios of the bands: an upper bound that texture moves
-little. It needs three bands at least; with fewer nothing is filtered.
+little. It needs three bands of step 1 at least; with fewer nothing is filtered.
+
+Bands of a coarser step are filtered at their own samples, together with the finer bands as their sensor would see them:
+averaging has taken most of the noise from these, and bands that are much alike then share it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Self
+
 import torch
 from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, pad
 
+from models._guides import from_blocks, guide_sigmas, kinds
+from models._layers import blur_reach, degrade
+from models._spec import Observed
+
 REACH = 1
-"""Fine pixels to each side that the filter looks at."""
+"""Samples to each side that a filter looks at."""
 _FEWEST = 3
 _BLOCK = 8
 _QUIETEST = 0.1
+_SHARP_PX = 0.3
+_WHOLE = 1.0 - 1e-3
+"""Share of what a coarser sample sees that must be valid for it to count."""
 _LAPLACIAN = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6  # keeps white noise's variance
 
 
-class LocalWiener:
-    """Takes noise from the bands of step 1, in the principal directions of their colors."""
+class Denoiser:
+    """Takes noise from guides: from the bands of step 1, then from those of each coarser step."""
 
-    def __init__(
-        self, bands: list[int], rms: torch.Tensor, mean: torch.Tensor, axes: torch.Tensor, level: float
-    ) -> None:
-        self._bands, self._rms, self._mean, self._axes, self.level = bands, rms, mean, axes, level
+    def __init__(self, observed: Observed, filters: Mapping[int, LocalWiener]) -> None:
+        self._observed, self._filters = observed, filters
 
     @classmethod
-    def of(cls, guides: torch.Tensor, shown: torch.Tensor, bands: list[int]) -> LocalWiener:
-        """The filter for a scene.
+    def of(cls, guides: torch.Tensor, shown: torch.Tensor, observed: Observed) -> Self:
+        """The filters for a scene.
 
         Parameters
         ----------
         guides : Tensor, shape (M, c, H, W), float32
-            A sample of the MSI.
+            A sample of the guides, from `models._guides.smooth_guides`; begins and ends on a block of every band.
         shown : Tensor, shape (M, H, W), bool
-            Where it is valid.
-        bands : list of int
-            Those of step 1; the others are as smooth as their interpolation.
+            Where they are valid.
+        observed : Observed
         """
-        chosen = guides[:, bands]
-        colors = chosen.movedim(1, -1)[shown].double()  # (n, bands)
-        rms = colors.square().mean(dim=0).sqrt().clamp_min(1e-12)
-        colors = colors / rms
-        mean = colors.mean(dim=0)
-        _, axes = torch.linalg.eigh((colors - mean).T @ (colors - mean))
-        level = _level(chosen / rms.float()[:, None, None], shown) if len(bands) >= _FEWEST else 0.0
-        return cls(bands, rms.float(), mean.float(), axes.float(), level)
+        finest = [k for k, step in enumerate(observed.steps) if step == 1]
+        filters: dict[int, LocalWiener] = {}
+        made = cls(observed, filters)
+        if (level := noise_level(guides[:, finest], shown)) == 0.0:
+            return made
+        power = guides.movedim(1, -1)[shown].double().square().mean(dim=0).clamp_min(1e-24)
+        for step in sorted(set(observed.steps)):
+            finer, own = made._bands(step)
+            # White noise under a Gaussian; a finer band is less noisy still, for it was filtered already.
+            blurred = [
+                min(1.0, observed.steps[k] ** 2 / (4 * math.pi * sigma**2)) for k, sigma in made._lacking(finer, step)
+            ]
+            noise = level * power[finer + own] * torch.tensor(blurred + [1.0] * len(own), dtype=torch.float64)
+            samples, seen = made._sampled(guides, shown[:, None], step)
+            if seen is None or not seen.any():
+                return made
+            filters[step] = LocalWiener.of(samples, seen[:, 0], noise)
+            guides = made._filtered(guides, shown[:, None], step)
+        return made
 
     def __call__(self, guides: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
         """The guides without noise.
@@ -63,7 +85,7 @@ class LocalWiener:
         Parameters
         ----------
         guides : Tensor, shape (N, c, H, W)
-            At the rim the outermost pixel is repeated.
+            Begins and ends on a block of every band; at the rim the outermost sample is repeated.
         shown : Tensor, shape (N, 1, H, W), bool, optional
             Pixels that are valid; the others tell their neighbors nothing.
 
@@ -71,18 +93,99 @@ class LocalWiener:
         -------
         Tensor, shape (N, c, H, W)
         """
-        if self.level == 0.0:
-            return guides
-        axes, rms, mean = self._axes.to(guides), self._rms.to(guides)[:, None, None], self._mean.to(guides)
-        along = torch.einsum("kj,nkhw->njhw", axes, guides[:, self._bands] / rms - mean[:, None, None])
-        share = None if shown is None or shown.all() else shown.to(along)
+        if shown is not None and shown.all():
+            shown = None
+        for step in self._filters:
+            guides = self._filtered(guides, shown, step)
+        return guides
+
+    def _filtered(self, guides: torch.Tensor, shown: torch.Tensor | None, step: int) -> torch.Tensor:
+        """The guides, those of a step without noise."""
+        finer, own = self._bands(step)
+        samples, seen = self._sampled(guides, shown, step)
+        change = (self._filters[step](samples, seen) - samples)[:, len(finer) :]
+        if seen is not None:
+            change = change * seen
+        result = guides.clone()
+        result[:, own] += change if step == 1 else from_blocks(change, step)
+        return result
+
+    def _sampled(
+        self, guides: torch.Tensor, shown: torch.Tensor | None, step: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Finer bands and those of a step at its samples, and which of these count."""
+        finer, own = self._bands(step)
+        if step == 1:
+            return guides[:, own], shown
+        parts, seen = [], None
+        for k, sigma in self._lacking(finer, step):
+            band = guides[:, k : k + 1]
+            if shown is None:
+                parts.append(degrade(band, step, sigma))
+                continue
+            share = degrade(shown.to(band), step, sigma)
+            parts.append(degrade(band * shown, step, sigma) / share.clamp_min(0.5))
+            seen = share > _WHOLE if seen is None else seen & (share > _WHOLE)
+        return torch.cat([*parts, avg_pool2d(guides[:, own], step)], dim=1), seen
+
+    def _bands(self, step: int) -> tuple[list[int], list[int]]:
+        """Indices of the bands of finer steps, and of this one."""
+        steps = self._observed.steps
+        return [k for k, own in enumerate(steps) if own < step], [k for k, own in enumerate(steps) if own == step]
+
+    def _lacking(self, bands: list[int], step: int) -> list[tuple[int, float]]:
+        """Bands with the blur (standard deviation, fine pixels) that they lack of the samples of a step."""
+        return [(k, _lacking(self._observed, k, step)) for k in bands]
+
+
+def reach(observed: Observed) -> int:
+    """Fine pixels from a guide's pixel to the farthest one that it changes by the filters."""
+    total = REACH
+    for step in sorted(set(observed.steps) - {1}):
+        widest = max((_lacking(observed, k, step) for k, own in enumerate(observed.steps) if own < step), default=0.0)
+        total += blur_reach(step, widest) + REACH * step + 3 * step
+    return total
+
+
+def _lacking(observed: Observed, band: int, step: int) -> float:
+    of_step = max(sigma for own, sigma in kinds(observed) if own == step)
+    return math.sqrt(max(of_step**2 - guide_sigmas(observed)[band] ** 2, _SHARP_PX**2))
+
+
+class LocalWiener:
+    """Takes noise from bands, in the principal directions of their colors under equal noise."""
+
+    def __init__(self, scale: torch.Tensor, mean: torch.Tensor, axes: torch.Tensor) -> None:
+        self._scale, self._mean, self._axes = scale, mean, axes
+
+    @classmethod
+    def of(cls, bands: torch.Tensor, shown: torch.Tensor, noise: torch.Tensor) -> Self:
+        """The filter for a scene.
+
+        Parameters
+        ----------
+        bands : Tensor, shape (M, b, H, W), float32
+        shown : Tensor, shape (M, H, W), bool
+            Where they are valid.
+        noise : Tensor, shape (b,), float64
+            Variance of each band's noise; positive.
+        """
+        scale = noise.sqrt()
+        colors = bands.movedim(1, -1)[shown].double() / scale  # (n, b)
+        mean = colors.mean(dim=0)
+        _, axes = torch.linalg.eigh((colors - mean).T @ (colors - mean))
+        return cls(scale.float(), mean.float(), axes.float())
+
+    def __call__(self, bands: torch.Tensor, shown: torch.Tensor | None = None) -> torch.Tensor:
+        """The bands (N, b, H, W) without noise; `shown` (N, 1, H, W) as for `Denoiser`."""
+        axes, scale, mean = self._axes.to(bands), self._scale.to(bands)[:, None, None], self._mean.to(bands)
+        along = torch.einsum("kj,nkhw->njhw", axes, bands / scale - mean[:, None, None])
+        share = None if shown is None else shown.to(along)
         smooth = _local_mean(along, share)
         variance = _local_mean(along.square(), share) - smooth.square()
-        signal = (1.0 - self.level / variance.clamp_min(1e-12)).clamp_(0.0, 1.0)
+        signal = (1.0 - 1.0 / variance.clamp_min(1e-12)).clamp_(0.0, 1.0)
         filtered = torch.einsum("kj,njhw->nkhw", axes, torch.lerp(smooth, along, signal))
-        result = guides.clone()
-        result[:, self._bands] = (filtered + mean[:, None, None]) * rms
-        return result
+        return (filtered + mean[:, None, None]) * scale
 
 
 def _local_mean(image: torch.Tensor, share: torch.Tensor | None) -> torch.Tensor:
@@ -95,9 +198,26 @@ def _local_mean(image: torch.Tensor, share: torch.Tensor | None) -> torch.Tensor
     return total / count.clamp_min(1e-3)
 
 
-def _level(bands: torch.Tensor, shown: torch.Tensor) -> float:
-    """Variance of the noise, relative to the bands' mean squares; 0 if there is no whole block to tell it from."""
+def noise_level(bands: torch.Tensor, shown: torch.Tensor) -> float:
+    """Variance of the noise, relative to the bands' mean squares.
+
+    Parameters
+    ----------
+    bands : Tensor, shape (M, b, H, W), float32
+        Of step 1.
+    shown : Tensor, shape (M, H, W), bool
+        Where they are valid.
+
+    Returns
+    -------
+    float
+        0 if there are fewer than three bands, or no whole block to tell it from.
+    """
     n_bands = bands.shape[1]
+    if n_bands < _FEWEST:
+        return 0.0
+    squares = bands.movedim(1, -1)[shown].double().square().mean(dim=0)
+    bands = bands / squares.sqrt().clamp_min(1e-12).float()[:, None, None]
     detail = conv2d(bands.flatten(0, 1)[:, None], _LAPLACIAN.to(bands)[None, None]).view(-1, n_bands, bands.shape[2] - 2,
                                                                                       bands.shape[3] - 2)  # fmt: skip
     if min(detail.shape[-2:]) < _BLOCK:

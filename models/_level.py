@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d, pad
 
 from models import _kriging
 from models._bent import Features
-from models._guides import kinds
+from models._guides import block_variance, guide_sigmas
 from models._layers import blur_reach, degrade
 from models._patches import EDGE, MOST
 from models._regression import Fit, fit, products
@@ -70,20 +70,20 @@ class Level:
     """
 
     def __init__(self, observed: Observed, step: int, sampling: int, sampled_sigma: float) -> None:
-        own = kinds(observed)
+        own = guide_sigmas(observed)
         self.step, self.sampling, self.sampled_sigma = step, sampling, sampled_sigma
         finest = step == min(observed.steps)
-        self.sigma = 0.0 if finest else max(sigma for band_step, sigma in own if band_step == step)
-        """PSF of the result (standard deviation, fine pixels); 0 for the product's own pixel."""
+        self.sigma = 0.0 if finest else max(own[k] for k, band_step in enumerate(observed.steps) if band_step == step)
+        """PSF of the result (standard deviation, fine pixels), that of the guides; 0 for the product's own pixel."""
         self.bands = [k for k, band_step in enumerate(observed.steps) if band_step <= step]
         """Indices of the MSI bands that take part."""
-        self._lacking = [math.sqrt(max(self.sigma**2 - own[k][1] ** 2, 0.0)) for k in self.bands]
+        self._lacking = [math.sqrt(max(self.sigma**2 - own[k] ** 2, 0.0)) for k in self.bands]
         self._unsharp = math.sqrt(max(sampled_sigma**2 - self.sigma**2, _NARROWEST**2))
 
     @property
     def pooled_sigma(self) -> float:
-        """PSF of `pooled` samples of the result: means of step x step pixels blur a little more."""
-        return math.sqrt(self.sigma**2 + (self.step**2 - 1) / 12)
+        """PSF of `pooled` samples of the result: that of the bands themselves, since means over blocks blur a little more."""
+        return math.sqrt(self.sigma**2 + block_variance(self.step))
 
     @property
     def reach(self) -> int:

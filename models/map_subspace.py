@@ -22,7 +22,8 @@ Departures from these papers, each of them measured on seven real cubes (`hyperf
 - Neither spectral responses nor radiometric agreement are needed, since the regression finds both.
 - The MSI's noise is taken from smooth places beforehand, see `models._denoise`: large coefficients amplify it.
 
-MSI bands of several steps are used in turn, see `models._level`.
+MSI bands of several steps are used in turn, see `models._level`. What limits them is the noise of bands that are much alike, and how true
+their guides are to what they measured: both were worth about a decibel at ratio 6 (`hyperfuse evaluate --preset gsd`).
 
 A hole is worked around: its samples count for nothing, and around it the regression and the other samples carry on. Only
 what was not seen itself is lost.
@@ -41,7 +42,7 @@ import torch
 
 from models import _denoise
 from models._bent import Features
-from models._denoise import LocalWiener
+from models._denoise import Denoiser
 from models._guides import guide_reach, smooth_guides
 from models._layers import degrade, upsample
 from models._level import Sample, Surroundings, levels
@@ -86,8 +87,7 @@ class MAPSubspace:
         components = torch.einsum("kc,mchw->mkhw", subspace.analysis, patches.hsi.double())
         components -= (subspace.analysis @ subspace.mean)[:, None, None]
         shown = valid.repeat_interleave(ratio, dim=-2).repeat_interleave(ratio, dim=-1)
-        finest = [k for k, step in enumerate(observed.steps) if step == 1]
-        self.denoise = LocalWiener.of(patches.guides[..., rim:-rim, rim:-rim], shown, finest)
+        self.denoise = Denoiser.of(patches.guides[..., rim:-rim, rim:-rim], shown, observed)
         around = Surroundings(smooth=self.denoise(patches.guides), shown=shown, rim=rim)
         self._color = around.core.movedim(1, -1)[shown].mean(dim=0)
         self._levels = levels(observed)
@@ -169,7 +169,7 @@ class MAPSubspace:
 def specify(observed: Observed) -> ModelSpec:
     """Needs: at each level the kriging's neighbors and the PSF around them, and a sample of the scene."""
     of_guides = guide_reach(observed)  # fine pixels
-    reach = of_guides + _denoise.REACH + sum(level.reach for level in levels(observed))
+    reach = of_guides + _denoise.reach(observed) + sum(level.reach for level in levels(observed))
     return ModelSpec(
         name="map_subspace",
         observed=observed,

@@ -3,6 +3,9 @@
 `real-3`, `real-4` and `real-6` take the cubes of `CUBES` at that ratio: Gaussian PSF with a modulation of 0.3 at the
 coarse Nyquist frequency, four and six bands of Sentinel-2, with noise of 35 dB (HSI) and 40 dB (MSI) and without.
 
+`gsd` tells what the 20 m bands of Sentinel-2 bring at their own resolution: the four 10 m bands beside all ten, on the cubes
+that have short-wave infrared and enough pixels for ratio 6, with the same noise.
+
 `aviris-172` is the experiment of CSAKD (arXiv:2406.19666) and HyFusion (arXiv:2501.04665) over all AVIRIS images of a
 folder: 172 bands, negative samples set to 0, tiles of 256 x 256 pixels mapped to 0..1, ratio 4, four and six bands of
 Landsat TM. The papers do not publish how they simulate: box responses and a Gaussian of 1.7 pixels within the coarse
@@ -68,6 +71,8 @@ class Preset:
     """What it is, in a line."""
     protocols: tuple[Protocol, ...]
     """Each cube is simulated under each of them."""
+    cubes: tuple[str, ...] = tuple(CUBES)
+    """Names of `CUBES`, for presets that take these."""
 
 
 def _real(ratio: int) -> Preset:
@@ -85,6 +90,11 @@ PRESETS = {
     "real-3": _real(3),
     "real-4": _real(4),
     "real-6": _real(6),
+    "gsd": Preset(
+        about="real cubes with short-wave infrared at ratios 3, 4 and 6, 4 bands of Sentinel-2 and all 10 at their own GSDs",
+        protocols=tuple(Protocol(ratio=ratio, msi=msi) for ratio in (3, 4, 6) for msi in ("s2-4", "s2-10")),
+        cubes=tuple(name for name in CUBES if name not in ("muufl", "neon-harv")),
+    ),
     "aviris-172": Preset(
         about="the experiment of CSAKD and HyFusion on tiles of AVIRIS, 4 and 6 bands of Landsat TM",
         protocols=tuple(
@@ -122,10 +132,10 @@ def preset_trials(name: str, data: Path, *, like: CubeSource | None = None) -> l
     protocols = PRESETS[name].protocols
     if name == "aviris-172":
         return _aviris_trials(data, like or CubeSource(uri=""), protocols)
-    sources = {cube: within(data, source) for cube, source in CUBES.items()}
+    sources = {cube: within(data, CUBES[cube]) for cube in PRESETS[name].cubes}
     there = {cube: source for cube, source in sources.items() if (data / CUBES[cube].uri).parent.is_dir()}
     if not there:
-        raise InputRejected(f"{data}: holds none of the cubes of {name} ({', '.join(CUBES)}); give their folder")
+        raise InputRejected(f"{data}: holds none of the cubes of {name} ({', '.join(sources)}); give their folder")
     return [trial for cube, source in there.items() for trial in cube_trials(source, protocols, name=cube)]
 
 

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from models import Observed
-from models._denoise import LocalWiener
+from models._denoise import noise_level
 from models._layers import blur_matrix
 from models._subspace import Subspace
 from pipeline.activity import F32, F64, filled
@@ -141,7 +141,7 @@ def msi_noise(msi: F32, steps: Sequence[int]) -> F64:
     noise = np.zeros(len(msi))
     if finest and shown.any():
         guides = torch.from_numpy(filled(msi))[None]
-        level = LocalWiener.of(guides, torch.from_numpy(shown)[None], finest).level
+        level = noise_level(guides[:, finest], torch.from_numpy(shown)[None])
         noise[finest] = np.sqrt(level * (msi[finest][:, shown].astype(np.float64) ** 2).mean(axis=1))
     return noise
 

@@ -128,7 +128,7 @@ def base_recipe(data: Path, folder: Path) -> Settings:
         },
         "simulation": {"ratio": 4, "msi": "s2-4", "hsi_snr_db": 35.0, "msi_snr_db": 40.0},
         "variations": {"ratios": [4], "msis": ["s2-4"], "least_bands": 4, "noise_free": 0.0},
-        "samples": {"patch": 8, "batch": 4},
+        "samples": {"patch": 4, "batch": 4},
         "rate": 1e-3,
     }
 

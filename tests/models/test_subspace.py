@@ -1,15 +1,11 @@
-"""Noise: that of the HSI's bands and the components that stand out of it, and that of the MSI."""
+"""Noise of the HSI's bands, and the components that stand out of it."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from models._denoise import LocalWiener
-from models._layers import upsample
 from models._subspace import MOST, Subspace
-
-# --- noise of the HSI and its components ---------------------------------------------------------------------------
 
 
 def planted(n_components: int, n_bands: int, n_pixels: int, *, seed: int = 0):
@@ -62,60 +58,3 @@ def test_without_noise_nothing_fails(n_bands):
     if n_bands > 9:  # three components are a third of the bands at most
         torch.testing.assert_close(found.synthesis @ (found.analysis @ centered), centered, rtol=0, atol=1e-3)
     assert torch.isfinite(Subspace.of(torch.full((n_bands, 50), 0.3, dtype=torch.float64)).synthesis).all()
-
-
-# --- noise of the MSI ----------------------------------------------------------------------------------------------
-
-
-def textured(n_bands: int = 4, *, snr: float | None = None, size: int = 96):
-    """A scene of coarse and fine texture that its bands share, in noise; its bands are of very different strength."""
-    rng = torch.Generator().manual_seed(0)
-    fields = [upsample(torch.rand(1, size // step, size // step, generator=rng), step) for step in (1, 4, 16)]
-    strength = torch.logspace(-1, 1, n_bands)[:, None, None]
-    mix = torch.rand(n_bands, 3, generator=rng)
-    scene = strength * (1.0 + torch.einsum("bk,khw->bhw", mix, torch.cat(fields)))[None]
-    shown = torch.ones(1, size, size, dtype=torch.bool)
-    if snr is None:
-        return scene, scene, shown
-    rms = scene.square().mean(dim=(0, 2, 3)).sqrt()[:, None, None]
-    return scene, scene + rms / snr * torch.randn(scene.shape, generator=rng), shown
-
-
-@pytest.mark.parametrize("snr", [30.0, 100.0, 300.0])
-def test_level_of_the_noise_under_texture(snr):
-    _, noisy, shown = textured(snr=snr)
-    level = LocalWiener.of(noisy, shown, [0, 1, 2, 3]).level
-    assert level == pytest.approx(snr**-2, rel=0.3)
-    clean, _, _ = textured()
-    assert LocalWiener.of(clean, shown, [0, 1, 2, 3]).level < 0.2 * level
-
-
-def test_what_is_hidden_does_not_count():
-    _, noisy, shown = textured(snr=100.0)
-    shown[:, 20:40, 30:70] = False
-    other = noisy.clone()
-    other[:, :, 20:40, 30:70] = 1e3
-    filters = [LocalWiener.of(image, shown, [0, 1, 2, 3]) for image in (noisy, other)]
-    assert filters[0].level == filters[1].level
-    assert filters[0].level == pytest.approx(1e-4, rel=0.3)
-
-
-@pytest.mark.parametrize("bands", [[], [1], [0, 2]])
-def test_with_fewer_than_three_bands_nothing_is_filtered(bands):
-    _, noisy, shown = textured(snr=30.0)
-    assert LocalWiener.of(noisy, shown, bands)(noisy) is noisy
-
-
-def test_filtering_takes_noise_away_and_leaves_other_bands_alone():
-    clean, _, shown = textured(5)
-    smooth = clean.clone()  # half of the scene is smooth
-    smooth[..., 48:] = clean.mean(dim=(-2, -1), keepdim=True)
-    rms = smooth.square().mean(dim=(0, 2, 3)).sqrt()[:, None, None]
-    noisy = smooth + rms / 50 * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(3))
-    filtered = LocalWiener.of(noisy, shown, [0, 1, 3, 4])(noisy)
-    assert torch.equal(filtered[:, 2], noisy[:, 2])
-    before, after = (
-        ((image - smooth) / rms)[:, [0, 1, 3, 4]].square().mean(dim=(0, 1, 2)) for image in (noisy, filtered)
-    )
-    assert after[50:].mean() < 0.3 * before[50:].mean()
-    assert after[:46].mean() < before[:46].mean()

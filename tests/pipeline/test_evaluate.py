@@ -238,7 +238,7 @@ def test_recorded_figures(name):
 
 
 def test_presets_that_cannot_be(tmp_path):
-    with pytest.raises(UsageError, match="choose one of real-3, real-4, real-6, aviris-172"):
+    with pytest.raises(UsageError, match="choose one of real-3, real-4, real-6, gsd, aviris-172"):
         preset_trials("real-5", tmp_path)
     with pytest.raises(InputRejected, match="no such folder"):
         preset_trials("real-4", tmp_path / "absent")
