@@ -255,7 +255,7 @@ class TrainConfig(_Frozen):
     """Arithmetic of the forward passes; weights and losses are fp32."""
     device: str = "auto"
     """`auto` takes CUDA, then CPU; `cpu`, `cuda` or `cuda:N`."""
-    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    devices: int | Literal["auto"] = 1
     """Devices of this machine that share every batch, which must be a multiple: that many CUDA devices from the first on, or
     processes on a CPU; `auto` takes all CUDA devices, and one process on a CPU."""
     workers: int = Field(default=0, ge=0)
@@ -268,6 +268,14 @@ class TrainConfig(_Frozen):
     def _known_network(cls, value: str | None) -> str | None:
         if value is not None and value not in available():
             raise ValueError(f"there is no network {value!r}; choose one of {', '.join(available())}")
+        return value
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _some_devices(cls, value: object) -> object:
+        # Before the type is looked at: a union's own messages name its members and not the setting.
+        if value != "auto" and not (str(value).isdecimal() and int(str(value)) >= 1):
+            raise ValueError("expected a number from 1 on, or auto")
         return value
 
     @field_validator("losses")
