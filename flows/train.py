@@ -27,6 +27,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
+        "--devices",
+        metavar="N",
+        help="devices that share every batch, a number or auto (default: one); the curve stays the same",
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", default=None, help="write the curves for TensorBoard as well"
+    )
+    parser.add_argument(
         "--prefect", action="store_true", help="run as a Prefect flow, on PREFECT_API_URL or a temporary server"
     )
 
@@ -35,7 +43,7 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     """The record of the training: weight files, and the scores of each on the scenes held out."""
     from pipeline.training.settings import load_training  # noqa: PLC0415 (torch takes seconds, --help must not)
 
-    given = {"output": options.output, "steps": options.steps, "device": options.device}
+    given = {key: getattr(options, key) for key in ("output", "steps", "device", "devices", "tensorboard")}
     settings = {key: value for key, value in given.items() if value is not None}
     config = load_training(options.config, settings, data=options.data)
     if options.prefect:

@@ -7,9 +7,10 @@
     grounds     scenes as simulated pairs; which are learnt from, and which are held out
     samples     patches of them, each a function of its number alone
     residuals   the same for universal networks: planes of the estimate, and what it is short of
+    ranks       several processes, a device for each, that learn as one
     lessons     one step: a network by itself, or a student with its teacher
     state       where a training is, on disk: no pickle, whole or not at all
-    logs        the curves as CSV
+    logs        the curves as CSV, and for TensorBoard
     workflow    the steps in order: open, learn, validate, keep the best
     fitting     a universal network on one scene, step by step
     adapt       the same from scene to weights, where blocks that were held back agree

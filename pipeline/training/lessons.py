@@ -9,6 +9,9 @@ Notes
 Lightning's Fabric brings device and arithmetic; the loop is ours (`workflow`), because two networks with an optimizer each
 learn in turn, and because a training must go on at the very step at which it was killed.
 
+Several processes learn from a batch as one does, but for rounding: every loss here is a mean over patches, no network keeps
+statistics of a batch, and each process has the same number of patches; so the mean of their gradients is the batch's.
+
 A network without a teacher, and every teacher, learns by AdamW without decay at a rate that falls along half a cosine to
 almost 0; a student's rate falls by a tenth after every eighth of the steps, as CSAKD's does.
 """
@@ -24,10 +27,13 @@ from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
 from catalogs.errors import QualityRefused, UsageError
 from models import Method, ModelSpec, Observed, losses, method, universal
+from pipeline.training.ranks import ALONE, Rank
 from pipeline.training.samples import Sample
 from pipeline.training.settings import TrainConfig, is_universal
 
@@ -67,17 +73,7 @@ class Learner:
         UsageError
             If there is nothing to train in it, or it cannot work on such pairs, ranges or patches.
         """
-        chosen = method(name)
-        try:
-            spec = chosen.specify(observed, **(config.options if role == "network" else {}))
-        except (ValueError, TypeError) as error:  # TypeError: it has no such option
-            raise UsageError(f"{role} {name}: {error}") from error
-        network = _fresh(chosen, spec, role)
-        step = _step(chosen, spec, config)
-        if config.samples.patch % step:
-            raise UsageError(
-                f"setting samples.patch: {config.samples.patch} coarse pixels, expected a multiple of {step} for {name}"
-            )
+        chosen, spec, network = _chosen(name, role, observed, config)
         network.train()
         shows_feature = "return_feature" in inspect.signature(network.forward).parameters
         optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=0.0)
@@ -123,6 +119,8 @@ class Lesson:
     observed : Observed
         Of the pairs.
     device : device
+    rank : Rank
+        Which of several processes this is. They must know each other already (`ranks.together`).
 
     Raises
     ------
@@ -130,13 +128,9 @@ class Lesson:
         If a network cannot be trained on such pairs.
     """
 
-    def __init__(self, config: TrainConfig, observed: Observed, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, observed: Observed, device: torch.device, rank: Rank = ALONE) -> None:
         self._config = config
-        self._fabric = fabric = Fabric(
-            accelerator=device.type,
-            devices=1 if device.type == "cpu" else [device.index or 0],
-            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-        )
+        self._fabric = fabric = _fabric(config, device, rank)
         self.learner = Learner.of(config.network, "network", observed, config, fabric)
         self.teacher = (
             None if config.teacher is None else Learner.of(config.teacher, "teacher", observed, config, fabric)
@@ -153,18 +147,30 @@ class Lesson:
                 config.teacher,
             )
 
+    @staticmethod
+    def check(config: TrainConfig, observed: Observed) -> None:
+        """Refuse what would be refused, before anything costly is made.
+
+        Raises
+        ------
+        UsageError
+            If a network cannot be trained on such pairs.
+        """
+        for role, name in config.roles.items():
+            _chosen(name, role, observed, config)
+
     @property
     def learners(self) -> list[Learner]:
         """All networks that are trained, the teacher first."""
         return [self.learner] if self.teacher is None else [self.teacher, self.learner]
 
     def step(self, batch: Sample, number: int) -> dict[str, float]:
-        """Learn from a batch.
+        """Learn from a batch, or from this process's part of it.
 
         Returns
         -------
         dict of str to float
-            `<role>.loss` and `<role>.<term>` before learning.
+            `<role>.loss` and `<role>.<term>` before learning, means over the whole batch.
 
         Raises
         ------
@@ -184,11 +190,17 @@ class Lesson:
         terms |= {name: (weight, TERMS[name](*pairs[name])) for name, weight in self.distill.items()}
         return told | self._learn(self.learner, terms, number)
 
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self._fabric.barrier()
+
     def _learn(
         self, learner: Learner, terms: Mapping[str, tuple[float, torch.Tensor]], number: int
     ) -> dict[str, float]:
         loss = torch.stack([weight * term for weight, term in terms.values()]).sum()
-        told = {name: term.item() for name, (_, term) in terms.items()} | {"loss": loss.item()}
+        own = torch.stack([*(term for _, term in terms.values()), loss]).detach()
+        mean = cast("torch.Tensor", self._fabric.all_reduce(own))  # so that all processes refuse, or none
+        told = dict(zip([*terms, "loss"], mean.tolist(), strict=True))
         if not math.isfinite(told["loss"]):
             raise QualityRefused(
                 f"{learner.method.name}: the loss is {told['loss']} at step {number}, expected a number; lower the rate, or "
@@ -202,6 +214,45 @@ class Lesson:
         self._fabric.backward(loss)
         learner.optimizer.step()
         return {f"{learner.role}.{name}": value for name, value in told.items()}
+
+
+def _fabric(config: TrainConfig, device: torch.device, rank: Rank) -> Fabric:
+    precision: Any = "bf16-mixed" if config.precision == "bf16" else "32-true"
+    if rank.of == 1:
+        devices = 1 if device.type == "cpu" else [device.index or 0]
+        return Fabric(accelerator=device.type, devices=devices, precision=precision)
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=rank.of,
+        precision=precision,
+        # Some networks store layers that they never run: a static graph learns in the first step which ones.
+        strategy=DDPStrategy(gradient_as_bucket_view=True, static_graph=True),
+        plugins=[LightningEnvironment()],  # never that of a cluster whose job this may be
+    )
+    fabric.launch()
+    return fabric
+
+
+def _chosen(name: str, role: str, observed: Observed, config: TrainConfig) -> tuple[Method, ModelSpec, nn.Module]:
+    """A fresh network.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to train in it, or it cannot work on such pairs, ranges or patches.
+    """
+    chosen = method(name)
+    try:
+        spec = chosen.specify(observed, **(config.options if role == "network" else {}))
+    except (ValueError, TypeError) as error:  # TypeError: it has no such option
+        raise UsageError(f"{role} {name}: {error}") from error
+    network = _fresh(chosen, spec, role)
+    step = _step(chosen, spec, config)
+    if config.samples.patch % step:
+        raise UsageError(
+            f"setting samples.patch: {config.samples.patch} coarse pixels, expected a multiple of {step} for {name}"
+        )
+    return chosen, spec, network
 
 
 def _fresh(chosen: Method, spec: ModelSpec, role: str) -> nn.Module:

@@ -23,7 +23,7 @@ DistillName = Literal["response", "feature"]
 """Functions of `models.losses` of a student and its teacher."""
 UNIVERSAL = "universal"
 """Module of the networks that work on the estimate's planes."""
-_PLACE_AND_LENGTH = {"output", "device", "workers", "steps", "every"}
+_PLACE_AND_LENGTH = {"output", "device", "devices", "workers", "tensorboard", "steps", "every"}
 
 
 class _Frozen(BaseModel):
@@ -170,7 +170,7 @@ class SampleConfig(_Frozen):
     patch: int = Field(default=32, ge=4)
     """Edge of a patch in coarse pixels."""
     batch: int = Field(default=8, ge=1)
-    """Patches per step."""
+    """Patches per step, of all devices together."""
     turns: bool = True
     """Flips and quarter turns, the eight of a square equally often."""
     shift_px: float = Field(default=0.0, ge=0, le=1)
@@ -255,14 +255,27 @@ class TrainConfig(_Frozen):
     """Arithmetic of the forward passes; weights and losses are fp32."""
     device: str = "auto"
     """`auto` takes CUDA, then CPU; `cpu`, `cuda` or `cuda:N`."""
+    devices: int | Literal["auto"] = 1
+    """Devices of this machine that share every batch, which must be a multiple: that many CUDA devices from the first on, or
+    processes on a CPU; `auto` takes all CUDA devices, and one process on a CPU."""
     workers: int = Field(default=0, ge=0)
-    """Processes that cut samples beside the computation; 0 cuts them in this one."""
+    """Processes, for each device, that cut samples beside the computation; 0 cuts them in the one that computes."""
+    tensorboard: bool = False
+    """Whether the curves are also written for TensorBoard, to `tensorboard` in the output."""
 
     @field_validator("network", "teacher")
     @classmethod
     def _known_network(cls, value: str | None) -> str | None:
         if value is not None and value not in available():
             raise ValueError(f"there is no network {value!r}; choose one of {', '.join(available())}")
+        return value
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _some_devices(cls, value: object) -> object:
+        # Before the type is looked at: a union's own messages name its members and not the setting.
+        if value != "auto" and not (str(value).isdecimal() and int(str(value)) >= 1):
+            raise ValueError("expected a number from 1 on, or auto")
         return value
 
     @field_validator("losses")
@@ -290,6 +303,11 @@ class TrainConfig(_Frozen):
                 "variations.msi_gain"
             )
         return self
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Names of the networks that are trained, by role, the teacher first."""
+        return ({} if self.teacher is None else {"teacher": self.teacher}) | {"network": self.network}
 
     @property
     def universal(self) -> bool:

@@ -87,7 +87,7 @@ def load_state(folder: Path, key: str, learners: Sequence[Learner]) -> Progresse
         ) from error
     if progressed.key != key:
         raise InputRejected(
-            f"{folder}: holds a training with other settings; only output, device, workers, steps and every may change "
-            "between two runs, so choose another output"
+            f"{folder}: holds a training with other settings; only output, device, devices, workers, tensorboard, steps and every "
+            "may change between two runs, so choose another output"
         )
     return progressed

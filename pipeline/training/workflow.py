@@ -4,8 +4,12 @@
     config.json                 the settings, as they were checked
     <network>.safetensors       the best weights so far, with their card: `hyperfuse fuse --weights` takes them at once
     steps.csv, validation.csv   the curves
+    tensorboard/                the same as event files, if asked for
     state.safetensors           where the training is
     lock                        held while a process works here
+
+Several devices share the steps, a process each (`ranks`). The calling process then only checks, prepares and watches; the first
+of the others does what one process does alone, and the rest learn along.
 """
 
 from __future__ import annotations
@@ -13,8 +17,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +37,8 @@ from pipeline.job import code_version, locked
 from pipeline.progress import Progress, silent
 from pipeline.quality import Scores
 from pipeline.training.grounds import Ground, open_grounds
-from pipeline.training.logs import Curve
+from pipeline.training.logs import Logs, check_tensorboard
+from pipeline.training.ranks import ALONE, Rank, count_devices, together
 from pipeline.training.residuals import Residuals, exercises
 from pipeline.training.samples import Sample, Samples
 from pipeline.training.settings import TrainConfig
@@ -88,7 +94,8 @@ def train(config: TrainConfig, *, progress: Progress = silent) -> Trained:
     Raises
     ------
     UsageError
-        If Lightning is not installed, or a network cannot be trained on such pairs.
+        If Lightning, or a TensorBoard that is asked for, is not installed, a network cannot be trained on such pairs, or a
+        batch cannot be shared evenly.
     InputRejected
         If a scene cannot be used, or the folder holds another training.
     ExpectedSkip
@@ -97,28 +104,39 @@ def train(config: TrainConfig, *, progress: Progress = silent) -> Trained:
         If another process trains there.
     QualityRefused
         If the loss is no number.
+    OutOfResources
+        If a device is asked for that is not there.
+    Transient
+        If one of the processes of several devices was lost.
     """
     device = pick_device(config.device)
+    n_devices = count_devices(config.devices, device, config.samples.batch)
+    if config.tensorboard:
+        check_tensorboard()
     if not config.output.absolute().parent.is_dir():
         raise InputRejected(f"{config.output}: its parent folder does not exist; create it first")
     learnt, held_out = open_grounds(
         config.scenes, config.held_out, config.simulation, generated=config.generated, universal=config.universal
     )
-    lesson = _lesson(config, learnt[0].pair.observed, device)
-    samples = _samples(config, learnt, progress)
+    _lesson_class().check(config, learnt[0].pair.observed)
+    course = _Course(
+        config=config, device=device, learnt=learnt, held_out=held_out, samples=_samples(config, learnt, progress)
+    )
     config.output.mkdir(exist_ok=True)
     with locked(config.output, f"{config.output}: another process trains here"):
-        begun = load_state(config.output, config.key, lesson.learners)
+        begun = load_state(config.output, config.key, ())
         if begun.step >= config.steps:
             raise ExpectedSkip(f"{config.output}: has learnt {begun.step} steps already; raise steps to go on")
         write_atomic(config.output / "config.json", config.model_dump_json(indent=2))
-        keep = _Keep(config, lesson, learnt=learnt, held_out=held_out, device=str(device))
-        done = _learn(lesson, samples, keep, begun, progress)
+        if n_devices == 1:
+            done = _learn(course, ALONE, progress)
+        else:
+            done = together(partial(_learn, course), n_devices, device, progress=progress)
     return Trained(
         output=config.output,
         steps=done.step,
         resumed_at=begun.step,
-        weights={learner.role: keep.path(learner) for learner in lesson.learners},
+        weights={role: _weight_file(config.output, name) for role, name in config.roles.items()},
         best={role: dict(best) for role, best in done.best.items()},
     )
 
@@ -139,7 +157,7 @@ def _samples(config: TrainConfig, learnt: Sequence[Ground], progress: Progress) 
     return Residuals(pairs, config.samples, seed=config.seed)
 
 
-def _lesson(config: TrainConfig, observed: Observed, device: torch.device) -> Lesson:
+def _lesson_class() -> type[Lesson]:
     try:
         from pipeline.training.lessons import Lesson  # noqa: PLC0415 (Lightning is optional)
     except ModuleNotFoundError as error:
@@ -148,83 +166,92 @@ def _lesson(config: TrainConfig, observed: Observed, device: torch.device) -> Le
         raise UsageError(
             "training needs PyTorch Lightning; install it with `pip install 'hyperfuse[train]'`"
         ) from error
-    return Lesson(config, observed, device)
+    return Lesson
 
 
-def _learn(lesson: Lesson, samples: Dataset[Sample], keep: _Keep, begun: Progressed, progress: Progress) -> Progressed:
-    """All steps that are left."""
-    config = keep.config
-    numbers = range(begun.step * config.samples.batch, config.steps * config.samples.batch)
+def _weight_file(output: Path, network: str) -> Path:
+    return output / f"{network}.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Course:
+    """What the steps are made with; every process has it whole."""
+
+    config: TrainConfig
+    device: torch.device
+    """The only one, or the kind of all."""
+    learnt: Sequence[Ground]
+    held_out: Sequence[Ground]
+    samples: Dataset[Sample]
+
+
+def _learn(course: _Course, rank: Rank, progress: Progress) -> Progressed:
+    """All steps that are left; of each batch the part that is this process's."""
+    config = course.config
+    lesson = _lesson_class()(config, course.learnt[0].pair.observed, course.device, rank)
+    keep = _Keep(course, lesson)
+    now = begun = load_state(config.output, config.key, lesson.learners)
+    batch = config.samples.batch
+    part = batch // rank.of
+    firsts = range(begun.step * batch + rank.number * part, config.steps * batch, batch)
     batches = DataLoader(
-        samples,
-        batch_size=config.samples.batch,
-        sampler=numbers,
+        course.samples,
+        batch_size=part,
+        sampler=(number for first in firsts for number in range(first, first + part)),
         num_workers=config.workers,
         # A fork would inherit the threads of whoever calls, Prefect's among them, and die of them on its way out.
         multiprocessing_context="spawn" if config.workers else None,
-        pin_memory=keep.device != "cpu",
+        pin_memory=course.device.type != "cpu",
     )
-    now = begun
-    with ExitStack() as open_files:
-        curve, validation = (
-            open_files.enter_context(Curve(config.output / name, begun.step))
-            for name in ("steps.csv", "validation.csv")
-        )
-        for step, batch in enumerate(batches, start=begun.step + 1):
-            curve.add(step, lesson.step(batch, step - 1))
-            progress("train", step, config.steps)
-            if step % config.every and step < config.steps:
-                continue
-            now = keep.validated(replace(now, step=step), validation)
-            save_state(config.output, now, lesson.learners)
+    logs = Logs(config.output, begun.step, tensorboard=config.tensorboard) if rank.leads else None
+    with logs or nullcontext():
+        for step, given in enumerate(batches, start=begun.step + 1):
+            losses = lesson.step(given, step - 1)
+            due = step % config.every == 0 or step == config.steps
+            if logs is not None:
+                logs.learnt(step, losses)
+                progress("train", step, config.steps)
+                if due:
+                    now = keep.validated(replace(now, step=step), logs)
+                    save_state(config.output, now, lesson.learners)
+            if due:
+                lesson.wait()
     return now
 
 
 class _Keep:
     """Scores of the networks on the scenes held out; keeps the weights that have the smallest spectral angle."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        lesson: Lesson,
-        *,
-        learnt: Sequence[Ground],
-        held_out: Sequence[Ground],
-        device: str,
-    ) -> None:
-        self.device = device
-        self.config, self._lesson, self._learnt, self._held_out = config, lesson, learnt, held_out
+    def __init__(self, course: _Course, lesson: Lesson) -> None:
+        self.config, self._lesson, self._device = course.config, lesson, str(course.device)
+        self._learnt, self._held_out = course.learnt, course.held_out
         self._estimate: dict[str, float | None] = {}  # mean scores of what universal networks begin with
 
-    def path(self, learner: Learner) -> Path:
-        """Its weight file."""
-        return self.config.output / f"{learner.method.name}.safetensors"
-
-    def validated(self, now: Progressed, validation: Curve) -> Progressed:
+    def validated(self, now: Progressed, logs: Logs) -> Progressed:
         """Score all networks at this step; what is best so far is in the result."""
         best: dict[str, Mapping[str, Any]] = dict(now.best)
         if self.config.universal:
             if not self._estimate:
                 learner = self._lesson.learner
                 self._estimate = _means([self._scores(learner, None, ground) for ground in self._held_out])
-            validation.add(now.step, {"network": "map_subspace", **_known(self._estimate)})
+            logs.validated(now.step, "map_subspace", _known(self._estimate))
         for learner in self._lesson.learners:
             tensors = learner.tensors()
             scores = [self._scores(learner, tensors, ground) for ground in self._held_out]
             mean = _means(scores)
-            validation.add(now.step, {"network": learner.method.name, **_known(mean)})
+            logs.validated(now.step, learner.method.name, _known(mean))
             log.info("%s, step %d: SAM %.3f deg", learner.method.name, now.step, mean["sam_deg"])
             before = best.get(learner.role)
             if before is None or mean["sam_deg"] < before["sam_deg"]:
                 best[learner.role] = {"step": now.step, **mean}
                 card = self._card(learner, now.step, scores, mean)
-                save_weights(self.path(learner), tensors, card)
+                save_weights(_weight_file(self.config.output, learner.method.name), tensors, card)
         return replace(now, best=best)
 
     def _scores(self, learner: Learner, tensors: Mapping[str, torch.Tensor] | None, ground: Ground) -> Scores:
         """By the way that `hyperfuse evaluate` takes, on whole scenes."""
         spec = learner.method.specify(ground.pair.observed, **learner.spec.options)
-        return score(fuse_by(learner.method, spec, ground.pair, tensors, device=self.device).image, ground.pair)
+        return score(fuse_by(learner.method, spec, ground.pair, tensors, device=self._device).image, ground.pair)
 
     def _card(self, learner: Learner, step: int, scores: Sequence[Scores], mean: Mapping[str, Any]) -> WeightCard:
         config, observed = self.config, learner.spec.observed

@@ -42,6 +42,7 @@ def test_the_command_trains_tells_and_goes_on(settings, tmp_path, capsys):
         (2, "setting steps", ["--steps", "0"]),
         (3, "its parent folder does not exist", ["--output", "/nowhere/at/all"]),
         (6, "no device 'gpu'", ["--device", "gpu"]),
+        (2, "2 patches cannot be shared evenly by 3 devices", ["--devices", "3"]),
     ],
 )
 def test_refusals_write_nothing(settings, capsys, code, sentence, arguments):

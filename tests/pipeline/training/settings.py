@@ -11,6 +11,14 @@ RECIPE = "bands=12&high_nm=1000"
 """Bands of all scenes here; they cover the four of Sentinel-2."""
 LEARNT, HELD_OUT = (f"synthetic:truth?size={size}&seed={seed}&{RECIPE}" for size, seed in ((96, 1), (64, 2)))
 
+UNIVERSAL: dict[str, Any] = {
+    "network": "universal-csakd-student",
+    "scenes": [{"uri": LEARNT, "license": "CC0-1.0"}, {"uri": HELD_OUT.replace("bands=12", "bands=17")}],
+    "samples": {"patch": 6, "batch": 2},
+    "variations": {"pairs": 3, "ratios": [3, 4]},
+}
+"""Settings of a universal network, from scenes of different bands."""
+
 
 def training(output: Path, **settings: Any) -> TrainConfig:
     """A small student by itself, unless settings say otherwise."""

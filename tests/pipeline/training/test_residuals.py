@@ -17,16 +17,10 @@ from pipeline.training import load_training, train
 from pipeline.training.grounds import Ground, open_ground
 from pipeline.training.residuals import Exercise, Residuals, drawn, exercise, exercises
 from pipeline.training.settings import GroundConfig, SampleConfig, SimulationConfig, VariationConfig
-from tests.pipeline.training.settings import HELD_OUT, LEARNT, curve, training
+from tests.pipeline.training.settings import LEARNT, UNIVERSAL, curve, training
 
 NETWORK = "universal-csakd-student"
 PATCH = SampleConfig(patch=4, batch=3)
-UNIVERSAL = {
-    "network": NETWORK,
-    "scenes": [{"uri": LEARNT, "license": "CC0-1.0"}, {"uri": HELD_OUT.replace("bands=12", "bands=17")}],
-    "samples": {"patch": 6, "batch": 2},
-    "variations": {"pairs": 3, "ratios": [3, 4]},
-}
 
 
 @pytest.fixture(scope="module")

@@ -176,6 +176,8 @@ def test_scenes_that_do_not_fit_are_refused(tmp_path, held_out, told):
         ({"teacher": "csakd-student"}, "is the network itself"),
         ({"samples": {"shift_px": 1.5}}, "setting samples.shift_px"),
         ({"losses": {"l1": 1.0}}, "setting losses.l1"),
+        ({"devices": 0}, "setting devices: expected a number from 1 on, or auto; found 0"),
+        ({"devices": "all"}, "setting devices: expected a number from 1 on, or auto; found 'all'"),
         ({"losses": {"sam": 0.0}}, "at least one term"),
         ({"simulation": {"msi": "s2-5"}}, "there is no band set 's2-5'"),
         ({"simulation": {"psf": "block"}, "samples": {"shift_px": 1}}, "displaces a Gaussian PSF only"),
@@ -191,7 +193,8 @@ def test_settings_are_checked_before_anything_is_opened(tmp_path, changes, told)
 
 def test_the_key_knows_what_decides(tmp_path):
     one = training(tmp_path / "a")
-    assert one.key == training(tmp_path / "b", steps=99, every=3, workers=2, device="auto").key
+    elsewhere = {"steps": 99, "every": 3, "workers": 2, "device": "auto", "devices": "2", "tensorboard": True}
+    assert one.key == training(tmp_path / "b", **elsewhere).key
     assert one.key != training(tmp_path / "a", seed=1).key
 
 
