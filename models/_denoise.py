@@ -26,7 +26,7 @@ from typing import Self
 import torch
 from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, pad
 
-from models._guides import from_blocks, guide_sigmas, kinds
+from models._guides import from_blocks, kinds, lacking_sigmas
 from models._layers import blur_reach, degrade
 from models._spec import Observed
 
@@ -35,7 +35,6 @@ REACH = 1
 _FEWEST = 3
 _BLOCK = 8
 _QUIETEST = 0.1
-_SHARP_PX = 0.3
 _WHOLE = 1.0 - 1e-3
 """Share of what a coarser sample sees that must be valid for it to count."""
 _LAPLACIAN = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6  # keeps white noise's variance
@@ -133,23 +132,25 @@ class Denoiser:
         steps = self._observed.steps
         return [k for k, own in enumerate(steps) if own < step], [k for k, own in enumerate(steps) if own == step]
 
-    def _lacking(self, bands: list[int], step: int) -> list[tuple[int, float]]:
-        """Bands with the blur (standard deviation, fine pixels) that they lack of the samples of a step."""
-        return [(k, _lacking(self._observed, k, step)) for k in bands]
+    def _lacking(self, finer: list[int], step: int) -> list[tuple[int, float]]:
+        """Finer bands, each with the blur (standard deviation, fine pixels) that it lacks of the samples of a step."""
+        lacking = _lacking(self._observed, step)
+        return [(k, lacking[k]) for k in finer]
 
 
 def reach(observed: Observed) -> int:
     """Fine pixels from a guide's pixel to the farthest one that it changes by the filters."""
     total = REACH
     for step in sorted(set(observed.steps) - {1}):
-        widest = max((_lacking(observed, k, step) for k, own in enumerate(observed.steps) if own < step), default=0.0)
+        pairs = zip(observed.steps, _lacking(observed, step), strict=True)
+        widest = max((sigma for own, sigma in pairs if own < step), default=0.0)
         total += blur_reach(step, widest) + REACH * step + 3 * step
     return total
 
 
-def _lacking(observed: Observed, band: int, step: int) -> float:
-    of_step = max(sigma for own, sigma in kinds(observed) if own == step)
-    return math.sqrt(max(of_step**2 - guide_sigmas(observed)[band] ** 2, _SHARP_PX**2))
+def _lacking(observed: Observed, step: int) -> list[float]:
+    """Blur that each guide lacks of the samples of a step."""
+    return lacking_sigmas(observed, max(sigma for own, sigma in kinds(observed) if own == step))
 
 
 class LocalWiener:

@@ -113,7 +113,7 @@ def degrade_guides(guides: torch.Tensor, observed: Observed) -> torch.Tensor:
     -------
     Tensor, shape (N, c, h, w)
     """
-    sigmas = _lacking_sigmas(observed)
+    sigmas = lacking_sigmas(observed, observed.psf_sigma_px)
     if len(set(sigmas)) == 1:
         return degrade(guides, observed.ratio, sigmas[0])
     each = [degrade(guides[:, k], observed.ratio, sigma) for k, sigma in enumerate(sigmas)]
@@ -156,9 +156,9 @@ def block_variance(step: int) -> float:
     return (step**2 - 1) / 12
 
 
-def _lacking_sigmas(observed: Observed) -> list[float]:
-    """Standard deviation (fine pixels) of the blur that takes each guide from its own PSF to the HSI's."""
-    return [math.sqrt(max(observed.psf_sigma_px**2 - sigma**2, _SHARP_PX**2)) for sigma in guide_sigmas(observed)]
+def lacking_sigmas(observed: Observed, sigma_px: float) -> list[float]:
+    """Standard deviation (fine pixels) of the blur that takes each guide from its own PSF to one of `sigma_px`."""
+    return [math.sqrt(max(sigma_px**2 - sigma**2, _SHARP_PX**2)) for sigma in guide_sigmas(observed)]
 
 
 @lru_cache(maxsize=64)

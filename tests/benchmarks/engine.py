@@ -9,7 +9,8 @@
     peers      the same network and scene by MONAI, Dask and one whole forward (tests/benchmarks/peers.py)
 
 Networks have random weights: what they compute is not looked at, what it costs is. Every figure is a ratio to a baseline of
-the same run, and each measurement has a process of its own; what is compared takes turns. The table is printed, and kept as benchmarks/<machine>.json.
+the same run, and each measurement has a process of its own; what is compared takes turns. The table is printed, and kept as
+benchmarks/<machine>.json.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ def main() -> None:
         type=int,
         default=3,
         metavar="N",
-        help="times that all of a comparison take turns; the least of each counts",
+        help="times that all of a comparison take turns; the middle one counts",
     )
     parser.add_argument(
         "--parts", nargs="+", default=["network", "memory", "workers", "peers"], metavar="PART", help="default: all"
