@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help test demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations clean
+.PHONY: help test demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -76,6 +76,9 @@ bench-realism: $(VENV)/.installed-test  ## generated scenes beside real cubes: c
 
 bench-ablations: $(VENV)/.installed-test  ## what each part of a training brings, resumable; DATA=DIR OUTPUT=DIR STEPS=N
 	$(BIN)/python -m tests.benchmarks.ablations --data $(DATA) --output $(OUTPUT) --steps $(or $(STEPS),2000)
+
+bench-ceiling: $(VENV)/.installed-test  ## how much of what the default leaves can be learnt at all, on real cubes; DATA=DIR
+	$(BIN)/python -m tests.benchmarks.ceiling --data $(DATA)
 
 clean:           ## remove the virtual environment and what the demo made
 	rm -rf $(VENV) demo

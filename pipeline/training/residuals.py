@@ -46,6 +46,8 @@ class Exercise:
     """`models.universal.Planes.fine`, shape (3 P, H, W), float16."""
     residual: torch.Tensor
     """What a network should give, shape (P, H, W), float16; 0 where it is not known."""
+    spectra: torch.Tensor
+    """Of a residual of 1 in each plane, in the HSI's unit, shape (C, P)."""
     corners: NDArray[np.int64]
     """First coarse pixels (row, column) of patches without a hole, shape (n, 2)."""
 
@@ -158,6 +160,7 @@ def exercise(pair: SimulatedPair, spec: ModelSpec, patch: int) -> Exercise:
         coarse=seen.coarse[0, :, :rows, :cols].half(),
         fine=seen.fine[0, :, :height, :width].half(),
         residual=model.residual(short.nan_to_num())[0].half(),
+        spectra=model.scale * model.axes,
         corners=whole_corners(pair, patch),
     )
 

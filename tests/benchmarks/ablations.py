@@ -4,9 +4,11 @@ Every variant is a set of settings laid over one recipe, trained with the same s
 that none has learnt from: as the images lie, and with the HSI half a fine pixel off. The first one is the recipe itself, and
 the others are told against it; methods without weights stand beside them. The table is also `ablations.json`.
 
-Without --recipe, networks learn from generated scenes with the bands of the Berlin EnMAP cube, and are scored on that cube,
-whose city, materials and sensor none of the generated scenes is made of. A variant is a training folder of its own: the same
-command goes on where it was killed, and with more steps it goes further.
+Without --recipe, networks learn from generated scenes with bands of the Berlin EnMAP cube, and are scored on that cube, whose
+city, materials and sensor none of the generated scenes is made of. Bands that the MSI does not see are thinned out, and patches
+hold one scene in two: the widths of a network go with its bands, and on a CPU the time with their square, but a patch must not be
+smaller. Networks that learnt from patches of 4 coarse pixels, all border, were lost on the whole scene (down to -54 dB). A
+variant is a training folder of its own: the same command goes on where it was killed, and with more steps it goes further.
 
     --only "student; teacher"     some variants
     --list                      what there is
@@ -31,6 +33,7 @@ from catalogs.cubes import CubeSource, open_cube
 from catalogs.errors import ExpectedSkip, HyperFuseError
 from catalogs.files import write_atomic
 from catalogs.networks import read_card
+from catalogs.responses import band_set
 from pipeline.evaluate import fuse_whole, score
 from pipeline.quality import Scores
 from pipeline.simulate import SimulatedPair
@@ -46,7 +49,7 @@ _STUDENT: Settings = {"teacher": "csakd-teacher"}
 _UNIVERSAL: Settings = {
     "network": "universal-csakd-student",
     "losses": {"absolute": 1.0},
-    "samples": {"shift_px": 0.0, "gain": 0.0, "msi_gain": 0.0},
+    "samples": {"shift_px": 0.0, "gain": 0.0, "msi_gain": 0.0, "batch": 4},
 }
 VARIANTS: dict[str, Settings] = {
     # The first is the recipe itself: a student by itself.
@@ -64,6 +67,8 @@ VARIANTS: dict[str, Settings] = {
     "jitter": {"samples": {"gain": 0.1, "msi_gain": 0.02}},
     "no turns": {"samples": {"turns": False}},
     "universal": _UNIVERSAL,
+    "universal, taught": _UNIVERSAL | {"teacher": "universal-csakd-teacher"},
+    "universal, teacher": _UNIVERSAL | {"network": "universal-csakd-teacher"},
     "universal, 8 planes": _UNIVERSAL | {"options": {"components": 8}},
     "universal, 32 planes": _UNIVERSAL | {"options": {"components": 32}},
     "universal, displaced by up to 1 px": _UNIVERSAL | {"variations": {"shift_px": 1.0}},
@@ -73,6 +78,9 @@ METHODS = ("bicubic", "gsa-regressed", "map_subspace")
 APART_PX = (0.35, 0.35)
 """Displacement of the HSI down and right in fine pixels, half a pixel in all."""
 _WHOLE = {"losses", "distill", "options"}
+_MSI = "s2-4"
+_SEEN, _THINNED = 0.3, 16
+"""Share of a response's largest weight from which a band counts as seen, and of how many unseen ones one is kept."""
 _BERLIN = "berlin_urban_gradient/pairA/EnMAP_BerlinUrbanGradient.bsq"
 
 
@@ -113,12 +121,17 @@ def base_recipe(data: Path, folder: Path) -> Settings:
         The table of bands is written there.
     """
     bands = open_cube(CubeSource(uri=str(data / _BERLIN))).bands
-    rows = [f"{nm},{fwhm}" for nm, fwhm in zip(bands.center_nm[bands.good], bands.width_nm()[bands.good], strict=True)]
+    responses, _ = band_set(_MSI).weights(bands)
+    seen = (responses > _SEEN * responses.max(axis=1, keepdims=True)).any(axis=0)
+    unseen = np.flatnonzero(bands.good & ~seen)
+    kept = np.sort(np.concatenate([np.flatnonzero(bands.good & seen), unseen[::_THINNED]]))
     table = folder / "bands.csv"
+    rows = [f"{nm},{fwhm}" for nm, fwhm in zip(bands.center_nm[kept], bands.width_nm()[kept], strict=True)]
     table.write_text("center_nm,fwhm_nm\n" + "\n".join(rows) + "\n")
+    bad = ",".join(str(k + 1) for k in range(len(bands)) if k not in set(kept.tolist()))
     return {
         "network": "csakd-student",
-        "held_out": [{"uri": str(data / _BERLIN), "license": "CC-BY-SA-4.0"}],
+        "held_out": [{"uri": str(data / _BERLIN), "license": "CC-BY-SA-4.0", "bad": bad}],
         "generated": {
             "images": [sources.sentinel2(data), sources.harvard_forest(data)],
             "libraries": [sources.ecostress_library(data)],
@@ -126,9 +139,9 @@ def base_recipe(data: Path, folder: Path) -> Settings:
             "count": 12,
             "size_px": 96,
         },
-        "simulation": {"ratio": 4, "msi": "s2-4", "hsi_snr_db": 35.0, "msi_snr_db": 40.0},
-        "variations": {"ratios": [4], "msis": ["s2-4"], "least_bands": 4, "noise_free": 0.0},
-        "samples": {"patch": 4, "batch": 4},
+        "simulation": {"ratio": 4, "msi": _MSI, "hsi_snr_db": 35.0, "msi_snr_db": 40.0},
+        "variations": {"ratios": [4], "msis": [_MSI], "least_bands": 4, "noise_free": 0.0},
+        "samples": {"patch": 12, "batch": 1},
         "rate": 1e-3,
     }
 

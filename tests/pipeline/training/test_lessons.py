@@ -121,6 +121,16 @@ def test_rates():
     assert [round(falling_in_stairs(step, 800, 1.0), 6) for step in (0, 99, 100, 799)] == [1, 1, 0.9, round(0.9**7, 6)]
 
 
+@pytest.mark.parametrize(
+    ("network", "patch", "told"),
+    [("csakd-student", 4, True), ("csakd-student", 8, False), ("universal-csakd-student", 4, False)],
+)
+def test_a_patch_that_is_all_border_is_told(given, caplog, network, patch, told):
+    observed, _ = given
+    Lesson.check(training("unused", network=network, samples={"patch": patch}), observed)
+    assert ("learns little but the border" in caplog.text) == told
+
+
 def test_what_cannot_be_trained_is_told(given):
     observed, batches = given
     with pytest.raises(UsageError, match="gsa has no weights to train"):

@@ -35,7 +35,13 @@ def made_up(ratio: int, seed: int) -> Exercise:
     fine = coarse.repeat_interleave(ratio, dim=1).repeat_interleave(ratio, dim=2)
     corners = np.argwhere(np.ones((6, 4)))
     return Exercise(
-        name="made up", ratio=ratio, coarse=coarse, fine=torch.cat([fine, fine]), residual=fine, corners=corners
+        name="made up",
+        ratio=ratio,
+        coarse=coarse,
+        fine=torch.cat([fine, fine]),
+        residual=fine,
+        spectra=torch.eye(3),
+        corners=corners,
     )
 
 
