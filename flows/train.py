@@ -8,13 +8,14 @@ from typing import Any
 
 from catalogs.errors import ExpectedSkip
 from flows.display import Display
+from flows.options import assigned
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("config", type=Path, metavar="CONFIG", help="settings of the training as YAML, TOML or JSON")
     parser.add_argument(
-        "--output", metavar="DIR", help="folder of the training; one that was interrupted there goes on"
+        "--output", type=Path, metavar="DIR", help="folder of the training; one that was interrupted there goes on"
     )
     parser.add_argument(
         "--steps", type=int, metavar="N", help="batches to learn from; more of them go on from the last"
@@ -34,6 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tensorboard", action="store_true", default=None, help="write the curves for TensorBoard as well"
     )
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="any setting, for example samples.patch=16")
     parser.add_argument(
         "--prefect", action="store_true", help="run as a Prefect flow, on PREFECT_API_URL or a temporary server"
     )
@@ -44,7 +46,8 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     from pipeline.training.settings import load_training  # noqa: PLC0415 (torch takes seconds, --help must not)
 
     given = {key: getattr(options, key) for key in ("output", "steps", "device", "devices", "tensorboard")}
-    settings = {key: value for key, value in given.items() if value is not None}
+    settings = assigned(options.set, example="samples.patch=16")
+    settings |= {key: value for key, value in given.items() if value is not None}
     config = load_training(options.config, settings, data=options.data)
     if options.prefect:
         from flows.train_network import train_network  # noqa: PLC0415

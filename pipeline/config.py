@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -287,9 +288,28 @@ def load_config(path: Path | None, settings: dict[str, Any]) -> RunConfig:
     UsageError
         If the file cannot be read, a key is unknown, or a value is out of range; the message names the key.
     """
-    record: dict[str, Any] = {}
-    if path is not None:
-        record = read_mapping(path)
+    record = {} if path is None else read_mapping(path)
+    lay_over(record, settings)
+    try:
+        return RunConfig.model_validate(record)
+    except ValidationError as error:
+        raise usage_error(error) from error
+
+
+def lay_over(record: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Put single settings into a record of settings, in place.
+
+    Parameters
+    ----------
+    record : dict
+    settings : mapping
+        Dotted keys, for example `{"align.reference": "hsi"}`; strings are read as YAML scalars.
+
+    Raises
+    ------
+    UsageError
+        If a key asks for a part of what is no group of settings.
+    """
     for dotted, value in settings.items():
         *parents, leaf = dotted.split(".")
         place = record
@@ -298,10 +318,6 @@ def load_config(path: Path | None, settings: dict[str, Any]) -> RunConfig:
             if not isinstance(place, dict):
                 raise UsageError(f"setting {dotted}: {parent} is not a group of settings")
         place[leaf] = _scalar(value) if isinstance(value, str) else value
-    try:
-        return RunConfig.model_validate(record)
-    except ValidationError as error:
-        raise usage_error(error) from error
 
 
 def load_scene(uri: str, settings: dict[str, str]) -> SceneConfig:

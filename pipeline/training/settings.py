@@ -14,7 +14,7 @@ from catalogs.cubes import CubeSource
 from catalogs.errors import UsageError
 from catalogs.responses import band_set
 from models import available
-from pipeline.config import read_mapping, usage_error
+from pipeline.config import lay_over, read_mapping, usage_error
 from pipeline.simulate import Protocol
 
 LossName = Literal["pixel", "absolute", "relative", "sam", "beba", "wavelet"]
@@ -333,7 +333,7 @@ def load_training(path: Path, settings: dict[str, Any] | None = None, *, data: P
     ----------
     path : Path
     settings : dict, optional
-        Settings of the first level.
+        Dotted keys, for example `{"samples.patch": 16}`; strings are read as YAML scalars.
     data : Path, optional
         Folder to which relative addresses of scenes and of their tables refer; the current one unless given.
 
@@ -342,8 +342,10 @@ def load_training(path: Path, settings: dict[str, Any] | None = None, *, data: P
     UsageError
         If the file cannot be read, a key is unknown, or a value is out of range; the message names the key.
     """
+    record = read_mapping(path)
+    lay_over(record, settings or {})
     try:
-        config = TrainConfig.model_validate(read_mapping(path) | (settings or {}))
+        config = TrainConfig.model_validate(record)
     except ValidationError as error:
         raise usage_error(error) from error
     if data is None:

@@ -43,12 +43,24 @@ def test_the_command_trains_tells_and_goes_on(settings, tmp_path, capsys):
         (3, "its parent folder does not exist", ["--output", "/nowhere/at/all"]),
         (6, "no device 'gpu'", ["--device", "gpu"]),
         (2, "2 patches cannot be shared evenly by 3 devices", ["--devices", "3"]),
+        (2, "--set rate: expected KEY=VALUE, for example --set samples.patch=16", ["--set", "rate"]),
+        (2, "setting samples.patches is unknown", ["--set", "samples.patches=16"]),
+        (2, "setting rate.patch: rate is not a group of settings", ["--set", "rate.patch=16"]),
     ],
 )
 def test_refusals_write_nothing(settings, capsys, code, sentence, arguments):
     assert main(["train", str(settings), *arguments]) == code
     assert sentence in capsys.readouterr().err
     assert [path.name for path in settings.parent.iterdir()] == [settings.name]
+
+
+def test_settings_of_the_file_are_overruled_one_by_one(settings, tmp_path):
+    given = ["samples.patch=12", "rate=2e-3", "network=csakd-student", "options={attention: channel}"]
+    assert main(["train", str(settings), *(word for each in given for word in ("--set", each))]) == 0
+    told = read_card(tmp_path / "out" / "csakd-student.safetensors")
+    assert (told.training["samples"]["patch"], told.training["samples"]["batch"]) == (12, 2)
+    assert told.training["rate"] == 2e-3
+    assert told.options["attention"] == "channel"
 
 
 def test_an_unknown_setting_is_named(settings, capsys):
