@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help test demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling clean
+.PHONY: help test demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -79,6 +79,9 @@ bench-ablations: $(VENV)/.installed-test  ## what each part of a training brings
 
 bench-ceiling: $(VENV)/.installed-test  ## how much of what the default leaves can be learnt at all, on real cubes; DATA=DIR
 	$(BIN)/python -m tests.benchmarks.ceiling --data $(DATA)
+
+bench-adaptation: $(VENV)/.installed-test  ## what fitting a network to its scene brings at full resolution; DATA=DIR
+	$(BIN)/python -m tests.benchmarks.adaptation --data $(DATA)
 
 clean:           ## remove the virtual environment and what the demo made
 	rm -rf $(VENV) demo

@@ -80,17 +80,8 @@ def rehearse(trial: SimulatedPair, msi: F32, seen: Observed, fuse: Fuse) -> Rehe
     Rehearsal
         The same for the same input: the noise that is given back has a seed of its own.
     """
-    truth, of_hsi = without_noise(trial.truth)
-    of_msi = msi_noise(msi, seen.steps) / np.float32(trial.unit)
-    # The HSI was averaged by the trial's ratio, the MSI by the one between the two resolutions.
-    left, left_of_msi = (kept_by_averaging(of.ratio, of.psf_sigma_px) for of in (trial.observed, seen))
-    rng = np.random.default_rng(0)
-    noisy = replace(
-        trial,
-        truth=truth,
-        hsi=_with_noise(trial.hsi, np.sqrt(1.0 - left) * of_hsi, rng),
-        msi=_with_noise(trial.msi, np.sqrt(1.0 - left_of_msi) * of_msi, rng),
-    )
+    noisy = noisy_as_full(trial, msi, seen)
+    truth, left = noisy.truth, kept_by_averaging(trial.observed.ratio, trial.observed.psf_sigma_px)
     rehearsal = Rehearsal.of(noisy, fuse(noisy))
     shown = _valid(truth)[rehearsal.inside]
     error, quiet = (
@@ -100,6 +91,32 @@ def rehearse(trial: SimulatedPair, msi: F32, seen: Observed, fuse: Fuse) -> Rehe
     # Averaging leaves the quiet images some noise, by whose share the difference of both errors falls short.
     share = (error - quiet) / np.maximum((1.0 - left) * error, 1e-30)
     return replace(rehearsal, noise_share=np.clip(share, 0.0, 1.0))
+
+
+def noisy_as_full(trial: SimulatedPair, msi: F32, seen: Observed) -> SimulatedPair:
+    """A pair at reduced resolution whose images are as noisy as at full resolution, and whose truth is not.
+
+    Parameters
+    ----------
+    trial, msi, seen
+        As for `rehearse`.
+
+    Returns
+    -------
+    SimulatedPair
+        The same for the same input: the noise that is given back has a seed of its own.
+    """
+    truth, of_hsi = without_noise(trial.truth)
+    of_msi = msi_noise(msi, seen.steps) / np.float32(trial.unit)
+    # The HSI was averaged by the trial's ratio, the MSI by the one between the two resolutions.
+    left, left_of_msi = (kept_by_averaging(of.ratio, of.psf_sigma_px) for of in (trial.observed, seen))
+    rng = np.random.default_rng(0)
+    return replace(
+        trial,
+        truth=truth,
+        hsi=_with_noise(trial.hsi, np.sqrt(1.0 - left) * of_hsi, rng),
+        msi=_with_noise(trial.msi, np.sqrt(1.0 - left_of_msi) * of_msi, rng),
+    )
 
 
 def without_noise(image: F32) -> tuple[F32, F64]:

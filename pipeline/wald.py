@@ -3,12 +3,14 @@
     HSI on the coarse grid        = truth         degraded by the ratio = HSI of the trial
     MSI on the fine grid                          degraded by the ratio = MSI of the trial
 
-No noise is added, because both images bring their own.
+No noise is added, because both images bring their own; for who is to learn from such a pair, it can be made what it is at
+full resolution (`pipeline.rehearsal`).
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +27,8 @@ from pipeline.config import AlignConfig
 from pipeline.coregister import register
 from pipeline.displacement import NO_DISPLACEMENT
 from pipeline.evaluate import Trial
-from pipeline.grids import nest
+from pipeline.grids import block_steps, nest
+from pipeline.rehearsal import noisy_as_full
 from pipeline.simulate import Cube, Protocol, SimulatedPair, blurred, refuse_small
 from pipeline.warp import warp
 
@@ -69,7 +72,7 @@ def reduced_protocol(pair: ScenePair, ratio: int | None = None) -> Protocol:
     return Protocol(ratio=whole, msi=OWN_BANDS, hsi_snr_db=None, msi_snr_db=None, mtf_nyquist=mtf)
 
 
-def reduced(pair: ScenePair, protocol: Protocol, *, align: AlignConfig) -> SimulatedPair:
+def reduced(pair: ScenePair, protocol: Protocol, *, align: AlignConfig, noisy: bool = False) -> SimulatedPair:
     """Both scenes on their common grids, degraded by the protocol's ratio.
 
     Parameters
@@ -79,6 +82,8 @@ def reduced(pair: ScenePair, protocol: Protocol, *, align: AlignConfig) -> Simul
         Ratio, PSF and rim.
     align : AlignConfig
         How the scenes are brought together; the displacement is estimated unless it is told.
+    noisy : bool
+        Whether the images get the noise that they have at full resolution, and the truth loses its own.
 
     Raises
     ------
@@ -106,7 +111,7 @@ def reduced(pair: ScenePair, protocol: Protocol, *, align: AlignConfig) -> Simul
     rows, cols = (size // grids.ratio * grids.ratio for size in grids.coarse_shape)
     truth, fine = truth[:, :rows, :cols], fine[:, : rows * grids.ratio, : cols * grids.ratio]
     weights, _ = pair.hsi.bands.srf(pair.msi.bands)
-    return degraded_pair(
+    trial = degraded_pair(
         truth,
         fine,
         protocol,
@@ -114,6 +119,10 @@ def reduced(pair: ScenePair, protocol: Protocol, *, align: AlignConfig) -> Simul
         srf=weights[np.ix_(msi_bands, hsi_bands)],
         notes=(f"{name}: registration {registration.decision}: {registration.reason}",),
     )
+    if not noisy:
+        return trial
+    steps = block_steps(pair.msi.bands, pair.msi.gsd_m) if grids.block > 1 else (1,) * len(fine)
+    return noisy_as_full(trial, fine, replace(trial.observed, msi_steps=steps))
 
 
 def degraded_pair(

@@ -9,6 +9,10 @@ on lies in one file, so that a killed adaptation is taken up; how many steps fit
 
 Notes
 -----
+The pair has the noise of full resolution, and its truth has none (`pipeline.rehearsal`). Fitted to the pair as averaging
+leaves it, almost free of noise, a network came to believe what at full resolution is noise: on a generated scene of 480 x 480
+pixels it lost 0.25 dB there, and with the noise 0.03 dB.
+
 On scenes of less than about 10,000 HSI pixels, networks that were fitted to a scene were worse than methods without weights,
 because there is too little to learn from that the held-back blocks could confirm: such scenes are refused.
 """
@@ -194,7 +198,7 @@ def adapt_to_scene(
     if not output.absolute().parent.is_dir():
         raise InputRejected(f"{output}: its folder does not exist; create it first")
     both = ScenePair(hsi=open_scene(hsi), msi=open_scene(msi))
-    pair = reduced(both, reduced_protocol(both, ratio), align=align or AlignConfig())
+    pair = reduced(both, reduced_protocol(both, ratio), align=align or AlignConfig(), noisy=True)
     spec = method(network).specify(pair.observed, **({} if card is None else card.options))
     state = output.with_name(f"{output.name}.state")
     start = None if weights is None else load_weights(weights)

@@ -203,6 +203,29 @@ def test_reduced_pair_of_known_scenes():
     assert fused.sam_deg < control.sam_deg
 
 
+def test_a_reduced_pair_as_noisy_as_at_full_resolution():
+    """For who learns from it: the images' noise comes back that averaging took, holes and all else stay."""
+    recipe = "size=192&ratio=4&bands=30&seed=5&snr_hsi=30&snr_msi=30"
+    silent = recipe.replace("snr_hsi=30&snr_msi=30", "snr_hsi=inf&snr_msi=inf")
+    quiet = ScenePair(hsi=scene("hsi", silent), msi=scene("msi", silent))
+    pair = ScenePair(hsi=scene("hsi", recipe), msi=scene("msi", recipe))
+    protocol, align = reduced_protocol(pair), AlignConfig(estimate=False)
+    clean, plain = (reduced(each, protocol, align=align) for each in (quiet, pair))
+    noisy, again = (reduced(pair, protocol, align=align, noisy=True) for _ in range(2))
+
+    def noise(image, of):
+        return float(np.sqrt(np.nanmean((image * of.unit - clean_of(image) * clean.unit) ** 2)))
+
+    def clean_of(image):
+        return next(each for each in (clean.hsi, clean.msi, clean.truth) if each.shape == image.shape)
+
+    assert noise(noisy.hsi, noisy) > 2 * noise(plain.hsi, plain)
+    assert noise(noisy.msi, noisy) > 2 * noise(plain.msi, plain)
+    assert noise(noisy.truth, noisy) < 0.7 * noise(plain.truth, plain)
+    assert noisy.observed == plain.observed
+    np.testing.assert_array_equal(noisy.msi, again.msi)
+
+
 def test_reduced_pair_that_is_none():
     swapped = reduced_trial(f"synthetic:msi?{RECIPE}", f"synthetic:hsi?{RECIPE}")
     with pytest.raises(InputRejected, match="swapped"):
