@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from catalogs.errors import InputRejected, QualityRefused
 from catalogs.files import write_atomic
@@ -39,7 +39,7 @@ from pipeline.progress import Progress
 from pipeline.staged import PairWindow, StagedPair
 from pipeline.tiles import Box, aligned, stage_edge
 from pipeline.warp import warp
-from pipeline.weights import WEIGHTS, shipped_weights
+from pipeline.weights import WEIGHTS, shipped_weights, write_tensors
 
 HSI_CHUNK = 64
 MSI_CHUNK = 256
@@ -193,9 +193,7 @@ def first_pass(job: Job, progress: Progress) -> None:
     for done, part in enumerate(convey(blocks, load=load, work=sums, store=lambda part: part), start=1):
         total = merge_sums(summed, total, part) if total else part
         progress("first pass", done, len(blocks))
-    temporary = path.with_suffix(".partial")
-    save_file(total, temporary)
-    temporary.replace(path)
+    write_tensors(path, total)
 
 
 def coarse_pass(job: Job, device: torch.device, progress: Progress) -> None:

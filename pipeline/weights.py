@@ -6,6 +6,7 @@ Published checkpoints become weight files: read without executing anything, rena
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 
 from catalogs.errors import InputRejected
 from catalogs.networks import WeightCard, read_card
@@ -126,13 +127,26 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], card: WeightCa
     blob = save(plain)
     header = 8 + int.from_bytes(blob[:8], "little")
     card = replace(card, data_sha256=hashlib.sha256(memoryview(blob)[header:]).hexdigest())
+    write_tensors(path, plain, card.header())
+    return read_card(path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all, that survives a crash once it is seen.
+
+    It is open to whoever may read new files here: `safetensors.torch.save_file` makes files that their owner alone can read,
+    which is no use to a group, nor to workers that run as somebody else.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        save_file(plain, temporary, metadata=card.header())
+        with temporary.open("wb") as file:
+            file.write(save(plain, metadata=None if header is None else dict(header)))
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return read_card(path)
 
 
 def _read(checkpoint: Path) -> dict[str, torch.Tensor]:

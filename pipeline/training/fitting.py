@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from catalogs.errors import InputRejected
 from models import ModelSpec, universal
 from pipeline.training.residuals import Exercise
-from pipeline.training.state import under, write_tensors
+from pipeline.training.state import under
+from pipeline.weights import write_tensors
 
 LEARNT, CHOOSING, DECIDING = 0, 1, 2
 """Parts of a scene: learnt from, choosing among the steps, and deciding in the end."""

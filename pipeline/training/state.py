@@ -7,7 +7,6 @@ checkpoints are not used: they are pickles, and do not resume within an epoch of
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from catalogs.errors import InputRejected
+from pipeline.weights import write_tensors
 
 if TYPE_CHECKING:  # it needs the optional Lightning, and this module does not
     from pipeline.training.lessons import Learner
@@ -46,16 +45,6 @@ def save_state(folder: Path, progressed: Progressed, learners: Sequence[Learner]
         tensors |= {f"{learner.role}/moments/{name}": value for name, value in learner.moments()}
     record = {"key": progressed.key, "step": progressed.step, "best": progressed.best}
     write_tensors(folder / FILE, tensors, {_HEADER_KEY: json.dumps(record, sort_keys=True)})
-
-
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all, that survives a crash once it is seen."""
-    temporary = path.with_name(f".{path.name}.partial")
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(plain, temporary, metadata=dict(header))
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def under(start: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

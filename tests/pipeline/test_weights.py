@@ -14,7 +14,7 @@ from catalogs.errors import InputRejected
 from catalogs.networks import WeightCard, read_card
 from flows.cli import main
 from models import Observed, method
-from pipeline.weights import import_weights, save_weights
+from pipeline.weights import import_weights, save_weights, write_tensors
 from pipeline.workflow import fuse_tiles, open_run, publish_product, run, stage_pair
 from tests.synthetic import config
 
@@ -67,6 +67,15 @@ def test_workers_need_only_the_job_folder(tmp_path):
         stage_pair(held)
         fuse_tiles(held)
         assert publish_product(held).path.is_dir()
+
+
+def test_weights_are_open_to_whoever_may_read_new_files(tmp_path):
+    beside, weights = tmp_path / "beside", tmp_path / "w.safetensors"
+    beside.touch()
+    write_tensors(weights, {"a": torch.ones(2, 3).T}, {"told": "yes"})
+    assert weights.stat().st_mode == beside.stat().st_mode
+    assert torch.equal(load_file(weights)["a"], torch.ones(3, 2))
+    assert {path.name for path in tmp_path.iterdir()} == {"beside", "w.safetensors"}
 
 
 def test_networks_without_weights_are_refused(tmp_path):
