@@ -19,6 +19,8 @@ from pipeline.workflow import fuse_tiles, open_run, publish_product, run, stage_
 from tests.synthetic import config
 
 NETWORK = "universal-csakd-student"
+WITHOUT = "universal-hyfusion-s"
+"""One for which no weights come along."""
 OPTIONS = {"core": "csakd-student", "core_options": {"growth": 4, "layers": [0, 0, 0, 1]}, "components": 4}
 LARGE, SMALL = "size=272&ratio=4&bands=12&seed=3&holes_msi=0.001", "size=96&bands=12"
 PLAIN = {"publish__formats": "[zarr]", "publish__dtype": "float32"}
@@ -84,9 +86,10 @@ def test_a_scene_too_small_to_be_asked_is_left_alone(tmp_path, weights):
 
 
 def test_without_weights_it_is_its_base_and_says_so(tmp_path):
-    product = run(config(tmp_path / "p", SMALL, network=NETWORK, **PLAIN))
+    assert shipped_weights(WITHOUT) is None
+    product = run(config(tmp_path / "p", SMALL, network=WITHOUT, **PLAIN))
     assert product.provenance["method"]["learned"]["reason"] == (
-        f"there are no weights, and without them {NETWORK} is map_subspace"
+        f"there are no weights, and without them {WITHOUT} is map_subspace"
     )
     assert product.provenance["method"]["weights_sha256"] is None
 

@@ -14,23 +14,35 @@ from pipeline.training.grounds import open_ground
 from pipeline.weights import shipped_weights
 from tests.synthetic import DATA
 
-NETWORK = "universal-plain"
+SETTINGS = {
+    "universal-plain": {},
+    "universal-csakd-student": {"samples.patch": "12", "samples.batch": "4", "rate": "2e-3", "steps": "1000"},
+    "universal-csakd-teacher": {"samples.patch": "12", "samples.batch": "4", "rate": "2e-3", "steps": "600"},
+    "universal-s3rnet": {"samples.patch": "12", "samples.batch": "4", "rate": "2e-3", "steps": "600"},
+}
+"""Networks whose weights come along, and what the README sets over the recipe for each."""
 RECIPE = Path(__file__).parents[2] / "examples" / "universal.yaml"
 NOT_TO_BE_LEARNT_FROM = ("jasper", "enmap_potsdam")
 """Their terms allow no weights to be made of them; that makes them the cubes that no weights have seen."""
 
 
-@pytest.fixture(scope="module")
-def weights() -> Path:
-    path = shipped_weights(NETWORK)
+@pytest.fixture(scope="module", params=SETTINGS)
+def weights(request) -> Path:
+    path = shipped_weights(request.param)
     assert path is not None
     return path
+
+
+def test_all_weights_that_come_along_are_known():
+    folder = Path(__file__).parents[2] / "models" / "weights"
+    assert {path.stem for path in folder.iterdir()} == set(SETTINGS)
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 40 * 2**20
 
 
 def test_a_card_names_data_terms_and_scores_and_no_place(weights):
     card = read_card(weights)
     told = card.training
-    assert (card.network, card.space, card.license) == (NETWORK, "universal", "CC-BY-SA-4.0")
+    assert (card.network, card.space, card.license) == (weights.stem, "universal", "CC-BY-SA-4.0")
     assert told["command"].startswith("hyperfuse train")
     assert all(part["license"] != "unknown" for part in told["data"])
     sources = [source for part in ("images", "libraries") for source in told["generated"][part]]
@@ -44,8 +56,8 @@ def test_a_card_names_data_terms_and_scores_and_no_place(weights):
 
 
 def test_the_recipe_is_that_of_the_card(weights, tmp_path):
-    told, recipe = read_card(weights).training, load_training(RECIPE, {"output": tmp_path})
-    assert recipe.network == NETWORK
+    told = read_card(weights).training
+    recipe = load_training(RECIPE, SETTINGS[weights.stem] | {"network": weights.stem, "output": tmp_path})
     assert told["variations"] == recipe.variations.model_dump(mode="json")
     assert told["samples"] == recipe.samples.model_dump(mode="json")
     assert recipe.generated is not None
@@ -60,7 +72,7 @@ def test_scores_of_its_card_come_again(weights, number):
     told = [part for part in read_card(weights).training["data"] if part["part"] == "held out"][number]
     recipe = load_training(RECIPE, data=DATA)
     ground = open_ground(recipe.held_out[number], recipe.simulation, noise_seed=number)
-    found = score(fuse_whole(NETWORK, ground.pair, weights=weights).image, ground.pair)
+    found = score(fuse_whole(weights.stem, ground.pair, weights=weights).image, ground.pair)
     assert ground.sha256 == told["sha256"]
     assert abs(found.psnr_db - told["psnr_db"]) < 0.05
     assert abs(found.sam_deg - told["sam_deg"]) < 0.01
@@ -75,7 +87,7 @@ def test_cubes_that_nothing_was_learnt_from_are_better_for_it(weights, cube):
     pair = trial.make()
     ours, base = (
         score(fuse_whole(name, pair, weights=file).image, pair)
-        for name, file in ((NETWORK, weights), ("map_subspace", None))
+        for name, file in ((weights.stem, weights), ("map_subspace", None))
     )
     assert ours.psnr_db > base.psnr_db + 0.05
     assert ours.sam_deg < base.sam_deg - 0.01

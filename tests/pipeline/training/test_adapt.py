@@ -21,7 +21,7 @@ from pipeline.training.adapt import adapt
 from pipeline.training.fitting import AdaptSettings
 from pipeline.training.grounds import open_ground
 from pipeline.training.settings import GroundConfig, SimulationConfig
-from pipeline.weights import save_weights
+from pipeline.weights import save_weights, shipped_weights
 
 NETWORK = "universal-csakd-student"
 SHORT = AdaptSettings(minutes=10, most_steps=4, patch=4, batch=2, every=2)
@@ -195,4 +195,4 @@ def test_a_fusion_with_weights_fitted_to_its_scene(tmp_path, capsys, monkeypatch
     assert asked == [3.0]
     capsys.readouterr()
     assert main([*given[:3], "--network", NETWORK, *given[7:]]) == 3
-    assert "was fitted from other weights than None; remove it" in capsys.readouterr().err
+    assert f"was fitted from other weights than {shipped_weights(NETWORK)}; remove it" in capsys.readouterr().err
