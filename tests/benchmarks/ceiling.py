@@ -2,8 +2,8 @@
 
 A learnt residual is a guess from the surroundings of a pixel in both images. Here the guess is taught by what no user has,
 the truth of the very scene: whole blocks of it are held back, the rest is learnt from, and so for each fourth of the blocks in
-turn. What this brings on the blocks held back bounds what weights from other scenes can bring, for those would have to know
-the scene as well as its own truth does. Two learners, neither of them large, since the cubes are small:
+turn. What this brings on the blocks held back tells how much of the residual such a learner can know where it has seen the
+scene. It is no proof of what others could, since a cube is little to learn from: two learners, both small for that reason:
 
     filter   3 x 3 linear filters of the MSI, all bands to each plane: what displaced and less sharp bands ask for
     core     `universal-plain`, going on from its shipped weights
