@@ -121,7 +121,7 @@ def reduced(pair: ScenePair, protocol: Protocol, *, align: AlignConfig, noisy: b
     )
     if not noisy:
         return trial
-    steps = block_steps(pair.msi.bands, pair.msi.gsd_m) if grids.block > 1 else (1,) * len(fine)
+    steps = block_steps(pair.msi.bands, pair.msi.gsd_m) if grids.block > 1 else ()
     return noisy_as_full(trial, fine, replace(trial.observed, msi_steps=steps))
 
 

@@ -6,7 +6,7 @@ the others are told against it; methods without weights stand beside them. The t
 
 Without --recipe, networks learn from generated scenes with bands of the Berlin EnMAP cube, and are scored on that cube, whose
 city, materials and sensor none of the generated scenes is made of. Bands that the MSI does not see are thinned out, and patches
-hold one scene in two: the widths of a network go with its bands, and on a CPU the time with their square, but a patch must not be
+are half as wide as a scene: the widths of a network go with its bands, and on a CPU the time with their square, but a patch must not be
 smaller. Networks that learnt from patches of 4 coarse pixels, all border, were lost on the whole scene (down to -54 dB). A
 variant is a training folder of its own: the same command goes on where it was killed, and with more steps it goes further.
 
@@ -128,7 +128,7 @@ def base_recipe(data: Path, folder: Path) -> Settings:
     table = folder / "bands.csv"
     rows = [f"{nm},{fwhm}" for nm, fwhm in zip(bands.center_nm[kept], bands.width_nm()[kept], strict=True)]
     table.write_text("center_nm,fwhm_nm\n" + "\n".join(rows) + "\n")
-    bad = ",".join(str(k + 1) for k in range(len(bands)) if k not in set(kept.tolist()))
+    bad = ",".join(str(k + 1) for k in np.setdiff1d(np.arange(len(bands)), kept))
     return {
         "network": "csakd-student",
         "held_out": [{"uri": str(data / _BERLIN), "license": "CC-BY-SA-4.0", "bad": bad}],

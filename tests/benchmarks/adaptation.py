@@ -24,13 +24,12 @@ from pipeline.training.adapt import Adaptation, adapt
 from pipeline.training.fitting import AdaptSettings
 from pipeline.training.generated import Generator
 from pipeline.training.settings import GeneratedConfig
-from pipeline.wald import degraded_pair
 from pipeline.weights import shipped_weights
+from tests.benchmarks.uncertainty import reduced
 from tests.sources import ecostress_library, sentinel2
 
 NETWORK = "universal-plain"
 PROTOCOL = Protocol(ratio=4, msi="s2-4", hsi_snr_db=35.0, msi_snr_db=40.0)
-_QUIET = Protocol(ratio=4, msi="s2-4", hsi_snr_db=None, msi_snr_db=None)
 SIZE_PX = 480
 """Edge of a scene: 120 HSI pixels."""
 _BANDS = ",".join(str(nm) for nm in range(450, 2400, 30))
@@ -38,7 +37,7 @@ _BANDS = ",".join(str(nm) for nm in range(450, 2400, 30))
 
 def trials(pair: SimulatedPair) -> dict[str, SimulatedPair]:
     """The pair at reduced resolution, by the noise that it has."""
-    plain = degraded_pair(pair.hsi, pair.msi, _QUIET, name=pair.name, srf=torch.tensor(pair.observed.srf).numpy())
+    plain = reduced(pair, pair.observed.ratio)
     return {"averaged noise": plain, "full noise": noisy_as_full(plain, pair.msi, pair.observed)}
 
 

@@ -85,9 +85,16 @@ def by_filters(msi: NDArray[np.float32], residual: Planes, fold: NDArray[np.int6
     return guess
 
 
-def by_core(pair: SimulatedPair, shown: Exercise, fold: NDArray[np.int64], *, steps: int) -> Planes:
+def by_core(
+    pair: SimulatedPair,
+    spec: ModelSpec,
+    shown: Exercise,
+    fold: NDArray[np.int64],
+    start: dict[str, torch.Tensor],
+    *,
+    steps: int,
+) -> Planes:
     """Residuals guessed by the core, each fourth of the blocks by what it learnt of the others."""
-    spec, start = method(NETWORK).specify(pair.observed), load_weights(cast("Path", shipped_weights(NETWORK)))
     guess = np.zeros(shown.residual.shape, np.float32)
     settings = AdaptSettings(minutes=1e3, most_steps=steps, patch=_patch(pair))
     for k in range(FOLDS):
@@ -114,7 +121,7 @@ def guessed(spec: ModelSpec, shown: Exercise, weights: dict[str, torch.Tensor]) 
 
 def row(name: str, pair: SimulatedPair, *, steps: int) -> Row:
     """All of one cube."""
-    spec = method(NETWORK).specify(pair.observed)
+    spec, start = method(NETWORK).specify(pair.observed), load_weights(cast("Path", shipped_weights(NETWORK)))
     shown = exercise(pair, spec, _patch(pair))
     residual, fold = shown.residual.float().numpy(), folds(pair)
     spectra = shown.spectra.numpy()  # (C, P)
@@ -129,9 +136,9 @@ def row(name: str, pair: SimulatedPair, *, steps: int) -> Row:
         cube=name,
         scores={
             "map_subspace": (asked.psnr_db, asked.sam_deg),
-            NETWORK: of(guessed(spec, shown, load_weights(cast("Path", shipped_weights(NETWORK))))),
+            NETWORK: of(guessed(spec, shown, start)),
             "filter": of(by_filters(pair.msi, residual, fold)),
-            "core": of(by_core(pair, shown, fold, steps=steps)),
+            "core": of(by_core(pair, spec, shown, fold, start, steps=steps)),
             "1 plane known": of(residual[:1]),
             f"{len(residual)} planes known": of(residual),
         },
