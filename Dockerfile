@@ -9,6 +9,7 @@ COPY catalogs catalogs
 COPY models models
 COPY pipeline pipeline
 COPY flows flows
+COPY hyperfuse hyperfuse
 RUN /opt/hyperfuse/bin/pip install --no-cache-dir --extra-index-url "${TORCH_INDEX}" ".[train]"
 
 FROM python:3.11-slim-bookworm

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from catalogs.errors import InputRejected
+from hyperfuse.catalogs.errors import InputRejected
 
 SPECTRUM_NM = (300.0, 15000.0)
 """Wavelengths outside this range are taken for a wrong unit, not for a sensor."""

@@ -13,7 +13,7 @@ from pyproj import Transformer
 from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
-from catalogs.errors import InputRejected
+from hyperfuse.catalogs.errors import InputRejected
 
 MAX_POINTS = 10_000
 """Points of an outline, at most."""

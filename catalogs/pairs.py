@@ -7,8 +7,8 @@ from datetime import timedelta
 
 from odc.geo.geom import Geometry
 
-from catalogs.errors import ExpectedSkip, InputRejected
-from catalogs.scene import Scene
+from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected
+from hyperfuse.catalogs.scene import Scene
 
 RATIOS = (2, 20)
 """Integer ratios of the ground sampling distances that can be fused."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Geod, Transformer
 
-from catalogs.bands import Bands
+from hyperfuse.catalogs.bands import Bands
 
 Role = Literal["hsi", "msi"]
 """Which part of a pair a scene can be: hyperspectral and coarse, or multispectral and fine."""

@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline import load_config, run
-from pipeline.compare import compare
-from pipeline.comparison_page import write_page
+from hyperfuse.pipeline import load_config, run
+from hyperfuse.pipeline.reports.compare import compare
+from hyperfuse.pipeline.reports.comparison_page import write_page
 
 RECIPE = "size=200&ratio=4&bands=40&seed=2"
 

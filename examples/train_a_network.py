@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline import load_config, run
-from pipeline.training import TrainConfig, train
+from hyperfuse.pipeline import load_config, run
+from hyperfuse.pipeline.training import TrainConfig, train
 
 BANDS = "bands=12&high_nm=1000"
 

@@ -16,11 +16,11 @@ import tempfile
 import threading
 from collections import deque
 
-from catalogs.errors import HyperFuseError, Transient
-from catalogs.files import write_atomic
-from pipeline.backlog import Task
-from pipeline.locks import STATE
-from pipeline.outcome import Outcome
+from hyperfuse.catalogs.errors import HyperFuseError, Transient
+from hyperfuse.catalogs.formats.files import write_atomic
+from hyperfuse.pipeline.archive.backlog import Task
+from hyperfuse.pipeline.archive.locks import STATE
+from hyperfuse.pipeline.archive.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,16 @@ class Children:
         config.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(config, json.dumps(task.config.model_dump(mode="json")))
         # The leash holds only as long as the thread that started the child: this one waits for it.
-        command = [sys.executable, "-m", "flows.leash", str(os.getpid()), "fuse", "--config", str(config), "--json"]
+        command = [
+            sys.executable,
+            "-m",
+            "hyperfuse.flows.leash",
+            str(os.getpid()),
+            "fuse",
+            "--config",
+            str(config),
+            "--json",
+        ]
         last: deque[str] = deque(maxlen=_LAST_LINES)
         with tempfile.TemporaryFile("w+", encoding="utf-8") as record:
             code, late = self._run(command, record.fileno(), task.id, last)

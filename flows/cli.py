@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from catalogs.errors import HyperFuseError, QualityRefused, UsageError
-from flows import adapt, archive, card, catalog, compare, evaluate, index, info, mosaic, train
-from flows.display import Display
-from flows.options import assigned
-from flows.stopping import Terminated, stopped_by_sigterm
+from hyperfuse.catalogs.errors import HyperFuseError, QualityRefused, UsageError
+from hyperfuse.flows.commands import adapt, archive, card, catalog, compare, evaluate, index, info, mosaic, train
+from hyperfuse.flows.commands.options import assigned
+from hyperfuse.flows.display import Display
+from hyperfuse.flows.stopping import Terminated, stopped_by_sigterm
 
 EXIT_CODES = """exit codes:
   0 done   2 usage   3 input rejected   4 expected skip   5 busy   6 resources   7 refused by a quality gate
@@ -28,8 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
-    for package in ("pipeline", "catalogs", "flows"):
-        logging.getLogger(package).setLevel(logging.DEBUG if options.verbose else logging.INFO)
+    logging.getLogger("hyperfuse").setLevel(logging.DEBUG if options.verbose else logging.INFO)
     try:
         with stopped_by_sigterm(), Display(quiet=options.json) as display:
             command: Callable[[argparse.Namespace, Display], dict[str, Any]] = options.command
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace, display: Display) -> dict[str, Any]:
-    from pipeline.demo import demonstrate  # noqa: PLC0415 (torch takes seconds, --help must not)
+    from hyperfuse.pipeline.demo import demonstrate  # noqa: PLC0415 (torch takes seconds, --help must not)
 
     shown = demonstrate(options.output, network=_known(options.network), progress=display.progress)
     return _product_record(shown.product) | {
@@ -68,23 +67,23 @@ def _fuse(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     if options.adapt is not None:
         config = adapt.adapted(config, options.adapt, display)
     if options.prefect:
-        from flows.fuse_scene import fuse_scene  # noqa: PLC0415
-        from pipeline.publish import verify  # noqa: PLC0415
+        from hyperfuse.flows.prefect.fuse_scene import fuse_scene  # noqa: PLC0415
+        from hyperfuse.pipeline.products.publish import verify  # noqa: PLC0415
 
         return _product_record(verify(Path(fuse_scene(config))))
-    from pipeline.workflow import run  # noqa: PLC0415
+    from hyperfuse.pipeline.run import run  # noqa: PLC0415
 
     return _product_record(run(config, progress=display.progress))
 
 
 def _plan(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noqa: ARG001
-    from pipeline.workflow import plan_report  # noqa: PLC0415
+    from hyperfuse.pipeline.run import plan_report  # noqa: PLC0415
 
     return plan_report(_config(options))
 
 
 def _register(options: argparse.Namespace, display: Display) -> dict[str, Any]:
-    from pipeline.coregister.alone import register_alone  # noqa: PLC0415
+    from hyperfuse.pipeline.register import register_alone  # noqa: PLC0415
 
     record = register_alone(
         _config(options),
@@ -97,14 +96,14 @@ def _register(options: argparse.Namespace, display: Display) -> dict[str, Any]:
 
 
 def _verify(options: argparse.Namespace, display: Display) -> dict[str, Any]:
-    from pipeline.publish import verify  # noqa: PLC0415
+    from hyperfuse.pipeline.products.publish import verify  # noqa: PLC0415
 
     return _product_record(verify(options.product, progress=display.progress)) | {"verified": True}
 
 
 def _networks(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noqa: ARG001
-    from models import Observed, available, method  # noqa: PLC0415
-    from models._macs import macs  # noqa: PLC0415
+    from hyperfuse.models import Observed, available, method  # noqa: PLC0415
+    from hyperfuse.models.multiply_adds import macs  # noqa: PLC0415
 
     try:
         observed = Observed(
@@ -144,7 +143,7 @@ def _networks(options: argparse.Namespace, display: Display) -> dict[str, Any]: 
 
 
 def _import_weights(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noqa: ARG001
-    from pipeline.weights import import_weights  # noqa: PLC0415
+    from hyperfuse.pipeline.fusion.weights import import_weights  # noqa: PLC0415
 
     card = import_weights(
         options.checkpoint,
@@ -157,7 +156,7 @@ def _import_weights(options: argparse.Namespace, display: Display) -> dict[str, 
 
 
 def _config(options: argparse.Namespace) -> Any:
-    from pipeline.config import load_config  # noqa: PLC0415
+    from hyperfuse.pipeline.config import load_config  # noqa: PLC0415
 
     settings: dict[str, Any] = assigned(options.set, example="hsi.crs=EPSG:32633")
     named = {
@@ -177,7 +176,7 @@ def _config(options: argparse.Namespace) -> Any:
 
 
 def _known(network: str) -> str:
-    from models import available  # noqa: PLC0415
+    from hyperfuse.models import available  # noqa: PLC0415
 
     if network not in available():
         raise UsageError(f"there is no network {network!r}; choose one of {', '.join(available())}")

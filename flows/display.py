@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.progress import Pace
+from hyperfuse.pipeline.progress import Pace
 
 log = logging.getLogger(__name__)
 

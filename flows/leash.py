@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return 1  # it ended before the kernel was asked
-    from flows.cli import main as command  # noqa: PLC0415 (see above)
+    from hyperfuse.flows.cli import main as command  # noqa: PLC0415 (see above)
 
     return command(arguments[1:])
 

@@ -1,6 +1,6 @@
 """Fusion methods: torch and numpy only; importing this package loads no torch."""
 
-from models._spec import (
+from hyperfuse.models.spec import (
     FirstPass,
     FusionModel,
     Method,

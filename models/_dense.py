@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models._winograd import SLOPE, dense_stack, pays
+from hyperfuse.models._winograd import SLOPE, dense_stack, pays
 
 UNITS = 3
 """Dense units in a group."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from models._guides import degrade_guides, finer_bands, guide_reach, sharpen_guides, smooth_guides
-from models._layers import blur_reach, degrade, upsample
-from models._spec import ModelSpec, Observed
+from hyperfuse.models.operators import blur_reach, degrade, upsample
+from hyperfuse.models.spec import ModelSpec, Observed
+from hyperfuse.models.subspace.guides import degrade_guides, finer_bands, guide_reach, sharpen_guides, smooth_guides
 
 _RIDGE = 1e-6
 """Share of the MSI bands' mean variance added to their covariance: keeps equal bands apart, moves nothing else."""

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models._layers import upsample
-from models._spec import ModelSpec, Observed
+from hyperfuse.models.operators import upsample
+from hyperfuse.models.spec import ModelSpec, Observed
 
 _UPSAMPLE_REACH = 2
 """Coarse pixels."""

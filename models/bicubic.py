@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import torch
 
-from models._layers import upsample
-from models._spec import MethodCard, ModelSpec, Observed
+from hyperfuse.models.operators import upsample
+from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 
 CARD = MethodCard(
     title="Cubic convolution of the HSI",

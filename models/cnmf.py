@@ -32,10 +32,10 @@ from collections.abc import Mapping
 
 import torch
 
-from models._guides import degrade_guides, sharpen_guides, sharpened_reach, smooth_guides
-from models._layers import upsample
-from models._moments import low_pass_margin, transfer_to_coarser
-from models._spec import MethodCard, ModelSpec, Observed
+from hyperfuse.models._moments import low_pass_margin, transfer_to_coarser
+from hyperfuse.models.operators import upsample
+from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
+from hyperfuse.models.subspace.guides import degrade_guides, sharpen_guides, sharpened_reach, smooth_guides
 
 CARD = MethodCard(
     title="Coupled nonnegative matrix factorization",

@@ -32,10 +32,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models._dense import GROUP_REACH, DenseUnit, Group
-from models._released import from_released, to_released
-from models._spec import MethodCard, ModelSpec, Observed, TwoRateSpec
-from models._winograd import SLOPE, convolve
+from hyperfuse.models._dense import GROUP_REACH, DenseUnit, Group
+from hyperfuse.models._released import from_released, to_released
+from hyperfuse.models._winograd import SLOPE, convolve
+from hyperfuse.models.spec import MethodCard, ModelSpec, Observed, TwoRateSpec
 
 __all__ = ["CARD", "LOSSES", "VARIANTS", "build", "first_pass", "from_released", "specify", "to_released"]
 

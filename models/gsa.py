@@ -27,10 +27,10 @@ from typing import Any, Literal
 
 import torch
 
-from models._guides import guide_reach, low_pass_reach, sharpened_reach, smooth_guides
-from models._layers import upsample
-from models._moments import Moments, MomentsPass, RegressedGuide
-from models._spec import MethodCard, ModelSpec, Observed
+from hyperfuse.models._moments import Moments, MomentsPass, RegressedGuide
+from hyperfuse.models.operators import upsample
+from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
+from hyperfuse.models.subspace.guides import guide_reach, low_pass_reach, sharpened_reach, smooth_guides
 
 CARD = MethodCard(
     title="Gram-Schmidt adaptive, by groups of bands or regressed guides",

@@ -40,7 +40,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its customary name)
 
-from models._spec import MethodCard, ModelSpec, Observed, TwoRateSpec
+from hyperfuse.models.spec import MethodCard, ModelSpec, Observed, TwoRateSpec
 
 CARD = MethodCard(
     title="HyFusion, enhanced reception field transformer (reconstruction)",

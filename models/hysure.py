@@ -45,10 +45,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import pad
 
-from models._guides import kinds
-from models._layers import blur_matrix, upsample
-from models._moments import Moments, MomentsPass
-from models._spec import MethodCard, ModelSpec, Observed
+from hyperfuse.models._moments import Moments, MomentsPass
+from hyperfuse.models.operators import blur_matrix, upsample
+from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
+from hyperfuse.models.subspace.guides import kinds
 
 CARD = MethodCard(
     title="Subspace with vector total variation",

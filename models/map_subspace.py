@@ -14,21 +14,21 @@ Notes
 -----
 Departures from these papers, each of them measured on seven real cubes (`hyperfuse evaluate --preset real-4`):
 
-- The prior mean is no global linear map of the MSI. Beside it, two families of features bend it, see `models._bent`. They are
+- The prior mean is no global linear map of the MSI. Beside it, two families of features bend it, see `models.subspace.features`. They are
   formed on the fine pixels and then blurred by the PSF, as the HSI's samples are, so that a coarse pixel's mixture is a
   mixture and not a color of its own. How far a component bends is decided by the likelihood of the scene's own samples.
   The three regressions err differently, and their mean is better than each, and than one on all features.
 - The prior covariance is not white in space: what the regression leaves is a field with a correlation length.
 - Neither spectral responses nor radiometric agreement are needed, since the regression finds both.
-- The MSI's noise is taken from smooth places beforehand, see `models._denoise`: large coefficients amplify it.
+- The MSI's noise is taken from smooth places beforehand, see `models.subspace.noise`: large coefficients amplify it.
 
-MSI bands of several steps are used in turn, see `models._level`. What limits them is the noise of bands that are much alike, and how true
+MSI bands of several steps are used in turn, see `models.subspace.level`. What limits them is the noise of bands that are much alike, and how true
 their guides are to what they measured: both were worth about a decibel at ratio 6 (`hyperfuse evaluate --preset gsd`).
 
 A hole is worked around: its samples count for nothing, and around it the regression and the other samples carry on. Only
 what was not seen itself is lost.
 
-All statistics come from a sample of patches, see `models._patches`; the rest is local, and exact over tiles.
+All statistics come from a sample of patches, see `models.subspace.patches`; the rest is local, and exact over tiles.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from dataclasses import dataclass
 
 import torch
 
-from models import _denoise
-from models._bent import Features
-from models._denoise import Denoiser
-from models._guides import guide_reach, smooth_guides
-from models._layers import degrade, upsample
-from models._level import Sample, Surroundings, levels
-from models._patches import Patches, PatchPass
-from models._spec import MethodCard, ModelSpec, Observed
-from models._subspace import MOST as MOST_COMPONENTS
-from models._subspace import Subspace
+from hyperfuse.models.operators import degrade, upsample
+from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
+from hyperfuse.models.subspace import noise as _denoise
+from hyperfuse.models.subspace.basis import MOST as MOST_COMPONENTS
+from hyperfuse.models.subspace.basis import Subspace
+from hyperfuse.models.subspace.features import Features
+from hyperfuse.models.subspace.guides import guide_reach, smooth_guides
+from hyperfuse.models.subspace.level import Sample, Surroundings, levels
+from hyperfuse.models.subspace.noise import Denoiser
+from hyperfuse.models.subspace.patches import Patches, PatchPass
 
 CARD = MethodCard(
     title="MAP estimate in the scene's subspace, bent regression and kriging",

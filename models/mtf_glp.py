@@ -22,10 +22,10 @@ from collections.abc import Mapping
 
 import torch
 
-from models._guides import low_pass_reach, sharpened_reach
-from models._layers import upsample
-from models._moments import Moments, MomentsPass, RegressedGuide
-from models._spec import MethodCard, ModelSpec, Observed
+from hyperfuse.models._moments import Moments, MomentsPass, RegressedGuide
+from hyperfuse.models.operators import upsample
+from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
+from hyperfuse.models.subspace.guides import low_pass_reach, sharpened_reach
 
 CARD = MethodCard(
     title="Laplacian pyramid by the HSI's MTF, high-pass modulation",

@@ -27,9 +27,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from models import csakd
-from models._spec import MethodCard, ModelSpec, Observed
-from models.csakd import LOSSES, build, first_pass
+from hyperfuse.models import csakd
+from hyperfuse.models.csakd import LOSSES, build, first_pass
+from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 
 __all__ = ["CARD", "LOSSES", "VARIANTS", "build", "first_pass", "specify"]
 

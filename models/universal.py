@@ -24,7 +24,7 @@ scenes alike, and there are two of them:
 
 What the core sees of a plane: at the coarse pixels what the regression leaves of the HSI (residual scale); at the fine ones
 the estimate (its own scale), how far it lies from the regression, and detail of the coarse residual guessed by color, see
-`models._guided` (residual scale); at both, how strong the first planes are, which tells the materials apart.
+`models.subspace.guided` (residual scale); at both, how strong the first planes are, which tells the materials apart.
 
 The sign of a plane means nothing, so the answer is odd: half the difference of the core's answers to a plane and to its
 negative. What was measured of these choices, after 300 steps on four real cubes:
@@ -47,13 +47,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from models import _plain, map_subspace
-from models._guided import REACH as GUIDED_REACH
-from models._guided import guided_detail
-from models._guides import degrade_guides
-from models._layers import degrade
-from models._patches import Patches, PatchPass
-from models._spec import MethodCard, ModelSpec, Observed, method
+from hyperfuse.models import _plain, map_subspace
+from hyperfuse.models.operators import degrade
+from hyperfuse.models.spec import MethodCard, ModelSpec, Observed, method
+from hyperfuse.models.subspace.guided import REACH as GUIDED_REACH
+from hyperfuse.models.subspace.guided import guided_detail
+from hyperfuse.models.subspace.guides import degrade_guides
+from hyperfuse.models.subspace.patches import Patches, PatchPass
 
 CARD = MethodCard(
     title="Residual of the training-free estimate, by a network for all sensors",

@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig, load_config
-    from pipeline.product import Product
-    from pipeline.publish import verify
-    from pipeline.workflow import run
+    from hyperfuse.pipeline.config import RunConfig, load_config
+    from hyperfuse.pipeline.products.product import Product
+    from hyperfuse.pipeline.products.publish import verify
+    from hyperfuse.pipeline.run import run
 
 __all__ = ["Product", "RunConfig", "load_config", "run", "verify"]
 
-_HOME = {"RunConfig": "config", "load_config": "config", "Product": "product", "verify": "publish", "run": "workflow"}
+_HOME = {
+    "RunConfig": "config",
+    "load_config": "config",
+    "Product": "products.product",
+    "verify": "products.publish",
+    "run": "run",
+}
 
 
 def __getattr__(name: str) -> Any:  # torch takes seconds to import, and `pipeline.config` does not need it
@@ -25,4 +31,4 @@ def __getattr__(name: str) -> Any:  # torch takes seconds to import, and `pipeli
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415
 
-    return getattr(import_module(f"pipeline.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

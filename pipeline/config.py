@@ -11,10 +11,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from catalogs.errors import UsageError
-from catalogs.scene import Quantity
-from catalogs.sensors import Source
-from models import available
+from hyperfuse.catalogs.errors import UsageError
+from hyperfuse.catalogs.scene import Quantity
+from hyperfuse.catalogs.sensors import Source
+from hyperfuse.models import available
+from hyperfuse.pipeline import formats
 
 _PLACE_AND_SCHEDULE = {"output", "device", "dask", "dask_wait_s", "store", "weights", "quality"}
 
@@ -88,7 +89,7 @@ class AlignConfig(_Frozen):
 
 
 class HarmonizeConfig(_Frozen):
-    """Bringing the MSI to the radiometry of the HSI; see `pipeline.harmonize`."""
+    """Bringing the MSI to the radiometry of the HSI; see `pipeline.observation.harmonize`."""
 
     mode: Literal["auto", "off", "require"] = "auto"
     """`auto` corrects what lies within the limits and warns of the rest; `off` leaves the MSI as it is; `require` ends a fusion
@@ -149,11 +150,9 @@ class OutputConfig(_Frozen):
     @field_validator("formats")
     @classmethod
     def _known_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        from pipeline.writers import available as writers  # noqa: PLC0415 (writers import jobs, which hold a RunConfig)
-
-        if not value or (unknown := sorted(set(value) - set(writers()))):
+        if not value or (unknown := sorted(set(value) - set(formats.available()))):
             raise ValueError(
-                f"there is no format {unknown[0] if value else ''!r}; choose some of {', '.join(writers())}"
+                f"there is no format {unknown[0] if value else ''!r}; choose some of {', '.join(formats.available())}"
             )
         return value
 

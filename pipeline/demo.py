@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from catalogs.scene import Scene
-from catalogs.sensors import Source, open_scene
-from pipeline.config import OutputConfig, RunConfig, SceneConfig
-from pipeline.product import Product
-from pipeline.progress import Progress, silent
-from pipeline.quality import SSIM_REACH, Comparison, Scores
-from pipeline.warp import warp
-from pipeline.workflow import run
+from hyperfuse.catalogs.scene import Scene
+from hyperfuse.catalogs.sensors import Source, open_scene
+from hyperfuse.pipeline.config import OutputConfig, RunConfig, SceneConfig
+from hyperfuse.pipeline.geometry.resample import warp
+from hyperfuse.pipeline.products.product import Product
+from hyperfuse.pipeline.progress import Progress, silent
+from hyperfuse.pipeline.quality.metrics import SSIM_REACH, Comparison, Scores
+from hyperfuse.pipeline.run import run
 
 RECIPE = "size=600&ratio=4&bands=60&seed=7&east_m=13&north_m=-6&holes_msi=0.002"
 """A pair that is displaced by 13 m east and 6 m south and has holes: what real pairs bring."""

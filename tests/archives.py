@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from catalogs.clear import CELLS
-from catalogs.items import Fingerprint, SceneItem
-from catalogs.outline import outline
-from catalogs.scene import Conditions
+from hyperfuse.catalogs.outline import outline
+from hyperfuse.catalogs.scene import Conditions
+from hyperfuse.catalogs.stac.clear_map import CELLS
+from hyperfuse.catalogs.stac.items import Fingerprint, SceneItem
 
 DAY = datetime(2024, 6, 1, 10, 30, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.page import number
+from hyperfuse.pipeline.reports.html import number
 
 PHONE = {"width": 390, "height": 800}
 SHARES = {

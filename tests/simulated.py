@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
 
-from catalogs.bands import Bands
-from catalogs.pairs import ScenePair
-from catalogs.scene import Scene
-from catalogs.sensors import Source, open_scene
-from tests.synthetic import DATA
+from hyperfuse.catalogs.bands import Bands
+from hyperfuse.catalogs.pairs import ScenePair
+from hyperfuse.catalogs.scene import Scene
+from hyperfuse.catalogs.sensors import Source, open_scene
+from tests import DATA
 
 MSI_NM = (490.0, 560.0, 665.0, 842.0)
 MSI_FWHM = (65.0, 36.0, 31.0, 106.0)

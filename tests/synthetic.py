@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import models
-from catalogs.scene import Scene
-from catalogs.sensors import Source, open_scene
-from pipeline.config import RunConfig, load_config
+from hyperfuse import models
+from hyperfuse.catalogs.scene import Scene
+from hyperfuse.catalogs.sensors import Source, open_scene
+from hyperfuse.pipeline.config import RunConfig, load_config
 
 SMALL = "size=150&ratio=4&bands=12&seed=3"
 """A pair that fuses in a second: 150 is no multiple of the ratio, of a tile, or of a chunk."""
 TILES = {"tiles.core": 64, "tiles.chunk": 32}
 """Tiles so small that SMALL has nine of them."""
-DATA = Path(__file__).parents[2] / "shared" / "data"
 """Real imagery beside the checkout; tests that need it skip where it is absent."""
 
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
-from catalogs.curves import with_curves
-from catalogs.errors import InputRejected
-from catalogs.scene import Quantity, Role, Scene
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.references.curves import with_curves
+from hyperfuse.catalogs.scene import Quantity, Role, Scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Source:
     bands: str | None = None
     """Bands to open, by the product's names, separated by commas; for multispectral products."""
     responses: str | None = None
-    """CSV table of measured spectral responses, see `catalogs.curves`."""
+    """CSV table of measured spectral responses, see `catalogs.references.curves`."""
 
 
 def sigma_from_mtf(mtf: float, ratio: float) -> float:

@@ -17,7 +17,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogs.bands import Bands
+from hyperfuse.catalogs.bands import Bands
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -14,15 +14,15 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from catalogs._conditions import conditions
-from catalogs._documents import parse_document
-from catalogs._markup import number_of, text_of
-from catalogs._packages import Member, Package
-from catalogs._rasters import open_member
-from catalogs.errors import InputRejected
-from catalogs.responses import SENTINEL_2A
-from catalogs.scene import Conditions
-from catalogs.times import parse_time
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.formats.conditions import conditions
+from hyperfuse.catalogs.formats.documents import parse_document
+from hyperfuse.catalogs.formats.markup import number_of, text_of
+from hyperfuse.catalogs.formats.packages import Member, Package
+from hyperfuse.catalogs.formats.raster import open_member
+from hyperfuse.catalogs.references.responses import SENTINEL_2A
+from hyperfuse.catalogs.scene import Conditions
+from hyperfuse.catalogs.times import parse_time
 
 FINEST_M = 10
 """Sampling distance of the product's grid."""

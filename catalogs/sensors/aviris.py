@@ -26,14 +26,14 @@ from pathlib import Path
 import numpy as np
 from affine import Affine
 
-from catalogs._assembly import Product, refuse_overrides, scene_of
-from catalogs._hdf import HdfSamples, has_objects, is_hdf, numbers, product, text
-from catalogs._rasters import envi_header, open_raster, raster_driver
-from catalogs.bands import nm_per
-from catalogs.errors import InputRejected
-from catalogs.scene import Scene
-from catalogs.sensors import Sensor, Source
-from catalogs.times import parse_time
+from hyperfuse.catalogs.bands import nm_per
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.formats.assembly import Product, refuse_overrides, scene_of
+from hyperfuse.catalogs.formats.hdf import HdfSamples, has_objects, is_hdf, numbers, product, text
+from hyperfuse.catalogs.formats.raster import envi_header, open_raster, raster_driver
+from hyperfuse.catalogs.scene import Scene
+from hyperfuse.catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.times import parse_time
 
 SENSOR = Sensor(title="AVIRIS orthocorrected reflectance")
 

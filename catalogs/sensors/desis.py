@@ -23,16 +23,16 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogs._assembly import Product, refuse_outside, refuse_overrides, scene_of
-from catalogs._conditions import conditions
-from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
-from catalogs._markup import lonlat, number_of, text_of
-from catalogs._packages import Member, Package, open_package
-from catalogs._rasters import open_member
-from catalogs.errors import InputRejected
-from catalogs.scene import Scene
-from catalogs.sensors import Sensor, Source
-from catalogs.times import parse_time
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.formats.assembly import Product, refuse_outside, refuse_overrides, scene_of
+from hyperfuse.catalogs.formats.conditions import conditions
+from hyperfuse.catalogs.formats.layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
+from hyperfuse.catalogs.formats.markup import lonlat, number_of, text_of
+from hyperfuse.catalogs.formats.packages import Member, Package, open_package
+from hyperfuse.catalogs.formats.raster import open_member
+from hyperfuse.catalogs.scene import Scene
+from hyperfuse.catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.times import parse_time
 
 SENSOR = Sensor(title="DESIS L2A", gsd_m=30.0, role="hsi")
 

@@ -28,14 +28,14 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from catalogs._assembly import Product, refuse_overrides, scene_of
-from catalogs._conditions import conditions
-from catalogs._hdf import HdfSamples, OrthoSamples, has_objects, is_hdf, numbers, product, text
-from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags
-from catalogs.errors import InputRejected
-from catalogs.scene import Conditions, Scene
-from catalogs.sensors import Sensor, Source
-from catalogs.times import parse_time
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.formats.assembly import Product, refuse_overrides, scene_of
+from hyperfuse.catalogs.formats.conditions import conditions
+from hyperfuse.catalogs.formats.hdf import HdfSamples, OrthoSamples, has_objects, is_hdf, numbers, product, text
+from hyperfuse.catalogs.formats.layers import Flag, Layer, MaskedSamples, Rule, chosen_flags
+from hyperfuse.catalogs.scene import Conditions, Scene
+from hyperfuse.catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.times import parse_time
 
 SENSOR = Sensor(title="EMIT L2A", gsd_m=60.0, role="hsi")
 

@@ -18,15 +18,15 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from catalogs._arrays import array_kind, open_array
-from catalogs._packages import open_package
-from catalogs._rasters import envi_header, open_raster, raster_driver
-from catalogs._signal import without_signal
-from catalogs._stored import Image, MosaicCube, StoredCube, digest, refuse_absurd, sample
-from catalogs.bands import Bands, read_table
-from catalogs.errors import InputRejected, UsageError
-from catalogs.scene import Quantity, Scene
-from catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.bands import Bands, read_table
+from hyperfuse.catalogs.errors import InputRejected, UsageError
+from hyperfuse.catalogs.formats.arrays import array_kind, open_array
+from hyperfuse.catalogs.formats.packages import open_package
+from hyperfuse.catalogs.formats.raster import envi_header, open_raster, raster_driver
+from hyperfuse.catalogs.formats.signal import without_signal
+from hyperfuse.catalogs.formats.stored import Image, MosaicCube, StoredCube, digest, refuse_absurd, sample
+from hyperfuse.catalogs.scene import Quantity, Scene
+from hyperfuse.catalogs.sensors import Sensor, Source
 
 SENSOR = Sensor(title="Any GeoTIFF, ENVI, NetCDF or Zarr with wavelengths and a CRS")
 

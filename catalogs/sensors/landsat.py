@@ -1,7 +1,7 @@
 """Landsat 8 and 9, Collection 2 Level 2 surface reflectance: folder, tar, or the path of one of its MTL files.
 
 Factors, offsets, file names, corners and time come from the MTL file (JSON, XML or text). Wavelengths are not in the
-product: centers and widths are those of the OLI (`catalogs.responses`).
+product: centers and widths are those of the OLI (`catalogs.references.responses`).
 
 Validity: 0 is fill, and a pixel that QA_RADSAT calls saturated in any band is not valid. Of QA_PIXEL, cloud, cloud
 shadow and cirrus invalidate a pixel, dilated cloud, snow and water do not; the setting `mask` chooses otherwise.
@@ -18,25 +18,33 @@ from typing import Any
 
 from affine import Affine
 
-from catalogs._assembly import Product, check_corners, refuse_overrides, scene_of
-from catalogs._conditions import conditions
-from catalogs._documents import parse_document
-from catalogs._layers import Flag, Layer, LayeredSamples, MaskedSamples, Rule, chosen_flags, refuse_short
-from catalogs._markup import parse_xml
-from catalogs._packages import Member, Package, open_package
-from catalogs._rasters import open_member
-from catalogs.errors import InputRejected
-from catalogs.responses import LANDSAT_8
-from catalogs.scene import Scene
-from catalogs.sensors import Sensor, Source
-from catalogs.times import parse_time
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.formats.assembly import Product, check_corners, refuse_overrides, scene_of
+from hyperfuse.catalogs.formats.conditions import conditions
+from hyperfuse.catalogs.formats.documents import parse_document
+from hyperfuse.catalogs.formats.layers import (
+    Flag,
+    Layer,
+    LayeredSamples,
+    MaskedSamples,
+    Rule,
+    chosen_flags,
+    refuse_short,
+)
+from hyperfuse.catalogs.formats.markup import parse_xml
+from hyperfuse.catalogs.formats.packages import Member, Package, open_package
+from hyperfuse.catalogs.formats.raster import open_member
+from hyperfuse.catalogs.references.responses import LANDSAT_8
+from hyperfuse.catalogs.scene import Scene
+from hyperfuse.catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.times import parse_time
 
 SENSOR = Sensor(title="Landsat 8 and 9 Collection 2 Level 2", gsd_m=30.0, role="msi")
 
 _ROOT = "LANDSAT_METADATA_FILE"
 _SPACECRAFT = ("LANDSAT_8", "LANDSAT_9")
 _NAMES = ("CA", "Blue", "Green", "Red", "NIR", "SWIR1", "SWIR2")
-"""Bands 1 to 7 in `catalogs.responses`."""
+"""Bands 1 to 7 in `catalogs.references.responses`."""
 _BITS: dict[Flag, int] = {"dilated_cloud": 1, "cirrus": 2, "cloud": 3, "shadow": 4, "snow": 5, "water": 7}
 _FILL_BIT = 0
 _SATURATED = 0b111_1111

@@ -20,11 +20,11 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from catalogs._assembly import Product, refuse_overrides, scene_of
-from catalogs._hdf import HdfSamples, is_hdf, numbers, product, text
-from catalogs.errors import InputRejected
-from catalogs.scene import Scene
-from catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.formats.assembly import Product, refuse_overrides, scene_of
+from hyperfuse.catalogs.formats.hdf import HdfSamples, is_hdf, numbers, product, text
+from hyperfuse.catalogs.scene import Scene
+from hyperfuse.catalogs.sensors import Sensor, Source
 
 SENSOR = Sensor(title="NEON AOP surface reflectance", gsd_m=1.0, role="hsi")
 

@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from catalogs._assembly import Product, refuse_overrides, scene_of
-from catalogs._conditions import conditions
-from catalogs._documents import parse_document
-from catalogs._layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
-from catalogs._packages import Member, Package, open_package
-from catalogs._rasters import open_member
-from catalogs.errors import InputRejected
-from catalogs.scene import Scene
-from catalogs.sensors import Sensor, Source
-from catalogs.times import parse_time
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.formats.assembly import Product, refuse_overrides, scene_of
+from hyperfuse.catalogs.formats.conditions import conditions
+from hyperfuse.catalogs.formats.documents import parse_document
+from hyperfuse.catalogs.formats.layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
+from hyperfuse.catalogs.formats.packages import Member, Package, open_package
+from hyperfuse.catalogs.formats.raster import open_member
+from hyperfuse.catalogs.scene import Scene
+from hyperfuse.catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.times import parse_time
 
 SENSOR = Sensor(title="PlanetScope surface reflectance", gsd_m=3.0, role="msi")
 

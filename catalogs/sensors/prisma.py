@@ -29,15 +29,15 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from catalogs._assembly import Product, refuse_overrides, scene_of
-from catalogs._conditions import conditions
-from catalogs._hdf import HdfSamples, has_objects, is_hdf, numbers, product, text
-from catalogs._layers import JoinedSamples, Layer, MaskedSamples, Rule, refuse_short
-from catalogs._packages import Member, Package, open_package
-from catalogs.errors import InputRejected
-from catalogs.scene import Conditions, Scene
-from catalogs.sensors import Sensor, Source
-from catalogs.times import parse_time
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.formats.assembly import Product, refuse_overrides, scene_of
+from hyperfuse.catalogs.formats.conditions import conditions
+from hyperfuse.catalogs.formats.hdf import HdfSamples, has_objects, is_hdf, numbers, product, text
+from hyperfuse.catalogs.formats.layers import JoinedSamples, Layer, MaskedSamples, Rule, refuse_short
+from hyperfuse.catalogs.formats.packages import Member, Package, open_package
+from hyperfuse.catalogs.scene import Conditions, Scene
+from hyperfuse.catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.times import parse_time
 
 SENSOR = Sensor(title="PRISMA L2D", gsd_m=30.0, role="hsi", mtf_nyquist=0.04)
 

@@ -26,14 +26,22 @@ from dataclasses import dataclass
 
 from affine import Affine
 
-from catalogs._assembly import Product, check_corners, refuse_overrides, scene_of
-from catalogs._layers import Flag, Layer, LayeredSamples, MaskedSamples, Rule, chosen_flags, refuse_short
-from catalogs._packages import Member, Package, open_package
-from catalogs._rasters import open_member
-from catalogs.errors import InputRejected, UsageError
-from catalogs.scene import Scene
-from catalogs.sensors import Sensor, Source
-from catalogs.sensors._sentinel2 import (
+from hyperfuse.catalogs.errors import InputRejected, UsageError
+from hyperfuse.catalogs.formats.assembly import Product, check_corners, refuse_overrides, scene_of
+from hyperfuse.catalogs.formats.layers import (
+    Flag,
+    Layer,
+    LayeredSamples,
+    MaskedSamples,
+    Rule,
+    chosen_flags,
+    refuse_short,
+)
+from hyperfuse.catalogs.formats.packages import Member, Package, open_package
+from hyperfuse.catalogs.formats.raster import open_member
+from hyperfuse.catalogs.scene import Scene
+from hyperfuse.catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.sensors._sentinel2 import (
     FINEST_M,
     Band,
     Description,

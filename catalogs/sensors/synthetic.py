@@ -27,12 +27,12 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
-from catalogs.bands import Bands
-from catalogs.errors import InputRejected
-from catalogs.scene import Scene, Window, pixel_size_m
-from catalogs.sensors import Sensor, Source, sigma_from_mtf
-from catalogs.sensors import _land as land
-from catalogs.sensors._optics import blur_gather, blur_separable
+from hyperfuse.catalogs.bands import Bands
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.scene import Scene, Window, pixel_size_m
+from hyperfuse.catalogs.sensors import Sensor, Source, sigma_from_mtf
+from hyperfuse.catalogs.sensors import _land as land
+from hyperfuse.catalogs.sensors._optics import blur_gather, blur_separable
 
 Role = Literal["hsi", "msi", "truth"]
 _F32 = NDArray[np.float32]

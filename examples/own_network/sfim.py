@@ -14,10 +14,10 @@ from collections.abc import Mapping
 
 import torch
 
-from models import ModelSpec, Observed
-from models._guides import degrade_guides, guide_reach, low_pass_reach, smooth_guides
-from models._layers import upsample
-from models._spec import MethodCard
+from hyperfuse.models import ModelSpec, Observed
+from hyperfuse.models.operators import upsample
+from hyperfuse.models.spec import MethodCard
+from hyperfuse.models.subspace.guides import degrade_guides, guide_reach, low_pass_reach, smooth_guides
 
 CARD = MethodCard(
     title="Smoothing filter-based intensity modulation",

@@ -17,10 +17,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from catalogs.bands import Bands
-from catalogs.errors import InputRejected
-from catalogs.scene import Scene, Window
-from catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.bands import Bands
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.scene import Scene, Window
+from hyperfuse.catalogs.sensors import Sensor, Source
 
 SENSOR = Sensor(title="NumPy cube with a JSON file", mtf_nyquist=0.3)
 

@@ -18,7 +18,7 @@
 A module uses only those above it.
 """
 
-from pipeline.training.settings import TrainConfig, load_training
-from pipeline.training.workflow import train
+from hyperfuse.pipeline.training.run import train
+from hyperfuse.pipeline.training.settings import TrainConfig, load_training
 
 __all__ = ["TrainConfig", "load_training", "train"]

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from catalogs.cubes import CubeSource
-from catalogs.errors import UsageError
-from catalogs.responses import band_set
-from models import available
-from pipeline.config import lay_over, read_mapping, usage_error
-from pipeline.simulate import Protocol
+from hyperfuse.catalogs.errors import UsageError
+from hyperfuse.catalogs.references.cubes import CubeSource
+from hyperfuse.catalogs.references.responses import band_set
+from hyperfuse.models import available
+from hyperfuse.pipeline.config import lay_over, read_mapping, usage_error
+from hyperfuse.pipeline.observation.protocol import Protocol
 
 LossName = Literal["pixel", "absolute", "relative", "sam", "beba", "wavelet"]
 """Functions of `models.losses` of an output and its target."""
@@ -31,7 +31,7 @@ class _Frozen(BaseModel):
 
 
 class CubeConfig(_Frozen):
-    """An image, and what its file does not tell; the fields are those of `catalogs.cubes.CubeSource`."""
+    """An image, and what its file does not tell; the fields are those of `catalogs.references.cubes.CubeSource`."""
 
     uri: str = Field(min_length=1)
     """Scene, MATLAB file or `synthetic:truth` address."""
@@ -86,7 +86,7 @@ class LibraryConfig(CubeConfig):
 
 
 class GeneratedConfig(_Frozen):
-    """Scenes made of real fine images and real spectra; see `pipeline.training.generated`."""
+    """Scenes made of real fine images and real spectra; see `pipeline.training.generated.scenes`."""
 
     images: tuple[CubeConfig, ...] = Field(min_length=1)
     """Fine images of a few bands, in their own unit: the spatial structure. Each scene is a part of one of them."""
@@ -133,7 +133,7 @@ class GeneratedConfig(_Frozen):
 
 
 class SimulationConfig(_Frozen):
-    """How pairs are made of what is true; see `pipeline.simulate.Protocol`."""
+    """How pairs are made of what is true; see `pipeline.observation.protocol.Protocol`."""
 
     ratio: int = Field(default=4, ge=2, le=20)
     """Fine pixels per coarse pixel along one axis."""

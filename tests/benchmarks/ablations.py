@@ -29,18 +29,18 @@ import numpy as np
 import torch
 import yaml
 
-from catalogs.cubes import CubeSource, open_cube
-from catalogs.errors import ExpectedSkip, HyperFuseError
-from catalogs.files import write_atomic
-from catalogs.networks import read_card
-from catalogs.responses import band_set
-from pipeline.evaluate import fuse_whole, score
-from pipeline.quality import Scores
-from pipeline.simulate import SimulatedPair
-from pipeline.training import TrainConfig, train
-from pipeline.training.grounds import open_ground
-from pipeline.training.residuals import displaced
-from pipeline.training.samples import white_noise
+from hyperfuse.catalogs.errors import ExpectedSkip, HyperFuseError
+from hyperfuse.catalogs.formats.files import write_atomic
+from hyperfuse.catalogs.references.cubes import CubeSource, open_cube
+from hyperfuse.catalogs.references.responses import band_set
+from hyperfuse.catalogs.weight_cards import read_card
+from hyperfuse.pipeline.observation.simulate import SimulatedPair
+from hyperfuse.pipeline.quality.metrics import Scores
+from hyperfuse.pipeline.quality.trials import fuse_whole, score
+from hyperfuse.pipeline.training import TrainConfig, train
+from hyperfuse.pipeline.training.pairs import open_ground
+from hyperfuse.pipeline.training.patches import white_noise
+from hyperfuse.pipeline.training.planes import displaced
 from tests import sources
 
 Settings = dict[str, Any]

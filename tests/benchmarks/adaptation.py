@@ -14,17 +14,18 @@ from typing import cast
 
 import torch
 
-from catalogs.errors import HyperFuseError
-from models import method
-from models._weights import load_weights
-from pipeline.evaluate import fuse_by, score
-from pipeline.rehearsal import noisy_as_full
-from pipeline.simulate import Protocol, SimulatedPair, simulate
-from pipeline.training.adapt import Adaptation, adapt
-from pipeline.training.fitting import AdaptSettings
-from pipeline.training.generated import Generator
-from pipeline.training.settings import GeneratedConfig
-from pipeline.weights import shipped_weights
+from hyperfuse.catalogs.errors import HyperFuseError
+from hyperfuse.models import method
+from hyperfuse.models.weights_io import load_weights
+from hyperfuse.pipeline.fusion.weights import shipped_weights
+from hyperfuse.pipeline.observation.protocol import Protocol
+from hyperfuse.pipeline.observation.simulate import SimulatedPair, simulate
+from hyperfuse.pipeline.quality.rehearsal import noisy_as_full
+from hyperfuse.pipeline.quality.trials import fuse_by, score
+from hyperfuse.pipeline.training.adapt.fit import AdaptSettings
+from hyperfuse.pipeline.training.adapt.run import Adaptation, adapt
+from hyperfuse.pipeline.training.generated.scenes import Generator
+from hyperfuse.pipeline.training.settings import GeneratedConfig
 from tests.benchmarks.uncertainty import reduced
 from tests.sources import ecostress_library, sentinel2
 

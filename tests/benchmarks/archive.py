@@ -18,10 +18,10 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
-from catalogs.archive import Catalog
-from pipeline.archive import ArchiveConfig, open_catalog
-from pipeline.backlog import take_stock
-from pipeline.deadletter import DeadLetter, DeadLetters
+from hyperfuse.catalogs.stac.catalog import Catalog
+from hyperfuse.pipeline.archive.backlog import take_stock
+from hyperfuse.pipeline.archive.dead_letters import DeadLetter, DeadLetters
+from hyperfuse.pipeline.archive.settings import ArchiveConfig, open_catalog
 from tests.archives import archive
 from tests.pipeline.archives import record_of
 

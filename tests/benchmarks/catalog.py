@@ -15,8 +15,8 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from catalogs.archive import Catalog
-from catalogs.pairing import PairingRules, pair
+from hyperfuse.catalogs.pairing.ranking import PairingRules, pair
+from hyperfuse.catalogs.stac.catalog import Catalog
 from tests.archives import archive
 
 

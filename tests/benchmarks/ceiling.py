@@ -25,16 +25,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from catalogs.errors import HyperFuseError
-from catalogs.files import write_atomic
-from models import ModelSpec, method, universal
-from models._weights import load_weights
-from pipeline.evaluate import fuse_whole, score
-from pipeline.presets import CUBES, cube_trials, within
-from pipeline.simulate import Protocol, SimulatedPair
-from pipeline.training.fitting import CHOOSING, DECIDING, LEARNT, AdaptSettings, Fitting
-from pipeline.training.residuals import Exercise, exercise
-from pipeline.weights import shipped_weights
+from hyperfuse.catalogs.errors import HyperFuseError
+from hyperfuse.catalogs.formats.files import write_atomic
+from hyperfuse.models import ModelSpec, method, universal
+from hyperfuse.models.weights_io import load_weights
+from hyperfuse.pipeline.evaluation.presets import CUBES, cube_trials, within
+from hyperfuse.pipeline.fusion.weights import shipped_weights
+from hyperfuse.pipeline.observation.protocol import Protocol
+from hyperfuse.pipeline.observation.simulate import SimulatedPair
+from hyperfuse.pipeline.quality.trials import fuse_whole, score
+from hyperfuse.pipeline.training.adapt.fit import CHOOSING, DECIDING, LEARNT, AdaptSettings, Fitting
+from hyperfuse.pipeline.training.planes import Exercise, exercise
 
 NETWORK = "universal-plain"
 FOLDS = 4

@@ -28,12 +28,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from catalogs.errors import HyperFuseError
-from pipeline.config import RunConfig, load_config
-from pipeline.job import Job
-from pipeline.product import Product
-from pipeline.publish import verify
-from pipeline.workflow import run
+from hyperfuse.catalogs.errors import HyperFuseError
+from hyperfuse.pipeline.config import RunConfig, load_config
+from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.products.product import Product
+from hyperfuse.pipeline.products.publish import verify
+from hyperfuse.pipeline.run import run
 
 QUICK = "size=300&ratio=4&bands=10&seed=2&east_m=9"
 TILES = {"tiles.core": 64, "tiles.chunk": 64, "quality.gate": "off"}
@@ -214,7 +214,13 @@ def _samples(product: Product) -> NDArray[Any]:
 def _started(settings: RunConfig) -> Any:
     """A process that fuses, forked from one that has imported everything: the kills shall hit the work, not the imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.workflow", "pipeline.writers.zarr", "pipeline.writers.cog"])
+    context.set_forkserver_preload(
+        [
+            "hyperfuse.pipeline.run",
+            "hyperfuse.pipeline.products.writers.zarr",
+            "hyperfuse.pipeline.products.writers.cog",
+        ]
+    )
     process = context.Process(target=_fuse, args=(settings,))
     process.start()
     return process

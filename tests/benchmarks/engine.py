@@ -28,19 +28,19 @@ from typing import Any
 
 import torch
 
-import models
-from catalogs.networks import WeightCard
-from models import Observed, method
-from pipeline import store
-from pipeline.fuse import TileFuser
-from pipeline.weights import save_weights
-from pipeline.workflow import Run, fuse_tiles, open_run, stage_pair
+from hyperfuse import models
+from hyperfuse.catalogs.weight_cards import WeightCard
+from hyperfuse.models import Observed, method
+from hyperfuse.pipeline.fusion.tile_fuser import TileFuser
+from hyperfuse.pipeline.fusion.weights import save_weights
+from hyperfuse.pipeline.job import store
+from hyperfuse.pipeline.run import Run, fuse_tiles, open_run, stage_pair
+from tests import ROOT
 from tests.benchmarks.measured import in_own_process
 from tests.benchmarks.memory import measure
 from tests.benchmarks.peers import compare_peers
 from tests.synthetic import config
 
-HERE = Path(__file__).parents[2]
 models.__path__.append(str(Path(__file__).with_name("cheap")))
 
 
@@ -151,7 +151,7 @@ def tiles_on_workers(network: str, edge: int, bands: int, core: int, workers: in
 
 
 def _one_thread() -> None:
-    import pipeline.fuse  # noqa: F401 (loads what the first batch would)
+    from hyperfuse.pipeline.fusion import tile_fuser  # noqa: F401 (loads what the first batch would)
 
     torch.set_num_threads(1)
 
@@ -225,11 +225,11 @@ def main() -> None:
         print(f"\n{part}")
         for row in record[part]:
             print("  " + "  ".join(f"{key} {_short(value)}" for key, value in row.items()))
-    (HERE / "benchmarks").mkdir(exist_ok=True)
-    path = HERE / "benchmarks" / f"{record['machine']}.json"
+    (ROOT / "benchmarks").mkdir(exist_ok=True)
+    path = ROOT / "benchmarks" / f"{record['machine']}.json"
     kept = json.loads(path.read_text()) if path.is_file() else {}
     path.write_text(json.dumps(kept | record, indent=1) + "\n")
-    print(f"\n{path.relative_to(HERE)}")
+    print(f"\n{path.relative_to(ROOT)}")
 
 
 def _sizes(sizes: list[int], bands: int) -> list[dict[str, Any]]:

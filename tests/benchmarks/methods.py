@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-import models
-from models._layers import degrade, upsample
+from hyperfuse import models
+from hyperfuse.models.operators import degrade, upsample
 
 CONTROL = "bicubic"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-import models
+from hyperfuse import models
 
 
 def prepare(name: str, which: str, options: argparse.Namespace) -> Callable[[], torch.Tensor]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import Observed, method
+from hyperfuse.models import Observed, method
 from tests.benchmarks.measured import Growth, in_own_process
 
 RATIO = 4
@@ -150,8 +150,8 @@ def map_overlap(folder: str, network: str, edge: int, bands: int, core: int) -> 
 
 def hyperfuse(folder: str, network: str, edge: int, bands: int, core: int) -> dict[str, Any]:
     """The engine, from the staged arrays to the written product, float32 so that the results compare."""
-    from pipeline import store
-    from pipeline.workflow import fuse_tiles, open_run, stage_pair
+    from hyperfuse.pipeline.job import store
+    from hyperfuse.pipeline.run import fuse_tiles, open_run, stage_pair
     from tests.benchmarks.engine import settings
 
     run = settings(Path(folder), network, edge=edge, bands=bands, core=core)
@@ -164,8 +164,8 @@ def hyperfuse(folder: str, network: str, edge: int, bands: int, core: int) -> di
             seconds = time.perf_counter() - started
         tiled = np.asarray(store.open_array(held.job.fused)[...])
         chosen = model(network, bands)
-        from pipeline.staged import StagedPair
-        from pipeline.tiles import Box
+        from hyperfuse.pipeline.geometry.box import Box
+        from hyperfuse.pipeline.job.staged_pair import StagedPair
 
         height, width = held.job.grids.coarse_shape
         pair = StagedPair(held.job)

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
-from catalogs.networks import WeightCard
-from models import Observed, method
-from pipeline.judge import judge
-from pipeline.mosaic import mosaic
-from pipeline.weights import save_weights
-from pipeline.workflow import fuse_tiles, open_run, stage_pair
+from hyperfuse.catalogs.weight_cards import WeightCard
+from hyperfuse.models import Observed, method
+from hyperfuse.pipeline.fusion.weights import save_weights
+from hyperfuse.pipeline.job.completeness import mosaic
+from hyperfuse.pipeline.quality.assessment import judge
+from hyperfuse.pipeline.run import fuse_tiles, open_run, stage_pair
 from tests.synthetic import config
 
 

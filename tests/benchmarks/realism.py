@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from catalogs.cubes import ReferenceCube, open_cube
-from catalogs.errors import HyperFuseError
-from pipeline.config import read_mapping
-from pipeline.evaluate import fuse_whole, score
-from pipeline.presets import CUBES, within
-from pipeline.simulate import Protocol, simulate
-from pipeline.training.generated import Generator
-from pipeline.training.settings import GeneratedConfig
+from hyperfuse.catalogs.errors import HyperFuseError
+from hyperfuse.catalogs.references.cubes import ReferenceCube, open_cube
+from hyperfuse.pipeline.config import read_mapping
+from hyperfuse.pipeline.evaluation.presets import CUBES, within
+from hyperfuse.pipeline.observation.protocol import Protocol
+from hyperfuse.pipeline.observation.simulate import simulate
+from hyperfuse.pipeline.quality.trials import fuse_whole, score
+from hyperfuse.pipeline.training.generated.scenes import Generator
+from hyperfuse.pipeline.training.settings import GeneratedConfig
 from tests.sources import everything
 
 PROTOCOL = Protocol(ratio=4, msi="s2-4", hsi_snr_db=35.0, msi_snr_db=40.0)

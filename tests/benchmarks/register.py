@@ -18,15 +18,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from catalogs.pairs import ScenePair
-from catalogs.sensors import Source, open_scene
-from pipeline.config import AlignConfig
-from pipeline.coregister import estimate
-from pipeline.coregister.views import Survey, open_view
-from pipeline.displacement import Displacement
-from pipeline.grids import nest
+from hyperfuse.catalogs.pairs import ScenePair
+from hyperfuse.catalogs.sensors import Source, open_scene
+from hyperfuse.pipeline.config import AlignConfig
+from hyperfuse.pipeline.geometry.displacement import Displacement
+from hyperfuse.pipeline.geometry.grids import nest
+from hyperfuse.pipeline.registration.estimate import estimate
+from hyperfuse.pipeline.registration.views import Survey, open_view
+from tests import DATA
 from tests.simulated import MTF_SIGMA, Move, constant, held_scene, sentinel2_ground, simulate, synthetic_ground
-from tests.synthetic import DATA
 
 BERLIN = DATA / "berlin_urban_gradient" / "pairA" / "HighResolution_BerlinUrbanGradient.bsq"
 _STEP_PX = 0.05

@@ -24,15 +24,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from catalogs.errors import HyperFuseError
-from catalogs.sensors import Source, open_scene, sigma_from_mtf
-from models import Observed
-from pipeline.activity import F32, activity, filled
-from pipeline.evaluate import fuse_whole
-from pipeline.presets import CUBES, cube_trials, within
-from pipeline.rehearsal import Rehearsal, rehearse, without_noise
-from pipeline.simulate import Protocol, SimulatedPair
-from pipeline.uncertainty import (
+from hyperfuse.catalogs.errors import HyperFuseError
+from hyperfuse.catalogs.sensors import Source, open_scene, sigma_from_mtf
+from hyperfuse.models import Observed
+from hyperfuse.pipeline.evaluation.presets import CUBES, cube_trials, within
+from hyperfuse.pipeline.observation.protocol import Protocol
+from hyperfuse.pipeline.observation.simulate import SimulatedPair
+from hyperfuse.pipeline.quality.msi_detail import F32, activity, filled
+from hyperfuse.pipeline.quality.reduced_resolution import OWN_BANDS, degraded_pair
+from hyperfuse.pipeline.quality.rehearsal import Rehearsal, rehearse, without_noise
+from hyperfuse.pipeline.quality.trials import fuse_whole
+from hyperfuse.pipeline.quality.uncertainty import (
     Calibration,
     FullResolution,
     Z,
@@ -41,8 +43,8 @@ from pipeline.uncertainty import (
     sparsification,
     standard_error,
 )
-from pipeline.wald import OWN_BANDS, degraded_pair
-from tests.synthetic import DATA, scene, whole
+from tests import DATA
+from tests.synthetic import scene, whole
 
 RECIPES = ("size=384&ratio=4&bands=60&seed=5", "size=384&ratio=4&bands=60&seed=9&msi=6&snr_hsi=35&snr_msi=40")
 RATIOS = (2, 3, 4)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalogs.bands import Bands, nm_per, read_table
-from catalogs.errors import InputRejected
+from hyperfuse.catalogs.bands import Bands, nm_per, read_table
+from hyperfuse.catalogs.errors import InputRejected
 
 centers = st.lists(st.floats(350.0, 2500.0, allow_nan=False), min_size=1, max_size=40)
 

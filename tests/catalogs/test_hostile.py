@@ -10,11 +10,11 @@ from pathlib import Path
 import h5py
 import pytest
 
-from catalogs.archive import Catalog
-from catalogs.errors import InputRejected
-from catalogs.gather import gather
-from catalogs.networks import read_card
-from catalogs.sensors import Source, open_scene
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.sensors import Source, open_scene
+from hyperfuse.catalogs.stac.catalog import Catalog
+from hyperfuse.catalogs.stac.gather import gather
+from hyperfuse.catalogs.weight_cards import read_card
 from tests.products import desis, emit, enmap, landsat, planetscope, prisma, sentinel2
 
 ENTITY = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'

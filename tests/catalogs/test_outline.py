@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
-from catalogs._documents import parse_document, read_document, write_document
-from catalogs.clear import CELLS, clear_map, clear_share, is_clear_map
-from catalogs.errors import InputRejected
-from catalogs.outline import MAX_POINTS, bbox_of, box_of, from_geojson, grid_outline, outline, to_geojson
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.formats.documents import parse_document, read_document, write_document
+from hyperfuse.catalogs.outline import MAX_POINTS, bbox_of, box_of, from_geojson, grid_outline, outline, to_geojson
+from hyperfuse.catalogs.stac.clear_map import CELLS, clear_map, clear_share, is_clear_map
 
 SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float64)
 

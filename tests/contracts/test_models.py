@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-import models
-from models import ModelSpec, Observed
-from models._layers import degrade
-from models._spec import merge_sums
+from hyperfuse import models
+from hyperfuse.models import ModelSpec, Observed
+from hyperfuse.models.operators import degrade
+from hyperfuse.models.spec import merge_sums
 from tests.synthetic import methods_without_weights
 
 BANDS, MSI_BANDS = 7, 3

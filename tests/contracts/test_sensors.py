@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catalogs.errors import HyperFuseError
-from catalogs.scene import Cube, Scene
-from catalogs.sensors import Source, available, open_scene, sensor_module
+from hyperfuse.catalogs.errors import HyperFuseError
+from hyperfuse.catalogs.scene import Cube, Scene
+from hyperfuse.catalogs.sensors import Source, available, open_scene, sensor_module
 from tests.products import aviris, desis, emit, enmap, landsat, neon, planetscope, prisma, sentinel2
 from tests.synthetic import whole
 

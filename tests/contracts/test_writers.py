@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import OutputConfig
-from pipeline.publish import publish
-from pipeline.writers import Asset, BadProduct, Draft, available, writer
+from hyperfuse.pipeline.config import OutputConfig
+from hyperfuse.pipeline.formats import available
+from hyperfuse.pipeline.products.draft import Asset, BadProduct, Draft
+from hyperfuse.pipeline.products.publish import publish
+from hyperfuse.pipeline.products.writers import writer
 from tests.pipeline.conftest import build_job
 
 

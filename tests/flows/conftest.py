@@ -16,7 +16,8 @@ from urllib.request import urlopen
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 
 

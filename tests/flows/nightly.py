@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from affine import Affine
 
-from catalogs.archive import Catalog
-from catalogs.items import SceneItem
-from catalogs.sensors import Source
-from catalogs.survey import survey
+from hyperfuse.catalogs.sensors import Source
+from hyperfuse.catalogs.stac.catalog import Catalog
+from hyperfuse.catalogs.stac.items import SceneItem
+from hyperfuse.catalogs.stac.survey import survey
 from tests.pipeline.archives import item
-from tests.pipeline.test_weights import weight_file
+from tests.pipeline.fusion.test_weights import weight_file
 from tests.products import enmap, planetscope, prisma, sentinel2
 from tests.products.packing import tarred, zipped
 

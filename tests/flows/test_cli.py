@@ -12,8 +12,8 @@ import pytest
 import rasterio
 from affine import Affine
 
-from flows.cli import main
-from flows.display import Display
+from hyperfuse.flows.cli import main
+from hyperfuse.flows.display import Display
 
 GSD = {"hsi": 40.0, "msi": 10.0}
 
@@ -120,7 +120,7 @@ def test_register_refuses_what_it_cannot_believe(pair, capsys):
 
 
 def test_demo_prints_both_scores(tmp_path, capsys, monkeypatch):
-    from pipeline import demo
+    from hyperfuse.pipeline import demo
 
     monkeypatch.setattr(demo, "RECIPE", "size=120&bands=8")
     monkeypatch.setattr(demo.demonstrate, "__kwdefaults__", demo.demonstrate.__kwdefaults__ | {"recipe": demo.RECIPE})

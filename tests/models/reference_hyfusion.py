@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its customary name)
 
-from models.hyfusion import ERFB, HyFusion, WindowLayer
+from hyperfuse.models.hyfusion import ERFB, HyFusion, WindowLayer
 
 
 @torch.no_grad()

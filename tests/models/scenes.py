@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-import models
-from models import Observed
-from models._layers import degrade, upsample
+from hyperfuse import models
+from hyperfuse.models import Observed
+from hyperfuse.models.operators import degrade, upsample
 
 
 def mixtures(n_materials: int, *, n_bands: int = 12, size: int = 16, ratio: int = 4, seed: int = 0):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-import models
-from models import cnmf
+from hyperfuse import models
+from hyperfuse.models import cnmf
 from tests.models.scenes import error, fused, mixtures, response, seen
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import models
-from models import Observed, TwoRateModel
-from models._dense import DenseUnit
-from models._macs import macs
-from models._winograd import dense_stack
-from models.csakd import CSAKD, _bilinear, _nearest, build, specify
+from hyperfuse import models
+from hyperfuse.models import Observed, TwoRateModel
+from hyperfuse.models._dense import DenseUnit
+from hyperfuse.models._winograd import dense_stack
+from hyperfuse.models.csakd import CSAKD, _bilinear, _nearest, build, specify
+from hyperfuse.models.multiply_adds import macs
 from tests.models.reference_csakd import attention, plain
 
 SMALL = {"layers": [1, 0, 1, 0], "grouped": True}
@@ -107,8 +107,8 @@ def test_winograd_equals_the_direct_sum(shape, monkeypatch):
     with torch.no_grad():
         whole = dense_stack(x, list(unit.convs))
         torch.testing.assert_close(x + 0.2 * whole, unit(x), rtol=1e-12, atol=1e-12)
-        monkeypatch.setattr("models._winograd._STRIP_BYTES", 1)
-        monkeypatch.setattr("models._winograd._CHUNK_TILES", 1)
+        monkeypatch.setattr("hyperfuse.models._winograd._STRIP_BYTES", 1)
+        monkeypatch.setattr("hyperfuse.models._winograd._CHUNK_TILES", 1)
         torch.testing.assert_close(dense_stack(x, list(unit.convs)), whole, rtol=1e-12, atol=1e-12)
 
 

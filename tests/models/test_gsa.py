@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-import models
-from models import Observed
-from models._layers import degrade, upsample
+from hyperfuse import models
+from hyperfuse.models import Observed
+from hyperfuse.models.operators import degrade, upsample
 from tests.models.scenes import fused, seen
 
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-import models
-from models import Observed, hyfusion
-from models._macs import macs
-from models.hyfusion import ERFB, HyFusion
-from pipeline.tiles import aligned
+from hyperfuse import models
+from hyperfuse.models import Observed, hyfusion
+from hyperfuse.models.hyfusion import ERFB, HyFusion
+from hyperfuse.models.multiply_adds import macs
+from hyperfuse.pipeline.geometry.tiling import aligned
 from tests.models.reference_hyfusion import plain
 
 AVIRIS = Observed(hsi_bands=172, msi_bands=4, ratio=4, psf_sigma_px=1.7)

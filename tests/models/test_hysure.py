@@ -8,13 +8,13 @@ import pytest
 import torch
 from scipy.io import loadmat
 
-import models
-from models import Observed
-from models._layers import blur_matrix, degrade
-from models.hysure import HALO, _Copy, _cosines, _Data, _gradient, _gradient_adjoint
-from pipeline.quality import Comparison
+from hyperfuse import models
+from hyperfuse.models import Observed
+from hyperfuse.models.hysure import HALO, _Copy, _cosines, _Data, _gradient, _gradient_adjoint
+from hyperfuse.models.operators import blur_matrix, degrade
+from hyperfuse.pipeline.quality.metrics import Comparison
+from tests import DATA
 from tests.models.scenes import error, fused, mixtures, response, seen
-from tests.synthetic import DATA
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from models import losses
+from hyperfuse.models import losses
 
 ALL = {
     "pixel": losses.pixel,

@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-import models
-from models import Observed, _patches
-from models._layers import degrade
-from models._patches import PatchPass
-from models._spec import merge_sums
-from pipeline.evaluate import fuse_whole, score
-from pipeline.presets import CUBES, PRESETS, preset_trials
+from hyperfuse import models
+from hyperfuse.models import Observed
+from hyperfuse.models.operators import degrade
+from hyperfuse.models.spec import merge_sums
+from hyperfuse.models.subspace import patches as _patches
+from hyperfuse.models.subspace.patches import PatchPass
+from hyperfuse.pipeline.evaluation.presets import CUBES, PRESETS, preset_trials
+from hyperfuse.pipeline.quality.trials import fuse_whole, score
+from tests import DATA
 from tests.models.scenes import error, fused, mixtures, response, seen
-from tests.synthetic import DATA
 
 METHOD = models.method("map_subspace")
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import torch
 
-from models import Observed
-from models._layers import degrade, upsample
-from models.mtf_glp import GAINS
+from hyperfuse.models import Observed
+from hyperfuse.models.mtf_glp import GAINS
+from hyperfuse.models.operators import degrade, upsample
 from tests.models.scenes import error, fused, mixtures, response, seen
 
 

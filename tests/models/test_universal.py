@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import models
-from models import Observed, universal
-from models._guided import guided_detail
-from models._layers import upsample
-from models.universal import Universal
+from hyperfuse import models
+from hyperfuse.models import Observed, universal
+from hyperfuse.models.operators import upsample
+from hyperfuse.models.subspace.guided import guided_detail
+from hyperfuse.models.universal import Universal
 from tests.models.scenes import fused, mixtures, response, seen
 
 NETWORKS = [name for name in models.available() if name.startswith("universal-")]

@@ -9,16 +9,16 @@ from typing import Any
 
 import shapely
 
-from catalogs.archive import Catalog
-from catalogs.errors import HyperFuseError
-from catalogs.items import Fingerprint, SceneItem
-from catalogs.scene import Conditions
-from catalogs.sensors import Source, open_scene
-from pipeline.archive import ArchiveConfig, load_archive, open_catalog
-from pipeline.backlog import Backlog, Task, take_stock
-from pipeline.night import Night, work_off
-from pipeline.outcome import Outcome
-from pipeline.workflow import run
+from hyperfuse.catalogs.errors import HyperFuseError
+from hyperfuse.catalogs.scene import Conditions
+from hyperfuse.catalogs.sensors import Source, open_scene
+from hyperfuse.catalogs.stac.catalog import Catalog
+from hyperfuse.catalogs.stac.items import Fingerprint, SceneItem
+from hyperfuse.pipeline.archive.backlog import Backlog, Task, take_stock
+from hyperfuse.pipeline.archive.night import Night, work_off
+from hyperfuse.pipeline.archive.outcome import Outcome
+from hyperfuse.pipeline.archive.settings import ArchiveConfig, load_archive, open_catalog
+from hyperfuse.pipeline.run import run
 
 QUICK = {"network": "bicubic", "publish.formats": ["zarr", "stac"], "quality.gate": "off"}
 """Settings of a fusion that takes a second."""

@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 from odc.geo.geobox import GeoBox
 
-from catalogs.bands import Bands
-from pipeline import store
-from pipeline.config import OutputConfig, RunConfig, SceneConfig, TileConfig
-from pipeline.grids import GridRecord, NestedGrids
-from pipeline.job import ImageSums, InputRecord, Job, JobRecord, Registration, StagedRecord
-from pipeline.ledger import TileRecord
-from pipeline.mosaic import mosaic
-from pipeline.observe import Observation
-from pipeline.provenance import NODATA, provenance
-from pipeline.writers import Draft
-from pipeline.writers import zarr as zarr_writer
+from hyperfuse.catalogs.bands import Bands
+from hyperfuse.pipeline.config import OutputConfig, RunConfig, SceneConfig, TileConfig
+from hyperfuse.pipeline.geometry.grids import GridRecord, NestedGrids
+from hyperfuse.pipeline.job import store
+from hyperfuse.pipeline.job.completeness import mosaic
+from hyperfuse.pipeline.job.encoding import NODATA
+from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.ledger import TileRecord
+from hyperfuse.pipeline.job.records import ImageSums, InputRecord, JobRecord, StagedRecord
+from hyperfuse.pipeline.observation.sensor_model import Observation
+from hyperfuse.pipeline.products.draft import Draft
+from hyperfuse.pipeline.products.provenance import provenance
+from hyperfuse.pipeline.products.writers import zarr as zarr_writer
+from hyperfuse.pipeline.registration.record import Registration
 
 SCALE = 1e-4
 HSI_TIME = datetime(2026, 6, 1, 10, 30, 5, 250000, tzinfo=UTC)

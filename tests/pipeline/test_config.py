@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from catalogs.errors import UsageError
-from pipeline.config import RunConfig, load_config
+from hyperfuse.catalogs.errors import UsageError
+from hyperfuse.pipeline.config import RunConfig, load_config
 
 BASE = {"hsi.uri": "a", "msi.uri": "b", "output": "c"}
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline import progress
-from pipeline.progress import Meter, Pace
+from hyperfuse.pipeline import progress
+from hyperfuse.pipeline.progress import Meter, Pace
 
 
 @pytest.fixture

@@ -14,16 +14,17 @@ import rioxarray  # noqa: F401 (registers the accessor)
 import xarray as xr
 from odc.geo.geobox import GeoBox
 
-from catalogs.sensors import Source, open_scene
-from pipeline.config import load_config
-from pipeline.coregister import register
-from pipeline.grids import nest, on_lattice
-from pipeline.job import Registration
-from pipeline.product import QA, Product
-from pipeline.publish import verify
-from pipeline.workflow import open_pair, psf_sigma_px, run
+from hyperfuse.catalogs.sensors import Source, open_scene
+from hyperfuse.pipeline.config import load_config
+from hyperfuse.pipeline.geometry.grids import nest, on_lattice
+from hyperfuse.pipeline.job.product_files import QA
+from hyperfuse.pipeline.products.product import Product
+from hyperfuse.pipeline.products.publish import verify
+from hyperfuse.pipeline.registration.estimate import register
+from hyperfuse.pipeline.registration.record import Registration
+from hyperfuse.pipeline.run import open_pair, psf_sigma_px, run
+from tests import DATA
 from tests.pages import Page, opened, require_figures
-from tests.synthetic import DATA
 
 BERLIN = DATA / "berlin_urban_gradient" / "pairA"
 NEON = DATA / "neon_harv_pair"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import torch
 
-from models._spec import MethodCard, ModelSpec, Observed
+from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 
 CARD = MethodCard(title="Modulated pixels", paper="none", code="HyperFuse, Apache-2.0")
 

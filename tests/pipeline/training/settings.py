@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.training import TrainConfig
+from hyperfuse.pipeline.training import TrainConfig
 
 RECIPE = "bands=12&high_nm=1000"
 """Bands of all scenes here; they cover the four of Sentinel-2."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.training import TrainConfig
+from hyperfuse.pipeline.training import TrainConfig
 from tests.benchmarks.ablations import APART_PX, METHODS, VARIANTS, laid_over, pairs_of, rows, shown
 from tests.pipeline.training.settings import HELD_OUT, LEARNT
 

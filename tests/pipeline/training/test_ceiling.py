@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.training.grounds import open_ground
-from pipeline.training.settings import GroundConfig, SimulationConfig
+from hyperfuse.pipeline.training.pairs import open_ground
+from hyperfuse.pipeline.training.settings import GroundConfig, SimulationConfig
 from tests.benchmarks.ceiling import FOLDS, NETWORK, by_filters, folds, mean, row
 from tests.pipeline.training.settings import LEARNT
 

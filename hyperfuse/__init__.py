@@ -1,0 +1,1 @@
+"""HyperFuse: low-resolution hyperspectral and high-resolution multispectral scenes in, georeferenced products out."""

@@ -1,0 +1,94 @@
+"""The passes of a method over the whole scene before its tiles: first pass (statistics) and coarse pass (features)."""
+
+from __future__ import annotations
+
+import torch
+
+from hyperfuse.catalogs.formats.files import write_atomic
+from hyperfuse.models import TwoRateModel, method
+from hyperfuse.models.spec import merge_sums
+from hyperfuse.pipeline.fusion.method import build_model, in_precision, load_job_weights
+from hyperfuse.pipeline.fusion.weights import write_tensors
+from hyperfuse.pipeline.geometry.box import Box
+from hyperfuse.pipeline.geometry.box import blocks_of as _blocks
+from hyperfuse.pipeline.geometry.tiling import aligned
+from hyperfuse.pipeline.job import store
+from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.stage import HSI_CHUNK
+from hyperfuse.pipeline.job.staged_pair import PairWindow, StagedPair
+from hyperfuse.pipeline.pipelining import convey
+from hyperfuse.pipeline.progress import Progress
+
+COARSE_EDGE = 256
+"""Coarse pixels along the edge of a window of the coarse pass, a multiple of `HSI_CHUNK`."""
+
+
+def first_pass(job: Job, progress: Progress) -> None:
+    """Sum up what the method wants to know of the scene before its first tile; does nothing if that is done."""
+    path = job.folder / "sums.safetensors"
+    if not job.spec.needs_first_pass or path.is_file():
+        return
+    summed = method(job.config.network).first_pass(job.spec, load_job_weights(job))
+    pair, ratio, step = StagedPair(job), job.grids.ratio, job.spec.multiple_of
+    lattice = getattr(summed, "lattice", step)
+    # Not as large as tiles: what is summed must not depend on how the scene is tiled.
+    blocks = list(_blocks(job.grids.coarse_shape, max(HSI_CHUNK // lattice, 1) * lattice))
+    total: dict[str, torch.Tensor] = {}
+
+    def load(block: Box) -> tuple[Box, Box, PairWindow]:
+        # The last block of a row may end anywhere; its window goes on, beyond the rim if need be, to whole multiples.
+        height, width = (-(-n // step) * step for n in block.shape)
+        around = Box(y0=block.y0, y1=block.y0 + height, x0=block.x0, x1=block.x0 + width).grown(summed.margin)
+        return block, around, pair.read(around)
+
+    def sums(loaded: tuple[Box, Box, PairWindow]) -> dict[str, torch.Tensor]:
+        block, around, window = loaded
+        whole = torch.nn.functional.max_pool2d((~window.msi_valid).float(), ratio) == 0
+        valid = window.hsi_valid.all(dim=1) & whole[:, 0]
+        counted = torch.zeros_like(valid)
+        height, width = block.shape
+        counted[:, summed.margin : summed.margin + height, summed.margin : summed.margin + width] = True
+        return summed.sums(window.hsi, window.msi, valid & counted, (around.y0, around.x0))
+
+    for done, part in enumerate(convey(blocks, load=load, work=sums, store=lambda part: part), start=1):
+        total = merge_sums(summed, total, part) if total else part
+        progress("first pass", done, len(blocks))
+    write_tensors(path, total)
+
+
+def coarse_pass(job: Job, device: torch.device, progress: Progress) -> None:
+    """Run the coarse part of a two-rate method over the scene, window by window; does nothing if that is done."""
+    rates, path = job.spec.two_rate, job.folder / "stage/features.zarr"
+    done_marker = job.folder / "features.json"
+    if rates is None or done_marker.is_file():
+        return
+    model = build_model(job, device)
+    if not isinstance(model, TwoRateModel):
+        raise TypeError(f"{job.spec.name} declares two rates, but has no coarse and fine part")
+    pair, step = StagedPair(job), job.spec.multiple_of
+    # Tiles may reach beyond the rim to keep the multiple, and so must the features.
+    height, width = (-(-n // step) * step for n in job.grids.coarse_shape)
+    array = store.create_cube(path, (rates.channels, height * rates.rate, width * rates.rate), HSI_CHUNK * rates.rate)
+    blocks = list(_blocks((height, width), COARSE_EDGE))
+
+    def load(block: Box) -> tuple[Box, Box, PairWindow]:
+        rows = aligned(block.y0, block.y1, rates.coarse_halo, step, height)
+        cols = aligned(block.x0, block.x1, rates.coarse_halo, step, width)
+        around = Box(y0=rows[0], y1=rows[1], x0=cols[0], x1=cols[1])
+        return block, around, pair.read(around)
+
+    @torch.inference_mode()
+    def coarse(loaded: tuple[Box, Box, PairWindow]) -> tuple[Box, torch.Tensor]:
+        block, around, window = loaded
+        with in_precision(job, device):
+            features = model.coarse(window.hsi.to(device), window.msi.to(device))
+        inner = block.within(around).times(rates.rate)
+        return block, features[0][(slice(None), *inner.slices)].float().cpu()
+
+    def save(done: tuple[Box, torch.Tensor]) -> None:
+        block, features = done
+        store.write(array, block.times(rates.rate), features.numpy())
+
+    for done, _ in enumerate(convey(blocks, load=load, work=coarse, store=save), start=1):
+        progress("coarse pass", done, len(blocks))
+    write_atomic(done_marker, "{}")

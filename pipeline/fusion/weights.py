@@ -1,0 +1,195 @@
+"""Weight files: those that come with this software, those that fit a pair, and new ones.
+
+Published checkpoints become weight files: read without executing anything, renamed, checked whole, given a card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.weight_cards import WeightCard, read_card
+from hyperfuse.models import Observed, method
+from hyperfuse.pipeline.job.folder import Job
+
+WEIGHTS = "weights.safetensors"
+"""A job's copy of its network's weights."""
+_WRAPPERS = ("_orig_mod.", "module.")
+"""Prefixes that torch.compile and DataParallel leave in a saved state."""
+_NESTS = ("state_dict", "model_state_dict", "model", "net", "params")
+
+
+def shipped_weights(network: str) -> Path | None:
+    """Weights of a network that come with this software, None if there are none."""
+    path = Path(str(files("hyperfuse.models"))) / "weights" / f"{network}.safetensors"
+    return path if path.is_file() else None
+
+
+def checked_card(weights: Path, network: str, observed: Observed) -> WeightCard:
+    """The card of a weight file, if it is for this network and such pairs.
+
+    Raises
+    ------
+    InputRejected
+        If the file cannot be read, or is for another network, other bands or another ratio.
+    """
+    card = read_card(weights)
+    if card.space == "universal":
+        if card.network == network:
+            return card
+        raise InputRejected(
+            f"{weights}: trained for {card.network}, expected {network}; choose the weights or the network that fits"
+        )
+    wanted = (network, observed.hsi_bands, observed.msi_bands, observed.ratio)
+    found = (card.network, card.hsi_bands, card.msi_bands, card.ratio)
+    if wanted != found:
+        raise InputRejected(
+            f"{weights}: trained for {found[0]} with {found[1]} HSI and {found[2]} MSI bands at ratio {found[3]}, expected "
+            f"{wanted[0]} with {wanted[1]} and {wanted[2]} at ratio {wanted[3]}; choose weights or bands that fit"
+        )
+    return card
+
+
+def import_weights(checkpoint: Path, *, network: str, ratio: int, license_id: str, output: Path) -> WeightCard:
+    """Convert a checkpoint that a network's authors published.
+
+    Parameters
+    ----------
+    checkpoint : Path
+        A file of `torch.save`; read with `weights_only=True`, so that it cannot run code.
+    network : str
+        Method name; its module must know the published names.
+    ratio : int
+        Ratio that it was trained for, which shapes do not tell.
+    license_id : str
+        SPDX identifier for the card.
+    output : Path
+        safetensors file; must not exist.
+
+    Returns
+    -------
+    WeightCard
+
+    Raises
+    ------
+    InputRejected
+        If the file is no such checkpoint, or does not fit the network; nothing is written then.
+    """
+    if output.exists():
+        raise InputRejected(f"{output}: exists; choose another name")
+    chosen = method(network)
+    convert = getattr(chosen.module, "from_released", None)
+    if convert is None:
+        raise InputRejected(f"{network}: no checkpoint of it was ever published in a form that is known here")
+    state = _read(checkpoint)
+    try:
+        released = convert(state)
+        observed = Observed(
+            hsi_bands=released.hsi_bands, msi_bands=released.msi_bands, ratio=ratio, psf_sigma_px=ratio / 2
+        )
+        # Built once with the converted tensors: strict, so that nothing is missing and nothing is left over.
+        spec = chosen.specify(observed, **released.options)
+        chosen.build(spec, None, released.tensors)
+    except (ValueError, KeyError) as error:
+        raise InputRejected(
+            f"{checkpoint}: does not fit {network} ({error}); name the network it was trained for"
+        ) from error
+    card = WeightCard(
+        network=network,
+        hsi_bands=released.hsi_bands,
+        msi_bands=released.msi_bands,
+        ratio=ratio,
+        options=dict(spec.options),
+        source=f"converted from {checkpoint.name}",
+        license=license_id,
+    )
+    return save_weights(output, released.tensors, card)
+
+
+def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], card: WeightCard) -> WeightCard:
+    """Write a weight file with its card, whole or not at all.
+
+    Returns
+    -------
+    WeightCard
+        The card with both digests.
+    """
+    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    # The tensors' bytes do not depend on the metadata, so their digest can be taken first and stored with it.
+    blob = save(plain)
+    header = 8 + int.from_bytes(blob[:8], "little")
+    card = replace(card, data_sha256=hashlib.sha256(memoryview(blob)[header:]).hexdigest())
+    write_tensors(path, plain, card.header())
+    return read_card(path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all, that survives a crash once it is seen.
+
+    It is open to whoever may read new files here: `safetensors.torch.save_file` makes files that their owner alone can read,
+    which is no use to a group, nor to workers that run as somebody else.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(save(plain, metadata=None if header is None else dict(header)))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(checkpoint: Path) -> dict[str, torch.Tensor]:
+    try:
+        loaded: Any = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputRejected(
+            f"{checkpoint}: not a checkpoint of plain tensors ({str(error).splitlines()[0]}); nothing of it was executed"
+        ) from error
+    for nest in _NESTS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(nest), dict):
+            loaded = loaded[nest]
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise InputRejected(f"{checkpoint}: holds no mapping of names to tensors; give the authors' checkpoint itself")
+    if bad := [name for name, value in loaded.items() if not torch.isfinite(value).all()]:
+        raise InputRejected(f"{checkpoint}: {bad[0]} holds values that are not finite; the file is damaged")
+    return {_unwrapped(str(name)): value for name, value in loaded.items()}
+
+
+def _unwrapped(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def keep_weights(job: Job) -> None:
+    """Copy the weights into the job's folder, which then is all that a worker on another machine needs.
+
+    Raises
+    ------
+    InputRejected
+        If the file has changed since the job began.
+    """
+    weights = job.config.weights or shipped_weights(job.config.network)
+    if weights is None or job.record.weights is None:
+        return
+    kept = job.folder / WEIGHTS
+    if not kept.is_file():
+        temporary = kept.with_suffix(".partial")
+        shutil.copyfile(weights, temporary)
+        temporary.replace(kept)
+    if read_card(kept).sha256 != job.record.weights["sha256"]:
+        kept.unlink()
+        raise InputRejected(f"{weights}: has changed while this job began; run it again")

@@ -1,0 +1,192 @@
+"""A job: one fusion on disk, in a hidden folder beside the product that it will become.
+
+    .<product>.<key>.staging/
+        job.json              what is to be done (JobRecord); everything below follows from it
+        weights.safetensors   copy of the network's weights
+        stage/hsi.zarr        the HSI on the coarse grid      stage/msi.zarr   the MSI on the fine grid
+        staged.json           written when staging is complete (StagedRecord)
+        registration.*        table and figure of the tie points
+        sums.safetensors      the method's first pass
+        stage/features.zarr   the coarse part of a two-rate method      features.json   written when it is complete
+        gate.json             whether a universal network's residual is applied
+        strict.json           how far back-projection goes, if it is asked for
+        tiles/*.json          the ledger      fused.json   how fast
+        incoming/             what arrives from a store, before it is in its place
+        quarantine.json       tiles that killed workers
+        calibration.json      how large standard errors are, if they are asked for
+        errors/*.json         their ledger
+        qa.json, report.html  the judgment
+        product/              becomes the product folder by one rename
+        release/              the same without the mosaic, where Zarr was not asked for
+        lock                  held while a process works here; the kernel releases it when the process dies
+
+The folder goes when the product is in place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperfuse.catalogs.bands import Bands
+from hyperfuse.catalogs.sensors import sensor_module, sigma_from_mtf
+from hyperfuse.models import ModelSpec, Observed, method
+from hyperfuse.pipeline.config import RunConfig
+from hyperfuse.pipeline.fusion.back_projection import reach as projection_reach
+from hyperfuse.pipeline.geometry.grids import NestedGrids, block_steps
+from hyperfuse.pipeline.geometry.tiling import TilePlan
+from hyperfuse.pipeline.job.ledger import Ledger
+from hyperfuse.pipeline.job.records import JobRecord, StagedRecord
+from hyperfuse.pipeline.observation.sensor_model import Observation, known
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fusion on disk."""
+
+    folder: Path
+    """The staging folder."""
+    record: JobRecord
+    """What is to be done."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Job:
+        """The job of a staging folder."""
+        return cls(folder, JobRecord.model_validate_json((folder / "job.json").read_bytes()))
+
+    @property
+    def config(self) -> RunConfig:
+        """Settings."""
+        return self.record.config
+
+    @cached_property
+    def grids(self) -> NestedGrids:
+        """Product, fine and coarse grid."""
+        return self.record.grid.grids()
+
+    @cached_property
+    def staged(self) -> StagedRecord:
+        """What staging found; only after staging."""
+        return StagedRecord.model_validate_json((self.folder / "staged.json").read_bytes())
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether both images are staged."""
+        return (self.folder / "staged.json").is_file()
+
+    @cached_property
+    def staged_hsi_bands(self) -> NDArray[np.int64]:
+        """Positions, in the scene, of the bands that were staged."""
+        return np.flatnonzero(np.array(self.record.hsi.bands["good"]))
+
+    @cached_property
+    def staged_msi_bands(self) -> NDArray[np.int64]:
+        """Positions, in the scene, of the bands that were staged."""
+        return np.flatnonzero(np.array(self.record.msi.bands["good"]))
+
+    @cached_property
+    def staged_bands(self) -> tuple[Bands, Bands]:
+        """The same bands of the HSI and of the MSI."""
+        hsi, msi = (Bands.from_json(image.bands) for image in (self.record.hsi, self.record.msi))
+        return hsi[self.staged_hsi_bands], msi[self.staged_msi_bands]
+
+    @cached_property
+    def bands(self) -> Bands:
+        """Bands of the product: those of the HSI that carry signal."""
+        return self.staged_bands[0][self.staged.hsi.kept]
+
+    def tables(self, hsi_bands: Bands, msi_bands: Bands) -> Observation:
+        """The observation model of these bands by the tables of the sensors."""
+        origin: Literal["given", "sensor"] = "sensor" if self.config.psf_mtf is None else "given"
+        return known(hsi_bands, msi_bands, psf_sigma_px=self.record.psf_sigma_px, psf_origin=origin)
+
+    @property
+    def observation(self) -> Observation:
+        """How the two sensors see the scene: what staging found, before it what the tables tell."""
+        return self.staged.observation if self.is_staged else self.tables(*self.staged_bands)
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """Needs of the method; before staging, with the bands that the headers call good."""
+        observation, steps = self.observation, self._msi_steps()
+        observed = Observed(
+            hsi_bands=len(observation.srf[0]),
+            msi_bands=len(observation.srf),
+            ratio=self.record.grid.ratio,
+            psf_sigma_px=observation.psf_sigma_px,
+            srf=observation.srf,
+            msi_steps=steps if max(steps, default=1) > 1 else (),
+            msi_sigma_px=self._msi_sigma_px(steps) if max(steps, default=1) > 1 else (),
+        )
+        return method(self.config.network).specify(observed, **self.record.options)
+
+    def _msi_steps(self) -> tuple[int, ...]:
+        """Fine pixels per block of equal pixels of each MSI band that is used; a warped MSI has no blocks."""
+        bands = self.staged_bands[1]
+        if self.is_staged:
+            bands = bands[self.staged.msi.kept]
+        return block_steps(bands, self.record.msi.gsd_m) if self.record.grid.block > 1 else (1,) * len(bands)
+
+    def _msi_sigma_px(self, steps: tuple[int, ...]) -> tuple[float, ...]:
+        """Standard deviation of the PSF of each MSI band by the MTF of its sensor, in fine pixels; 0 for step 1."""
+        mtf = sensor_module(self.record.msi.sensor).SENSOR.mtf_nyquist
+        return tuple(sigma_from_mtf(mtf, step) if step > 1 else 0.0 for step in steps)
+
+    def own_blur_px(self, kept: list[int]) -> tuple[float, ...]:
+        """Standard deviation of the blur that kept MSI bands of coarser pixels have of their own, in fine pixels."""
+        if self.record.grid.block <= 1:
+            return (0.0,) * len(kept)
+        steps = block_steps(self.staged_bands[1][kept], self.record.msi.gsd_m)
+        # The PSF, and the block of equal pixels as which a sample comes.
+        return tuple(
+            math.hypot(sigma, math.sqrt((step**2 - 1) / 12))
+            for step, sigma in zip(steps, self._msi_sigma_px(steps), strict=True)
+        )
+
+    @cached_property
+    def plan(self) -> TilePlan:
+        """Tiles."""
+        tiles = self.config.tiles
+        margin = 0
+        if self.config.strict:
+            margin = projection_reach(self.record.grid.ratio, self.observation.psf_sigma_px)
+        if tiles.core is not None:
+            return TilePlan(grids=self.grids, spec=self.spec, core=tiles.core, chunk=tiles.chunk, margin=margin)
+        budget = int(tiles.memory_gb * 1e9)
+        return TilePlan.fitting(self.grids, self.spec, chunk=tiles.chunk, budget=budget, margin=margin)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Finished tiles."""
+        return Ledger(self.folder / "tiles")
+
+    @property
+    def product(self) -> Path:
+        """Folder that becomes the product."""
+        return self.folder / "product"
+
+    @property
+    def name(self) -> str:
+        """Identifier of the product: the name of its folder."""
+        return self.config.output.name
+
+    @property
+    def fused(self) -> Path:
+        """The array that tiles write."""
+        return self.product / f"{self.name}.zarr" / "reflectance"
+
+    @property
+    def errors(self) -> Path:
+        """The array with the standard error of each of its samples, if `publish.uncertainty` asks for it."""
+        return self.fused.with_name("reflectance_standard_error")
+
+    @property
+    def error_scale(self) -> float:
+        """Physical value of one count of an int16 standard error: errors are small, so a tenth of the samples' own."""
+        return self.staged.scale / 10

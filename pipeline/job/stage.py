@@ -1,0 +1,166 @@
+"""Staging: both images once through the warp onto their grids, into Zarr; the sources are not opened again.
+
+On the way every sample is looked at: dead bands are found on the overlap itself, holes are counted, and the scene's
+mean and range are taken, because whatever is computed from one tile's content becomes a seam.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from hyperfuse.catalogs.errors import InputRejected, QualityRefused
+from hyperfuse.catalogs.formats.files import write_atomic
+from hyperfuse.catalogs.pairs import ScenePair
+from hyperfuse.catalogs.scene import Scene
+from hyperfuse.pipeline.geometry.box import blocks_of
+from hyperfuse.pipeline.geometry.displacement import NO_DISPLACEMENT, Displacement
+from hyperfuse.pipeline.geometry.resample import warp
+from hyperfuse.pipeline.geometry.tiling import stage_edge
+from hyperfuse.pipeline.job import store
+from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.records import ImageSums, StagedRecord
+from hyperfuse.pipeline.observation.blind import blind
+from hyperfuse.pipeline.observation.harmonize import harmonize
+from hyperfuse.pipeline.observation.sample import NotEstimable, Sample, sampled_blocks
+from hyperfuse.pipeline.observation.sensor_model import Observation, assess
+from hyperfuse.pipeline.pipelining import Workers, in_this_process
+from hyperfuse.pipeline.progress import Progress
+from hyperfuse.pipeline.registration.estimate import estimate
+from hyperfuse.pipeline.registration.report import write_report
+
+HSI_CHUNK = 64
+MSI_CHUNK = 256
+REFLECTANCE_SCALE = 1e-4
+"""Physical value of one count of an int16 reflectance product."""
+_DEAD_SHARE = 0.02
+"""A band with less than this share of the best band's valid samples is taken for dead."""
+
+
+def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_this_process) -> None:
+    """Co-register and stage both images of a job, and find how they were observed; does nothing if that is done.
+
+    Raises
+    ------
+    InputRejected
+        If a source cannot be read, or an image has no valid sample in the overlap.
+    QualityRefused
+        If no displacement can be believed and the settings do not say to go on without one, or if they require an MSI that
+        agrees with the HSI and it does not.
+    """
+    if job.is_staged:
+        return
+    align = job.config.align
+    found = estimate(pair, job.grids, align, job.record.psf_sigma_px, workers=workers)
+    registration, move = found.registration, found.registration.displacement
+    if registration.decision == "refuse" and align.on_refuse == "refuse":
+        raise QualityRefused(
+            f"{pair.msi.name} could not be registered to {pair.hsi.name}: {registration.reason}; look at it with "
+            "`hyperfuse register`, give a known move as align.east_m and align.north_m, or trust the geometry as it is with "
+            "align.on_refuse=keep"
+        )
+    write_report(found, job.folder)
+    hsi_move, msi_move = (move, NO_DISPLACEMENT) if align.reference == "msi" else (NO_DISPLACEMENT, -move)
+    (job.folder / "stage").mkdir(exist_ok=True)
+    hsi = _stage_image(
+        pair.hsi, job.grids.coarse, hsi_move, path=job.folder / "stage/hsi.zarr", chunk=HSI_CHUNK, progress=progress
+    )
+    msi = _stage_image(
+        pair.msi, job.grids.fine, msi_move, path=job.folder / "stage/msi.zarr", chunk=MSI_CHUNK, progress=progress
+    )
+    observation = _observe(job, hsi, msi)
+    scale = REFLECTANCE_SCALE if pair.hsi.quantity == "reflectance" else _scale(hsi)
+    harmony = harmonize(job.config, observation, (pair.hsi.quantity, pair.msi.quantity), pair.msi.name)
+    record = StagedRecord(
+        registration=registration, hsi=hsi, msi=msi, observation=observation, scale=scale, harmony=harmony
+    )
+    write_atomic(job.folder / "staged.json", record.model_dump_json(indent=1))
+
+
+def _stage_image(
+    scene: Scene, grid: GeoBox, move: Displacement, *, path: Path, chunk: int, progress: Progress
+) -> ImageSums:
+    bands = scene.good_bands
+    array = store.create_cube(path, (len(bands), *grid.shape), chunk)
+    sums = _Sums(len(bands))
+    blocks = list(blocks_of(tuple(grid.shape), stage_edge(len(bands), chunk)))
+    for done, block in enumerate(blocks, start=1):
+        cube = warp(scene, grid, block.slices, bands=bands, displacement=move)
+        store.write(array, block, cube)
+        sums.add(cube)
+        progress(f"stage {path.stem}", done, len(blocks))
+    return sums.finish(scene)
+
+
+def _observe(job: Job, hsi: ImageSums, msi: ImageSums) -> Observation:
+    """The observation model of the staged images, tested or estimated on a sample of them."""
+    hsi_bands, msi_bands = (bands[sums.kept] for bands, sums in zip(job.staged_bands, (hsi, msi), strict=True))
+    tables, ratio = job.tables(hsi_bands, msi_bands), job.grids.ratio
+    blocks = sampled_blocks(job.grids.coarse_shape, n_hsi=len(hsi_bands), n_msi=len(msi_bands), ratio=ratio)
+    coarse, fine = (store.open_array(job.folder / f"stage/{role}.zarr") for role in ("hsi", "msi"))
+    try:
+        sample = Sample.of(
+            np.stack([store.read(coarse, block, np.array(hsi.kept)) for block in blocks]),
+            np.stack([store.read(fine, block.times(ratio), np.array(msi.kept)) for block in blocks]),
+            ratio,
+            job.own_blur_px(msi.kept),
+        )
+    except NotEstimable as why:
+        return tables.model_copy(update={"note": f"the tables of the sensors are used untested: {why}"})
+    if job.config.observe == "tables":
+        return assess(tables, sample)
+    try:
+        return blind(tables, sample, hsi_bands, msi_bands)
+    except NotEstimable as why:
+        note = f"no blind estimate, the tables of the sensors are used: {why}"
+        return assess(tables, sample).model_copy(update={"note": note})
+
+
+class _Sums:
+    """Running per-band statistics."""
+
+    def __init__(self, n_bands: int) -> None:
+        self.n = np.zeros(n_bands, np.int64)
+        self.total = np.zeros(n_bands)
+        self.low = np.full(n_bands, np.inf)
+        self.high = np.full(n_bands, -np.inf)
+        self.pixels = 0
+
+    def add(self, cube: NDArray[np.float32]) -> None:
+        flat = cube.reshape(cube.shape[0], -1)
+        valid = np.isfinite(flat)
+        self.n += valid.sum(axis=1)
+        self.total += np.where(valid, flat, 0.0).sum(axis=1, dtype=np.float64)
+        self.low = np.minimum(self.low, np.where(valid, flat, np.inf).min(axis=1))
+        self.high = np.maximum(self.high, np.where(valid, flat, -np.inf).max(axis=1))
+        self.pixels += flat.shape[1]
+
+    def finish(self, scene: Scene) -> ImageSums:
+        if self.n.max() == 0:
+            raise InputRejected(
+                f"{scene.name}: no valid sample in the overlap of the scenes; check its nodata value and its footprint"
+            )
+        if np.all(self.high[self.n > 0] <= self.low[self.n > 0]):
+            raise InputRejected(
+                f"{scene.name}: every sample in the overlap is {self.low[self.n > 0][0]:g}, as in a file that was never "
+                "finished; fetch it again"
+            )
+        kept = np.flatnonzero((self.n >= _DEAD_SHARE * self.n.max()) & (self.high > self.low))
+        return ImageSums(
+            kept=[int(k) for k in kept],
+            mean=[float(v) for v in self.total[kept] / self.n[kept]],
+            low=float(self.low[kept].min()),
+            high=float(self.high[kept].max()),
+            valid_fraction=float(self.n[kept].min() / self.pixels),
+        )
+
+
+def _scale(sums: ImageSums) -> float:
+    """A round step (1, 2 or 5 times a power of ten) with which 1.5 times the image's range fits int16."""
+    step = 1.5 * max(abs(sums.low), abs(sums.high), 1e-12) / 32767
+    power = 10.0 ** math.floor(math.log10(step))
+    return float(next(f * power for f in (1, 2, 5, 10) if f * power >= step))

@@ -1,0 +1,311 @@
+"""Every product is judged before it is published: `qa.json`, and the gates that decide how it is published.
+
+    consistency          with both inputs, and across tile borders        `pipeline.quality.consistency`
+    no reference         D_lambda^K, D_s, HQNR                            `pipeline.quality.no_reference`
+    reduced resolution   the method beside bicubic and GSA, on the pair   `pipeline.quality.reduced_resolution`, `pipeline.quality.trials`
+                         degraded by its ratio, where the HSI is the truth
+    what staging found   registration, radiometric fit, holes
+
+A gate is a limit on one of these numbers. What a missed gate means is set in `quality.gate`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from hyperfuse.catalogs.errors import HyperFuseError, QualityRefused
+from hyperfuse.catalogs.formats.files import write_atomic
+from hyperfuse.pipeline.fusion.device import pick_device
+from hyperfuse.pipeline.fusion.residual import load_gate, weights_of
+from hyperfuse.pipeline.fusion.strict import load_record
+from hyperfuse.pipeline.job.completeness import MosaicSummary
+from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.product_files import QA
+from hyperfuse.pipeline.observation.simulate import MIN_COVERAGE
+from hyperfuse.pipeline.progress import Progress, silent
+from hyperfuse.pipeline.quality.accumulators import Agreement
+from hyperfuse.pipeline.quality.consistency import PLAUSIBLE, Consistency, Maps, consistency
+from hyperfuse.pipeline.quality.job_trial import central_window, job_trial
+from hyperfuse.pipeline.quality.no_reference import NoReference, no_reference
+from hyperfuse.pipeline.quality.standard_error import uncertainty_record
+from hyperfuse.pipeline.quality.trials import STRICT_SUFFIX, Row, evaluate
+
+SCHEMA = "hyperfuse-qa/1"
+CONTROLS = ("bicubic", "gsa")
+"""Methods that the chosen one is measured beside."""
+_FAINT = 0.05
+"""A band whose mean is below this share of the brightest band's is too faint for a relative bias."""
+CONVENTIONS = {
+    "errors": "predicted less measured, in the unit of the measured image",
+    "valid": "a pixel counts where all bands of both images are valid; NaN and nodata never do",
+    "hsi": "product blurred by the Gaussian PSF and sampled at the centers of the coarse pixels, against the staged HSI; "
+    "coarse pixels that lose more than 0.1 % of their PSF to holes or to the rim do not count",
+    "strict": "residual: RMS of HSI less degraded image before the correction, on a sample; noise: that of the HSI, by factor "
+    "analysis of its spectra; over_noise: RMS of the product's own residual over the noise, worst band",
+    "learned": "whether the network's residual is applied on the method that it is without weights; both fused at reduced "
+    "resolution, with the residual first; applied where neither PSNR nor SAM is worse",
+    "msi": "SRF times product against the staged MSI at every pixel, by the gain and offset of the radiometric fit where the "
+    "two inputs measure different quantities; r2 is the squared correlation",
+    "radiometric_fit": "per MSI band, degraded MSI = gain * (SRF x HSI) + offset by a robust line; gain_error and offset_error are "
+    "standard errors; harmony holds what of it was taken out of the MSI before fusion",
+    "sam": "degrees; mean over pixels of the angle between spectra",
+    "seam": "mean absolute gradient over all bands across the lines between tiles, over that one and two coarse pixels "
+    "beside them, less 1",
+    "no_reference": "windows of up to 32 x 32 coarse pixels; Q2n on the whole window, not rounded; Q on 8 x 8 coarse pixels and "
+    "the same ground at fine ones; each band against the MSI band that it correlates with best",
+    "reduced_resolution": "both staged images degraded by the ratio with the PSF, fused, compared with the staged HSI; divided "
+    "by its 99.9th percentile; PSNR with peak 1; ERGAS with ratio above 1; one coarse pixel of rim is left out",
+    "uncertainty": "standard errors (k = 1) are scaled so that 1.645 of them hold the nominal share of the errors at reduced "
+    "resolution, by groups of bands, and by the scale gap to full resolution, which the noise share does not have; coverage is "
+    "that of blocks held back, mean_width that of their intervals, ause the area between the sparsification curves by standard "
+    "error and by true error, RMSE of all pixels 1; the HSI was degraded by trial_ratio, errors are those against the staged HSI "
+    "less its noise",
+    "implausible": f"share of samples outside {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g}",
+}
+"""Definitions, in the words that stand in `qa.json`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """A limit and what was found."""
+
+    name: str
+    """Key of the limit in `quality`, or `registration`."""
+    value: float | None
+    """What was found; None if it could not be measured, which passes."""
+    limit: float | None
+    """What is allowed."""
+    passed: bool
+    sentence: str
+    """The same in words."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """All that was found, and what follows."""
+
+    record: dict[str, Any]
+    """Content of `qa.json`."""
+    maps: Maps
+    """Pictures for the report."""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The few numbers that go to provenance and STAC item."""
+        record = self.record
+        hsi, msi = record["consistency"]["hsi"], record["consistency"]["msi"]
+        blind, seams = record["no_reference"], record["seams"]
+        picked = {
+            "hsi_sam_deg": hsi and hsi["sam_deg"],
+            "hsi_rmse": hsi and hsi["rmse"],
+            "hsi_bias": hsi and hsi["bias"],
+            "msi_r2": msi and msi["r2"],
+            "msi_rmse": msi and msi["rmse"],
+            "seam": seams and seams["score"],
+            "d_lambda_k": blind and blind["d_lambda_k"],
+            "d_s": blind and blind["d_s"],
+            "hqnr": blind and blind["hqnr"],
+        }
+        reduced = {
+            row["method"]: {key: row[key] for key in ("psnr_db", "sam_deg", "ergas")}
+            for row in record["reduced_resolution"]["rows"]
+            if row["error"] is None
+        }
+        return {"state": record["state"], "warnings": record["warnings"], **picked, "reduced_resolution": reduced}
+
+
+def judge(job: Job, summary: MosaicSummary, progress: Progress = silent) -> Verdict:
+    """Measure a finished mosaic, hold it against the limits, and write `qa.json` into the job's folder.
+
+    Parameters
+    ----------
+    job : Job
+        Staged and fused.
+    summary : MosaicSummary
+    progress : callable, optional
+    """
+    started = time.monotonic()
+    found = consistency(job, progress)
+    blind = no_reference(job)
+    rows, reason, window = _reduced(job)
+    gates = [] if job.config.quality.gate == "off" else _gates(job, found, rows)
+    missed = [gate.sentence for gate in gates if not gate.passed]
+    record = {
+        "schema": SCHEMA,
+        "product": job.name,
+        "job_key": job.record.key,
+        "state": "published with warnings" if missed else "published",
+        "warnings": missed,
+        "gates": [asdict(gate) for gate in gates],
+        "consistency": {
+            "hsi": found.hsi and _banded(found.hsi, job.bands.center_nm),
+            "msi": found.msi and _banded(found.msi, job.staged_bands[1][found.msi_bands].center_nm),
+        },
+        "strict": _strict(job, found),
+        "learned": (gate := load_gate(job)) and gate.to_json(),
+        "seams": found.seams and found.seams.to_json(),
+        "no_reference": _finite(blind),
+        "reduced_resolution": {"rows": [row.to_json() for row in rows], "window_px": window, "error": reason},
+        "uncertainty": uncertainty_record(job),
+        "registration": job.staged.registration.model_dump(mode="json"),
+        "radiometric_fit": [fit and fit.model_dump() for fit in job.observation.misfit],
+        "harmony": job.staged.harmony and job.staged.harmony.model_dump(mode="json"),
+        "validity": {
+            "valid": summary.valid_fraction,
+            "invalid_pixels": found.invalid,
+            "filled_hsi": 1.0 - job.staged.hsi.valid_fraction,
+            "filled_msi": 1.0 - job.staged.msi.valid_fraction,
+            "clipped_samples": summary.clipped,
+            "implausible_samples": found.implausible,
+        },
+        "observation": {"ratio": job.grids.ratio, "psf_sigma_px": job.observation.psf_sigma_px},
+        "conventions": CONVENTIONS,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    write_atomic(job.folder / QA, json.dumps(record, indent=1, allow_nan=False))
+    return Verdict(record=record, maps=found.maps)
+
+
+def require_passed(job: Job, verdict: Verdict) -> None:
+    """Refuse a product that missed a gate, if the settings want that.
+
+    Raises
+    ------
+    QualityRefused
+        With the gates that were missed; the fused tiles and the report stay where the message says.
+    """
+    warnings = verdict.record["warnings"]
+    if job.config.quality.gate == "refuse" and warnings:
+        raise QualityRefused(
+            f"{job.config.output}: {len(warnings)} quality gates are missed ({'; '.join(warnings)}); see the report in "
+            f"{job.folder}, choose another method, or publish it as it is with --set quality.gate=warn"
+        )
+
+
+def _gates(job: Job, found: Consistency, rows: list[Row]) -> list[Gate]:
+    limits, registration = job.config.quality, job.staged.registration
+    gates = [
+        Gate(
+            name="registration",
+            value=None,
+            limit=None,
+            passed=registration.decision == "accept",
+            sentence=f"registration: {registration.decision}, {registration.reason}",
+        )
+    ]
+    if job.staged.harmony is not None:
+        harmony = job.staged.harmony
+        told = harmony.mistake or harmony.reason
+        gates.append(Gate(name="radiometry", value=None, limit=None, passed=harmony.passed, sentence=told))
+    if found.hsi is not None:
+        gates += [
+            _at_most("max_hsi_sam_deg", found.hsi.sam_deg, limits.max_hsi_sam_deg, "spectral angle to the HSI", "deg"),
+            _at_most("max_hsi_bias", _worst_bias(found.hsi), limits.max_hsi_bias, "bias to the HSI, worst band", ""),
+        ]
+    if found.msi is not None and (covered := _covered(job, found)):
+        r2 = float(np.mean([found.msi.band_r2[k] for k in covered]))
+        gates.append(
+            Gate(
+                name="min_msi_r2",
+                value=r2,
+                limit=limits.min_msi_r2,
+                passed=r2 >= limits.min_msi_r2,
+                sentence=f"agreement with the MSI: R2 {r2:.3f}, at least {limits.min_msi_r2:g} wanted",
+            )
+        )
+    if found.seams is not None:
+        # Few lines cross little scenery: a limit below what that alone does would cry wolf.
+        seam, allowed = abs(found.seams.score), limits.max_seam + 2.0 * found.seams.spread
+        gates.append(_at_most("max_seam", seam, allowed, "gradient across tile borders, off by", ""))
+    if found.implausible is not None:
+        gates.append(
+            _at_most(
+                "max_implausible",
+                found.implausible,
+                limits.max_implausible,
+                "share of samples that are no reflectance",
+                "",
+            )
+        )
+    return gates + (_against_bicubic(own_row(job), rows) if limits.better_than_bicubic else [])
+
+
+def _covered(job: Job, found: Consistency) -> list[int]:
+    """Compared MSI bands of whose response enough lies under HSI bands to expect agreement."""
+    coverage = dict(zip(job.staged.msi.kept, job.observation.coverage, strict=True))
+    return [k for k, band in enumerate(found.msi_bands) if coverage[band] >= MIN_COVERAGE]
+
+
+def _at_most(name: str, value: float, limit: float, what: str, unit: str) -> Gate:
+    sentence = f"{what}: {value:.3g}, at most {limit:.3g} wanted{f' ({unit})' if unit else ''}"
+    return Gate(name=name, value=value, limit=limit, passed=value <= limit, sentence=sentence)
+
+
+def _against_bicubic(network: str, rows: list[Row]) -> list[Gate]:
+    """SAM and ERGAS at reduced resolution; nothing to say where either method could not be scored."""
+    scores = {row.method: row.scores for row in rows}
+    ours, control = scores.get(network), scores.get("bicubic")
+    if network == "bicubic" or ours is None or control is None:
+        return []
+    return [
+        Gate(
+            name="better_than_bicubic",
+            value=value,
+            limit=limit,
+            passed=value < limit,
+            sentence=f"{what} at reduced resolution: {value:.3f}, bicubic reaches {limit:.3f}",
+        )
+        for what, value, limit in (("SAM", ours.sam_deg, control.sam_deg), ("ERGAS", ours.ergas, control.ergas))
+        if math.isfinite(value) and math.isfinite(limit)
+    ]
+
+
+def _worst_bias(agreement: Agreement) -> float:
+    mean, bias = np.abs(agreement.band_mean), np.abs(agreement.band_bias)
+    bright = mean > _FAINT * mean.max()
+    return float((bias[bright] / mean[bright]).max()) if bright.any() else 0.0
+
+
+def _banded(agreement: Agreement, center_nm: Any) -> dict[str, Any]:
+    return agreement.to_json() | {"wavelength_nm": [float(nm) for nm in center_nm]}
+
+
+def _strict(job: Job, found: Consistency) -> dict[str, Any] | None:
+    """What strict mode was to reach and what it has reached; None of a job that is not strict."""
+    record = load_record(job)
+    if record is None:
+        return None
+    told = record.model_dump()
+    if found.hsi is None:
+        return told | {"over_noise": None, "bands_above_noise": None}
+    over = np.array(found.hsi.band_rmse) / np.array(record.noise)
+    return told | {"over_noise": float(over.max()), "bands_above_noise": int((over > 1.0).sum())}
+
+
+def _finite(blind: NoReference | None) -> dict[str, Any] | None:
+    return None if blind is None or not math.isfinite(blind.d_lambda_k) else blind.to_json()
+
+
+def _reduced(job: Job) -> tuple[list[Row], str | None, list[int]]:
+    """The chosen method and the controls on a central window at reduced resolution, or why there is nothing to compare."""
+    names = list(dict.fromkeys((job.config.network, *CONTROLS)))
+    window = central_window(job)
+    extent = [window.y0, window.y1, window.x0, window.x1]
+    weights, device, strict = weights_of(job), str(pick_device(job.config.device)), job.config.strict
+    try:
+        rows = evaluate([job_trial(job, window)], names, weights=weights, device=device, strict=strict)
+        # The controls stay what they are; the product is what strict mode makes of the method.
+        return [row for row in rows if row.method in {*names, own_row(job)}], None, extent
+    except HyperFuseError as error:
+        return [], str(error), extent
+
+
+def own_row(job: Job) -> str:
+    """Name of the product's own row at reduced resolution."""
+    return f"{job.config.network}{STRICT_SUFFIX}" if job.config.strict else job.config.network

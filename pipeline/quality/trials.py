@@ -1,0 +1,341 @@
+"""Methods against the truth: each fuses whole simulated pairs, and is scored, timed and weighed.
+
+A method that fails on a cube is a row that says why; the others go on.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import max_pool2d, pad
+
+from hyperfuse.catalogs.errors import ExpectedSkip, HyperFuseError, InputRejected
+from hyperfuse.models import FusionModel, Method, ModelSpec, Observed, available, method
+from hyperfuse.models.weights_io import load_weights
+from hyperfuse.pipeline.fusion.strict import project_whole
+from hyperfuse.pipeline.fusion.weights import checked_card
+from hyperfuse.pipeline.observation.protocol import Protocol
+from hyperfuse.pipeline.observation.simulate import SimulatedPair
+from hyperfuse.pipeline.progress import Progress, silent
+from hyperfuse.pipeline.quality.metrics import Comparison, Scores
+
+STRICT_SUFFIX = " strict"
+"""What the name of a method ends with in a row of its strict mode."""
+_SAMPLING_S = 0.01  # between two looks at the memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One place under one protocol, not yet read."""
+
+    cube: str
+    """Name for tables."""
+    protocol: Protocol
+    """How the pair is made."""
+    make: Callable[[], SimulatedPair]
+    """Reads or simulates the pair; raises `InputRejected` or `ExpectedSkip` if that cannot be done."""
+
+    @classmethod
+    def refused(cls, cube: str, protocol: Protocol, error: HyperFuseError) -> Trial:
+        """A place that is known to be of no use before it is read."""
+
+        def make() -> SimulatedPair:
+            raise error
+
+        return cls(cube=cube, protocol=protocol, make=make)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fused:
+    """A fused image and what it cost."""
+
+    image: NDArray[np.float32]
+    """Shape (C, y, x), in the truth's unit; holes are filled, not marked."""
+    seconds: float
+    """First pass, construction and fusion."""
+    peak_bytes: int
+    """Memory above that of the process before, or allocated on the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method on one cube under one protocol."""
+
+    cube: str
+    """Name of the cube."""
+    method: str
+    """Name of the method."""
+    protocol: Protocol
+    """How the pair was simulated."""
+    scores: Scores | None = None
+    """None if the method failed."""
+    seconds: float = 0.0
+    """Time of the fusion."""
+    peak_bytes: int = 0
+    """Memory of the fusion."""
+    unit: float = 1.0
+    """Step of the cube's own unit per unit of the truth."""
+    over_noise: float | None = None
+    """Disagreement of the degraded image with the HSI, over the HSI's noise, of the worst band; None if not asked for."""
+    error: str | None = None
+    """Why it failed."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat record, with what of the protocol varies within an evaluation; a score that is not finite is None."""
+        scores = {} if self.scores is None else self.scores.to_json()
+        return {
+            "cube": self.cube,
+            "method": self.method,
+            "ratio": self.protocol.ratio,
+            "msi": self.protocol.msi,
+            "hsi_snr_db": self.protocol.hsi_snr_db,
+            "msi_snr_db": self.protocol.msi_snr_db,
+            **{key: value if math.isfinite(value) else None for key, value in scores.items()},
+            **({"rmse_own_unit": self.scores.rmse * self.unit} if self.scores is not None else {}),
+            "seconds": round(self.seconds, 3),
+            "peak_mb": round(self.peak_bytes / 1e6, 1),
+            **({} if self.over_noise is None else {"over_noise": round(self.over_noise, 4)}),
+            "error": self.error,
+        }
+
+
+def methods_without_weights() -> list[str]:
+    """Names of the methods that fuse as they are; one that is another without weights is not named beside that one."""
+    # No method's need of weights depends on the pair, so any pair serves that all accept.
+    observed = Observed(hsi_bands=172, msi_bands=4, ratio=4, psf_sigma_px=2.0)
+    specs = {name: method(name).specify(observed) for name in available()}
+    return [name for name, spec in specs.items() if not spec.needs_weights and spec.base is None]
+
+
+def fuse_whole(name: str, pair: SimulatedPair, *, weights: Path | None = None, device: str = "cpu") -> Fused:
+    """Fuse a whole pair at once.
+
+    Parameters
+    ----------
+    name : str
+        Method.
+    pair : SimulatedPair
+    weights : Path, optional
+        Trained weights, for a method that needs them.
+    device : str
+        A torch device.
+
+    Raises
+    ------
+    LookupError
+        If there is no such method.
+    ValueError
+        If the method cannot fuse such a pair.
+    InputRejected
+        If weights are missing or made for another pair.
+    """
+    chosen, tensors, options = method(name), None, {}
+    if weights is not None:
+        # The architecture that the weights were trained for.
+        options, tensors = dict(checked_card(weights, name, pair.observed).options), load_weights(weights)
+    spec = chosen.specify(pair.observed, **options)
+    if spec.needs_weights and tensors is None:
+        raise InputRejected(f"{name} means nothing without trained weights; give a file with --weights {name}=FILE")
+    return fuse_by(chosen, spec, pair, tensors, device=device)
+
+
+def fuse_by(
+    chosen: Method, spec: ModelSpec, pair: SimulatedPair, tensors: Mapping[str, torch.Tensor] | None, *, device: str
+) -> Fused:
+    """Fuse a whole pair at once by a method that is specified for it, with weights that may still be trained.
+
+    Raises
+    ------
+    ValueError
+        If the weights do not fit.
+    """
+    with _Cost(device) as cost, torch.inference_mode():
+        (hsi, msi), masks, valid = padded(pair, spec, device)
+        height, width = pair.truth.shape[1:]
+        unscaled = _to_symmetric_range(hsi, msi) if spec.symmetric_range else None
+        sums = chosen.first_pass(spec, tensors).sums(hsi, msi, valid) if spec.needs_first_pass else None
+        model: FusionModel = chosen.build(spec, sums, tensors)
+        if isinstance(model, torch.nn.Module):
+            model.to(device)
+        fused = model(hsi, msi, *(masks if spec.masked else ()))[0, :, :height, :width].float()
+        image: NDArray[np.float32] = (fused if unscaled is None else unscaled(fused)).cpu().numpy()
+    return Fused(image=image, seconds=cost.seconds, peak_bytes=cost.peak_bytes)
+
+
+def score(fused: NDArray[np.float32], pair: SimulatedPair) -> Scores:
+    """Scores of a fused image inside the rim.
+
+    Raises
+    ------
+    ValueError
+        If no pixel of the truth is valid there.
+    """
+    ratio, rim = pair.observed.ratio, pair.rim_px * pair.observed.ratio
+    height, width = pair.truth.shape[1:]
+    inside = slice(rim, height - rim), slice(rim, width - rim)
+    comparison = Comparison(pair.truth.shape[0], ratio)
+    comparison.add(fused[:, *inside], pair.truth[:, *inside])
+    return comparison.scores()
+
+
+def evaluate(
+    trials: Sequence[Trial],
+    methods: Sequence[str],
+    *,
+    weights: Mapping[str, Path] | None = None,
+    device: str = "cpu",
+    strict: bool = False,
+    progress: Progress = silent,
+) -> list[Row]:
+    """A row for every trial and method, in this order.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+    methods : sequence of str
+    weights : mapping of str to Path, optional
+        Trained weights by method.
+    device : str
+        A torch device.
+    strict : bool
+        Add a row for each method in strict mode, see `pipeline.fusion.strict`, named after it.
+    progress : Progress
+
+    Returns
+    -------
+    list of Row
+        A pair that cannot be made, and a method that fails on it, are rows with the reason.
+
+    Raises
+    ------
+    InputRejected, ExpectedSkip
+        If no pair can be made: the reason of the first.
+    """
+    rows: list[Row] = []
+    refusals: list[HyperFuseError] = []
+    for n_before, trial in enumerate(trials):
+        try:
+            pair = trial.make()
+        except (InputRejected, ExpectedSkip) as error:
+            refusals.append(error)
+            rows += [Row(cube=trial.cube, method=m, protocol=trial.protocol, error=str(error)) for m in methods]
+            continue
+        for done, name in enumerate(methods, start=1):
+            rows += _rows(trial, name, pair, weights=(weights or {}).get(name), device=device, strict=strict)
+            progress("evaluate", n_before * len(methods) + done, len(trials) * len(methods))
+    if refusals and len(refusals) == len(trials):
+        raise refusals[0]
+    return rows
+
+
+def _rows(
+    trial: Trial, name: str, pair: SimulatedPair, *, weights: Path | None, device: str, strict: bool
+) -> list[Row]:
+    """The row of a method, and that of its strict mode."""
+    unscored = Row(cube=trial.cube, method=name, protocol=trial.protocol, unit=pair.unit)
+    names = [name, f"{name}{STRICT_SUFFIX}"] if strict else [name]
+    try:
+        fused = fuse_whole(name, pair, weights=weights, device=device)
+        plain = replace(unscored, scores=score(fused.image, pair), seconds=fused.seconds, peak_bytes=fused.peak_bytes)
+        if not strict:
+            return [plain]
+        with _Cost("cpu") as cost:
+            made = project_whole(fused.image, pair)
+        return [
+            replace(plain, over_noise=made.before),
+            replace(
+                plain,
+                method=names[1],
+                scores=score(made.image, pair),
+                seconds=fused.seconds + cost.seconds,
+                peak_bytes=max(fused.peak_bytes, cost.peak_bytes),
+                over_noise=made.after,
+            ),
+        ]
+    # Whatever a method raises is its result on this cube; it must not end the comparison of the others.
+    except Exception as error:  # noqa: BLE001
+        told = " ".join(str(error).split()) or type(error).__name__
+        return [replace(unscored, method=each, unit=1.0, error=told) for each in names]
+
+
+def padded(
+    pair: SimulatedPair, spec: ModelSpec, device: str
+) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
+    """Both images filled and padded to the method's multiple, shape (1, band, y, x), their valid pixels, and those that count."""
+    ratio, step = spec.observed.ratio, spec.multiple_of
+    height, width = pair.hsi.shape[1:]
+    below, right = -height % step, -width % step
+    images, masks = [], []
+    for image, scale in ((pair.hsi, 1), (pair.msi, ratio)):
+        filled, shown = _filled(image)
+        rim = (0, right * scale, 0, below * scale)
+        images.append(pad(filled[None], rim, mode="replicate").to(device))
+        masks.append((pad(shown[None, None].float(), rim, mode="replicate") == 1).to(device))
+    whole = max_pool2d((~masks[1]).float(), ratio) == 0
+    counted = (masks[0] & whole)[:, 0]
+    counted[:, height:], counted[..., width:] = False, False
+    return images, masks, counted
+
+
+def _filled(image: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The image with the mean of each band in its holes, and where all bands are valid, shape (y, x)."""
+    mean = np.nan_to_num(np.nanmean(image, axis=(1, 2), keepdims=True))
+    hole = np.isnan(image)
+    return torch.from_numpy(np.where(hole, mean, image).astype(np.float32)), torch.from_numpy(~hole.any(axis=0))
+
+
+def _to_symmetric_range(hsi: torch.Tensor, msi: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Map both images in place so that the HSI fills [-1, 1]; returns the inverse for the fused image."""
+    low, high = hsi.min(), hsi.max()
+    for image in (hsi, msi):
+        image.sub_(low).mul_(2.0 / (high - low)).sub_(1.0)
+    return lambda fused: (fused + 1.0) * ((high - low) / 2.0) + low
+
+
+class _Cost:
+    """Time and peak memory of the block under `with`."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = torch.device(device).type == "cuda"
+        self._device = device
+        self._process = psutil.Process()
+        self._done = threading.Event()
+        self._watch = threading.Thread(target=self._sample, daemon=True)
+        self.seconds, self.peak_bytes = 0.0, 0
+
+    def __enter__(self) -> Self:
+        if self._cuda:
+            torch.cuda.synchronize(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+        self._before = self._process.memory_info().rss
+        self._started = time.perf_counter()
+        self._watch.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._cuda:
+            torch.cuda.synchronize(self._device)
+        self.seconds = time.perf_counter() - self._started
+        self._done.set()
+        self._watch.join()
+        if self._cuda:
+            self.peak_bytes = int(torch.cuda.max_memory_allocated(self._device))
+
+    def _sample(self) -> None:
+        while True:
+            self.peak_bytes = max(self.peak_bytes, self._process.memory_info().rss - self._before)
+            if self._done.wait(_SAMPLING_S):
+                return

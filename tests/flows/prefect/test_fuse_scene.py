@@ -1,0 +1,48 @@
+"""The flow on Prefect's own test server: it publishes, reports, skips what is done, and fails with the sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.pipeline.products.publish import verify
+from tests import ROOT
+from tests.synthetic import config
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_flow_publishes_reports_and_skips(server, tmp_path):
+    from prefect.client.orchestration import get_client
+
+    from hyperfuse.flows.prefect.fuse_scene import fuse_scene
+
+    settings = config(tmp_path / "out")
+    assert fuse_scene(settings) == str(tmp_path / "out")
+    assert verify(tmp_path / "out").name == "out"
+    with get_client(sync_client=True) as client:
+        artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
+    assert {"fuse-scene-tiles", "fuse-scene-product", "fuse-scene-quicklook"} <= set(artifacts)
+    assert float(artifacts["fuse-scene-tiles"].data) == 100.0
+    assert "data:image/png;base64" in str(artifacts["fuse-scene-quicklook"].data)
+    before = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
+    assert fuse_scene(settings) == str(tmp_path / "out")
+    assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_rejected_scene_fails_the_flow_with_its_sentence(server, tmp_path):
+    from hyperfuse.flows.prefect.fuse_scene import fuse_scene
+
+    settings = config(tmp_path / "out")
+    swapped = settings.model_copy(update={"hsi": settings.msi, "msi": settings.hsi})
+    with pytest.raises(InputRejected, match="look swapped"):
+        fuse_scene(swapped)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_deployment_is_declared():
+    import yaml
+
+    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    entry = {d["name"]: d["entrypoint"] for d in declared["deployments"]}
+    assert entry["fuse-scene"] == "hyperfuse.flows.prefect.fuse_scene.fuse_scene"

@@ -1,0 +1,173 @@
+"""Weight files: only what is whole, finite, fitting and plain is ever used; a network then goes the whole way."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.weight_cards import WeightCard, read_card
+from hyperfuse.flows.cli import main
+from hyperfuse.models import Observed, method
+from hyperfuse.pipeline.fusion.weights import import_weights, save_weights, write_tensors
+from hyperfuse.pipeline.run import fuse_tiles, open_run, publish_product, run, stage_pair
+from tests.synthetic import config
+
+RECIPE = "size=150&ratio=4&bands=12&seed=3&holes_msi=0.001"
+NETWORKS = ("csakd-student", "hyfusion-s")
+
+
+def weight_file(path: Path, network: str, *, bands: int = 12, scale: float = 1.0) -> Path:
+    """Seeded weights of a network for the pair of RECIPE, with their card."""
+    chosen = method(network)
+    spec = chosen.specify(Observed(hsi_bands=bands, msi_bands=4, ratio=4, psf_sigma_px=2.0))
+    state = {name: value * scale for name, value in chosen.build(spec).state_dict().items()}
+    card = WeightCard(network=network, hsi_bands=bands, msi_bands=4, ratio=4, options=dict(spec.options))
+    save_weights(path, state, card)
+    return path
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_network_goes_the_whole_way_and_its_tiles_are_invisible(tmp_path, network):
+    weights = weight_file(tmp_path / "w.safetensors", network)
+    settings = {"network": network, "weights": str(weights), "publish__formats": "[zarr]", "publish__dtype": "float32"}
+    whole = run(config(tmp_path / "whole", RECIPE, **settings))
+    tiled = run(config(tmp_path / "tiled", RECIPE, **settings, tiles__core=64, tiles__chunk=32))
+    assert tiled.provenance["method"]["weights_sha256"] == read_card(weights).sha256
+    assert tiled.provenance["tiles"]["finished"] == 9
+    with whole.open() as a, tiled.open() as b:
+        one, other = a["reflectance"].values, b["reflectance"].values
+    assert np.array_equal(np.isnan(one), np.isnan(other))
+    np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_half_precision_is_close_and_recorded(tmp_path, network):
+    weights = weight_file(tmp_path / "w.safetensors", network)
+    settings = {"network": network, "weights": str(weights), "publish__formats": "[zarr]", "publish__dtype": "float32"}
+    single = run(config(tmp_path / "single", "size=96&bands=12", **settings))
+    half = run(config(tmp_path / "half", "size=96&bands=12", **settings, precision="bf16"))
+    assert half.provenance["method"]["precision"] == "bf16"
+    assert half.job_key != single.job_key
+    with single.open() as a, half.open() as b:
+        one, other = a["reflectance"].values, b["reflectance"].values
+    assert 0 < np.abs(one - other).max() < 0.02 * np.abs(one).max()
+
+
+def test_workers_need_only_the_job_folder(tmp_path):
+    weights = weight_file(tmp_path / "w.safetensors", "csakd-student")
+    settings = {"network": "csakd-student", "weights": str(weights), "publish__formats": "[zarr]"}
+    with open_run(config(tmp_path / "p", "size=96&bands=12", **settings)) as held:
+        weights.unlink()
+        stage_pair(held)
+        fuse_tiles(held)
+        assert publish_product(held).path.is_dir()
+
+
+def test_weights_are_open_to_whoever_may_read_new_files(tmp_path):
+    beside, weights = tmp_path / "beside", tmp_path / "w.safetensors"
+    beside.touch()
+    write_tensors(weights, {"a": torch.ones(2, 3).T}, {"told": "yes"})
+    assert weights.stat().st_mode == beside.stat().st_mode
+    assert torch.equal(load_file(weights)["a"], torch.ones(3, 2))
+    assert {path.name for path in tmp_path.iterdir()} == {"beside", "w.safetensors"}
+
+
+def test_networks_without_weights_are_refused(tmp_path):
+    with pytest.raises(InputRejected, match="give a file with --weights"):
+        run(config(tmp_path / "p", RECIPE, network="csakd-student"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "fault", ["bands", "network", "truncated", "bit in header", "bit in data", "nan", "pickle", "no card", "missing"]
+)
+def test_bad_weights_are_refused_in_one_sentence(tmp_path, capsys, fault):
+    marker = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (marker,))
+
+    path = weight_file(tmp_path / "w.safetensors", "csakd-student", bands=10 if fault == "bands" else 12)
+    network = "hyfusion-s" if fault == "network" else "csakd-student"
+    data = path.read_bytes()
+    if fault == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif fault == "bit in header":  # where it breaks the list of tensors
+        path.write_bytes(data[:40] + bytes([data[40] ^ 0x40]) + data[41:])
+    elif fault == "bit in data":  # where it is just another number
+        path.write_bytes(data[:-100] + bytes([data[-100] ^ 0x01]) + data[-99:])
+    elif fault == "nan":
+        state = load_file(path)
+        next(iter(state.values())).view(-1)[0] = float("nan")
+        save_weights(path, state, WeightCard(network="csakd-student", hsi_bands=12, msi_bands=4, ratio=4))
+    elif fault == "pickle":
+        path.write_bytes(pickle.dumps(Evil()))
+    elif fault == "no card":
+        save_file(load_file(path), path)
+    elif fault == "missing":
+        path.unlink()
+    (tmp_path / "out").mkdir()
+    scenes = [f"synthetic:{role}?{RECIPE}" for role in ("hsi", "msi")]
+    code = main(
+        ["fuse", *scenes, "--network", network, "--weights", str(path), "--output", str(tmp_path / "out" / "p")]
+    )
+    sentence = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hyperfuse: ")]
+    assert code == 3
+    assert len(sentence) == 1
+    assert "w.safetensors" in sentence[0]
+    assert not marker.exists()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def released_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Our state under the names of the authors' checkpoint, as torch.compile saves them."""
+    return {
+        f"_orig_mod.decoder.{name}": value for name, value in method("csakd-student").module.to_released(state).items()
+    }
+
+
+@pytest.mark.parametrize("network", ["csakd-teacher", "csakd-student"])
+def test_a_published_checkpoint_is_converted_and_used(tmp_path, network):
+    chosen = method(network)
+    spec = chosen.specify(Observed(hsi_bands=12, msi_bands=4, ratio=4, psf_sigma_px=2.0))
+    model = chosen.build(spec)
+    torch.save(released_names(model.state_dict()), tmp_path / "authors.pth")
+    card = import_weights(
+        tmp_path / "authors.pth", network=network, ratio=4, license_id="MIT", output=tmp_path / "w.safetensors"
+    )
+    assert (card.hsi_bands, card.msi_bands, card.license) == (12, 4, "MIT")
+    hsi, msi = torch.rand(1, 12, 8, 8), torch.rand(1, 4, 32, 32)
+    again = chosen.build(chosen.specify(spec.observed, **card.options), None, load_file(tmp_path / "w.safetensors"))
+    with torch.inference_mode():
+        assert torch.equal(again(hsi, msi), model(hsi, msi))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    marker = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (marker,))
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(InputRejected, match="nothing of it was executed"):
+        import_weights(tmp_path / "evil.pth", network="csakd-student", ratio=4, license_id="MIT", output=tmp_path / "w")
+    assert not marker.exists()
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    torch.save({"layer.weight": torch.ones(3)}, tmp_path / "other.pth")
+    with pytest.raises(InputRejected, match="does not fit csakd-student"):
+        import_weights(
+            tmp_path / "other.pth", network="csakd-student", ratio=4, license_id="MIT", output=tmp_path / "w"
+        )
+    with pytest.raises(InputRejected, match="no checkpoint of it was ever published"):
+        import_weights(tmp_path / "other.pth", network="hyfusion-s", ratio=4, license_id="MIT", output=tmp_path / "w")
