@@ -77,7 +77,7 @@ def _fuse(options: argparse.Namespace, display: Display) -> dict[str, Any]:
 
 
 def _plan(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noqa: ARG001
-    from hyperfuse.pipeline.run import plan_report  # noqa: PLC0415
+    from hyperfuse.pipeline.plan import plan_report  # noqa: PLC0415
 
     return plan_report(_config(options))
 

@@ -18,10 +18,10 @@ from hyperfuse.pipeline.config import RunConfig
 from hyperfuse.pipeline.execution.cluster import spread_over
 from hyperfuse.pipeline.geometry.grids import NestedGrids, nest
 from hyperfuse.pipeline.geometry.resample import warp
+from hyperfuse.pipeline.plan import open_pair, psf_sigma_px
 from hyperfuse.pipeline.progress import Progress, Steps, silent
 from hyperfuse.pipeline.registration.estimate import Estimate, estimate
 from hyperfuse.pipeline.registration.report import write_figure, write_table
-from hyperfuse.pipeline.run import open_pair, psf_sigma_px
 
 _RATIOS = (1, RATIOS[1])
 """Two images of one resolution cannot be fused, but they can be registered."""

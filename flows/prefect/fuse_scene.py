@@ -16,29 +16,30 @@ from prefect.cache_policies import NO_CACHE
 from hyperfuse.catalogs.errors import ExpectedSkip
 from hyperfuse.flows.prefect.artifacts import forwarded_logs, show_product
 from hyperfuse.pipeline.config import RunConfig
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.progress import Pace
-from hyperfuse.pipeline.run import Run, fuse_tiles, open_run, publish_product, stage_pair
+from hyperfuse.pipeline.run import OpenRun, fuse_tiles, open_run, publish_product, stage_pair
 
 _STEP_PERCENT = 2.0
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False)
-def stage_task(run: Run) -> None:
+def stage_task(opened: OpenRun) -> StagedJob:
     """Co-register and stage both images."""
-    stage_pair(run)
+    return stage_pair(opened)
 
 
 @task(name="fuse", cache_policy=NO_CACHE, persist_result=False)
-def fuse_task(run: Run) -> None:
+def fuse_task(job: StagedJob, opened: OpenRun) -> None:
     """Fuse the tiles that are not in the ledger."""
-    fuse_tiles(run)
+    fuse_tiles(job, opened.progress)
 
 
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False)
-def publish_task(run: Run) -> Product:
+def publish_task(job: StagedJob, opened: OpenRun) -> Product:
     """Write, verify and publish the product."""
-    return publish_product(run)
+    return publish_product(job, started=opened.started, progress=opened.progress)
 
 
 @flow(name="fuse-scene", persist_result=False)
@@ -47,10 +48,10 @@ def fuse_scene(config: RunConfig) -> str:
     logger = get_run_logger()
     with forwarded_logs():
         try:
-            with open_run(config, progress=_ProgressArtifact()) as run:
-                stage_task(run)
-                fuse_task(run)
-                product: Product = publish_task(run)
+            with open_run(config, progress=_ProgressArtifact()) as opened:
+                job: StagedJob = stage_task(opened)
+                fuse_task(job, opened)
+                product: Product = publish_task(job, opened)
         except ExpectedSkip as skip:
             # Nothing to do is not a failure: a nightly schedule meets finished products every night.
             logger.warning("skipped: %s", skip)

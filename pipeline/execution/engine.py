@@ -35,7 +35,7 @@ from hyperfuse.pipeline.execution.quarantine import (
 )
 from hyperfuse.pipeline.fusion.tile_fuser import fuse_batch, fuse_each, release
 from hyperfuse.pipeline.geometry.tiling import Tile
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.records import code_version
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ _AGAIN = 5
 """Times that a batch is run again which Dask gave up though no process died of it."""
 
 
-def run_batches(job: Job, batches: Sequence[Sequence[Tile]], *, done: Done) -> None:
+def run_batches(job: StagedJob, batches: Sequence[Sequence[Tile]], *, done: Done) -> None:
     """Fuse all batches, but for tiles that were set aside in an earlier run.
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
         Staged; `dask` and `store` of its settings decide where its batches run.
     batches : sequence of sequences of Tile
     done : callable
@@ -119,7 +119,7 @@ def attempt(place: Place, tiles: Indices, code: str) -> None:
         fuse_batch(str(folder), tiles)
 
 
-def _here(job: Job, place: Place, work: list[list[tuple[int, int]]], done: Done) -> None:
+def _here(job: StagedJob, place: Place, work: list[list[tuple[int, int]]], done: Done) -> None:
     if isinstance(place, SharedFolder):
         # Not batch by batch: reading and writing go on across their ends.
         with closing(fuse_each(str(job.folder), [tile for batch in work for tile in batch])) as records:
@@ -134,7 +134,7 @@ def _here(job: Job, place: Place, work: list[list[tuple[int, int]]], done: Done)
         done(_keys(batch))
 
 
-def _on_cluster(job: Job, place: Place, work: list[list[tuple[int, int]]], done: Done) -> _Crew:
+def _on_cluster(job: StagedJob, place: Place, work: list[list[tuple[int, int]]], done: Done) -> _Crew:
     config = job.config
     assert config.dask is not None  # noqa: S101 (the caller's branch)
     with connected(config.dask, device=config.device) as client:

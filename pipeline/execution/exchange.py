@@ -37,7 +37,7 @@ from hyperfuse.catalogs.errors import Busy, HyperFuseError, OutOfResources, Usag
 from hyperfuse.catalogs.formats.files import file_sha256
 from hyperfuse.catalogs.locks import locked
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import Job, StagedJob
 from hyperfuse.pipeline.job.staged_pair import touched
 
 log = logging.getLogger(__name__)
@@ -58,11 +58,11 @@ class Place(ABC):
     """Path or URL of the place."""
 
     @abstractmethod
-    def offer(self, job: Job) -> None:
+    def offer(self, job: StagedJob) -> None:
         """See that workers find all they need; called once the scenes are staged, and again when resuming."""
 
     @abstractmethod
-    def collect(self, job: Job, tiles: Indices | None = None) -> None:
+    def collect(self, job: StagedJob, tiles: Indices | None = None) -> None:
         """Take finished tiles into the job's folder: those of one batch, or all that ever arrived."""
 
     @abstractmethod
@@ -102,10 +102,10 @@ class Place(ABC):
 class SharedFolder(Place):
     """The job's own folder, seen by all workers."""
 
-    def offer(self, job: Job) -> None:
+    def offer(self, job: StagedJob) -> None:
         """Nothing to do."""
 
-    def collect(self, job: Job, tiles: Indices | None = None) -> None:
+    def collect(self, job: StagedJob, tiles: Indices | None = None) -> None:
         """Nothing to do."""
 
     @contextmanager
@@ -127,7 +127,7 @@ class SharedFolder(Place):
 class Depot(Place):
     """A folder in a store that coordinator and workers reach, and nothing else that they share."""
 
-    def offer(self, job: Job) -> None:
+    def offer(self, job: StagedJob) -> None:
         """Copy what is not there yet, the list of it last."""
         files = {path.relative_to(job.folder).as_posix(): path for path in sorted(job.folder.rglob("*"))}
         sizes = {name: path.stat().st_size for name, path in files.items() if path.is_file() and _is_offered(name, job)}
@@ -138,7 +138,7 @@ class Depot(Place):
             fs.put([str(job.folder / name) for name in missing], [f"{root}/{name}" for name in missing])
             fs.pipe_file(f"{root}/{_CONTENTS}", json.dumps(sizes).encode())
 
-    def collect(self, job: Job, tiles: Indices | None = None) -> None:
+    def collect(self, job: StagedJob, tiles: Indices | None = None) -> None:
         """Download, compare with the note, and put in place: samples first, the records that vouch for them last."""
         incoming = job.folder / "incoming"
         with self._reached() as (fs, root):
@@ -183,7 +183,7 @@ class Depot(Place):
         with self._reached() as (fs, root):
             sizes: dict[str, int] = json.loads(fs.cat_file(f"{root}/{_CONTENTS}"))
             self._download(folder, [name for name in sizes if not _is_staged_chunk(name)], sizes)
-            self._download(folder, _staged_chunks(Job.load(folder), tiles, sizes), sizes)
+            self._download(folder, _staged_chunks(StagedJob.load(folder), tiles, sizes), sizes)
 
     def _deliver(self, folder: Path, tiles: Indices) -> None:
         made = list(_made(folder))
@@ -278,7 +278,7 @@ def _scratch() -> str | None:
         return None
 
 
-def _is_offered(name: str, job: Job) -> bool:
+def _is_offered(name: str, job: StagedJob) -> bool:
     """Whether workers need a file of the job's folder: all but what tiles make, and of that the product's metadata."""
     first, hidden = PurePosixPath(name).parts[0], PurePosixPath(name).name.startswith(".")
     if first == "product":
@@ -292,7 +292,7 @@ def _is_staged_chunk(name: str) -> bool:
     return parts[0] == "stage" and len(parts) > 3 and parts[2] == "c"
 
 
-def _staged_chunks(job: Job, tiles: Indices, sizes: dict[str, int]) -> list[str]:
+def _staged_chunks(job: StagedJob, tiles: Indices, sizes: dict[str, int]) -> list[str]:
     """Chunks of the staged arrays under what the tiles read; a chunk that is all holes was never written."""
     boxes = [touched(job, job.plan.tile(row, col)) for row, col in tiles]
     wanted: set[str] = set()

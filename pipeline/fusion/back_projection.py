@@ -20,68 +20,24 @@ equations by the method of regularization, Soviet Math. Doklady 7, 414-417.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
 
-from hyperfuse.models.operators import blur_reach
+from hyperfuse.pipeline.observation.psf import taps
+from hyperfuse.pipeline.observation.psf_overlap import GRID, LEAST, constant_gain, kernel_radius, transfer
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 MAX_LOST = 1e-3
 """A coarse pixel counts if less than this share of its PSF falls on invalid pixels or outside the product."""
-LEAST = 1e-3
-"""Least lambda, in units of what H H^T does to a constant image: frequencies that the HSI hardly sees are left alone."""
-_CUT = 1e-2
-"""What the cut of the kernel may leave of a residual in addition: a share of its largest value, at most."""
-_GRID = 128
-"""Coarse pixels of the periodic grid on which kernels are computed; they have decayed long before its edge."""
 _BLOCK = 32
 """Edge of the blocks (coarse px) whose spectra are taken, padded to twice that."""
 _BANDS = 32
 """Bands that are projected at once, which bounds the memory."""
-
-
-def taps(coarse: range, fine: range, ratio: int, sigma_px: float) -> F32:
-    """Weights of a stretch of fine pixels in a stretch of coarse ones along one axis, as `models.operators.degrade` has them.
-
-    Returns
-    -------
-    ndarray, shape (coarse pixel, fine pixel)
-        A row sums to 1 where the stretch holds all that the PSF of its coarse pixel reaches.
-    """
-    reach = blur_reach(ratio, sigma_px)
-    offset = np.arange(-reach, ratio + reach) - (ratio - 1) / 2
-    total = np.exp(-0.5 * (offset / sigma_px) ** 2).sum()
-    first = np.arange(fine.start, fine.stop)[None, :] - np.arange(coarse.start, coarse.stop)[:, None] * ratio
-    weight = np.exp(-0.5 * ((first - (ratio - 1) / 2) / sigma_px) ** 2) / total
-    return np.where((first >= -reach) & (first < ratio + reach), weight, 0.0).astype(np.float32)
-
-
-def psf_reach(ratio: int, sigma_px: float) -> int:
-    """Coarse pixels from a fine pixel's own to the farthest whose PSF sees it."""
-    return -(-blur_reach(ratio, sigma_px) // ratio)
-
-
-@lru_cache(maxsize=16)
-def kernel_radius(ratio: int, sigma_px: float) -> int:
-    """Coarse pixels after which the regularized inverse of H H^T is cut, for any lambda from `LEAST` on."""
-    gain = _transfer(_GRID, ratio, sigma_px)
-    left = np.abs(np.fft.ifft2(1.0 / (gain + LEAST)).real)
-    distance = np.minimum(np.arange(_GRID), _GRID - np.arange(_GRID))
-    beyond = np.maximum(distance[:, None], distance)
-    # |H H^T (K - K_cut) r| <= |H H^T| |K - K_cut| |r| in the largest norm; the first is 1 in these units.
-    radii = (radius for radius in range(_GRID // 2) if left[beyond > radius].sum() <= _CUT)
-    return next(radii, _GRID // 2 - 1)
-
-
-def reach(ratio: int, sigma_px: float) -> int:
-    """Coarse pixels around a tile that decide its correction: PSF, kernel, and PSF once more."""
-    return 2 * psf_reach(ratio, sigma_px) + kernel_radius(ratio, sigma_px)
 
 
 def residual(
@@ -135,7 +91,7 @@ class BackProjection:
     def __init__(self, lambdas: NDArray[np.float64], *, ratio: int, sigma_px: float) -> None:
         self._ratio, self._sigma, self._radius = ratio, sigma_px, kernel_radius(ratio, sigma_px)
         self._bands = np.flatnonzero(np.isfinite(lambdas))
-        gain, unit = _transfer(_GRID, ratio, sigma_px), _unit(ratio, sigma_px)
+        gain, unit = transfer(GRID, ratio, sigma_px), constant_gain(ratio, sigma_px)
         inner = np.r_[-self._radius : self._radius + 1]
         kernels = np.empty((len(self._bands), len(inner), len(inner)), np.float32)
         for kernel, value in zip(kernels, np.maximum(lambdas[self._bands], LEAST), strict=True):
@@ -165,7 +121,7 @@ class ResidualSpectrum:
     """
 
     def __init__(self, n_bands: int, *, ratio: int, sigma_px: float) -> None:
-        self._gain = _transfer(2 * _BLOCK, ratio, sigma_px)
+        self._gain = transfer(2 * _BLOCK, ratio, sigma_px)
         self._power = np.zeros((n_bands, 2 * _BLOCK, 2 * _BLOCK))
         self.pixels = 0
         self._blocks: list[tuple[int, F64]] = []  # pixels, and per band the sum of their squares
@@ -235,28 +191,3 @@ def _convolved(images: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
 
 def _groups(n_bands: int) -> list[slice]:
     return [slice(first, min(first + _BANDS, n_bands)) for first in range(0, n_bands, _BANDS)]
-
-
-@lru_cache(maxsize=16)
-def _along(ratio: int, sigma_px: float) -> F64:
-    """Overlaps of the PSFs of two coarse pixels by their distance along one axis, from 0 on."""
-    reach_px = blur_reach(ratio, sigma_px)
-    weight = taps(range(1), range(-reach_px, ratio + reach_px), ratio, sigma_px)[0].astype(np.float64)
-    return np.array([(weight[d:] * weight[: len(weight) - d]).sum() for d in range(0, len(weight), ratio)])
-
-
-def _unit(ratio: int, sigma_px: float) -> float:
-    """What H H^T does to a constant image."""
-    overlap = _along(ratio, sigma_px)
-    return float(overlap[0] + 2.0 * overlap[1:].sum()) ** 2
-
-
-def _transfer(size: int, ratio: int, sigma_px: float) -> F64:
-    """H H^T by frequency on a periodic grid, in units of `_unit`, shape (size, size)."""
-    overlap = _along(ratio, sigma_px)
-    phase = 2.0 * np.pi * np.outer(np.arange(len(overlap)), np.arange(size)) / size
-    along = overlap[0] + 2.0 * overlap[1:] @ np.cos(phase[1:])
-    # The PSF is cut, so rounding may make the smallest value negative.
-    along = np.maximum(along / along[0], 0.0)
-    transfer: F64 = along[:, None] * along
-    return transfer

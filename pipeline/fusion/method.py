@@ -11,7 +11,7 @@ from hyperfuse.models.weights_io import load_weights
 from hyperfuse.pipeline.fusion.residual import admitted
 from hyperfuse.pipeline.fusion.weights import WEIGHTS
 from hyperfuse.pipeline.geometry.box import Box
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.staged_pair import StagedPair
 
 
@@ -20,12 +20,12 @@ class WindowFuser:
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
         Staged.
     device : torch.device
     """
 
-    def __init__(self, job: Job, device: torch.device) -> None:
+    def __init__(self, job: StagedJob, device: torch.device) -> None:
         self._job, self._device = job, device
         self.pair = StagedPair(job)
         self._model = build_model(job, device)
@@ -45,7 +45,7 @@ class WindowFuser:
             return self._model(*arguments)
 
 
-def load_job_weights(job: Job) -> dict[str, torch.Tensor] | None:
+def load_job_weights(job: StagedJob) -> dict[str, torch.Tensor] | None:
     """Trained weights of the job's network, None if it was given none, or if the gate leaves them out.
 
     Raises
@@ -61,7 +61,7 @@ def load_job_weights(job: Job) -> dict[str, torch.Tensor] | None:
         raise InputRejected(f"{job.config.weights or WEIGHTS}: {error}") from error
 
 
-def build_model(job: Job, device: torch.device) -> FusionModel:
+def build_model(job: StagedJob, device: torch.device) -> FusionModel:
     """The job's method with its sums and weights, on a device.
 
     Raises
@@ -78,13 +78,13 @@ def build_model(job: Job, device: torch.device) -> FusionModel:
     return model
 
 
-def in_precision(job: Job, device: torch.device) -> torch.autocast:
+def in_precision(job: StagedJob, device: torch.device) -> torch.autocast:
     """The arithmetic that the job asks for; classical methods always compute in single precision."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision(job, device)]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def precision(job: Job, device: torch.device) -> str:
+def precision(job: StagedJob, device: torch.device) -> str:
     """Name of the arithmetic in which the job's method computes on a device."""
     if not job.spec.needs_weights:
         return "fp32"
@@ -94,6 +94,6 @@ def precision(job: Job, device: torch.device) -> str:
     return job.config.precision
 
 
-def load_sums(job: Job) -> dict[str, torch.Tensor] | None:
+def load_sums(job: StagedJob) -> dict[str, torch.Tensor] | None:
     """Result of `first_pass`, None if the method wants none."""
     return dict(load_file(job.folder / "sums.safetensors")) if job.spec.needs_first_pass else None

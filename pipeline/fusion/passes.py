@@ -13,7 +13,7 @@ from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.geometry.box import blocks_of as _blocks
 from hyperfuse.pipeline.geometry.tiling import aligned
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.stage import HSI_CHUNK
 from hyperfuse.pipeline.job.staged_pair import PairWindow, StagedPair
 from hyperfuse.pipeline.pipelining import convey
@@ -23,7 +23,7 @@ COARSE_EDGE = 256
 """Coarse pixels along the edge of a window of the coarse pass, a multiple of `HSI_CHUNK`."""
 
 
-def first_pass(job: Job, progress: Progress) -> None:
+def first_pass(job: StagedJob, progress: Progress) -> None:
     """Sum up what the method wants to know of the scene before its first tile; does nothing if that is done."""
     path = job.folder / "sums.safetensors"
     if not job.spec.needs_first_pass or path.is_file():
@@ -56,7 +56,7 @@ def first_pass(job: Job, progress: Progress) -> None:
     write_tensors(path, total)
 
 
-def coarse_pass(job: Job, device: torch.device, progress: Progress) -> None:
+def coarse_pass(job: StagedJob, device: torch.device, progress: Progress) -> None:
     """Run the coarse part of a two-rate method over the scene, window by window; does nothing if that is done."""
     rates, path = job.spec.two_rate, job.folder / "stage/features.zarr"
     done_marker = job.folder / "features.json"

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from hyperfuse.pipeline.fusion.weights import WEIGHTS
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 
 FILE = "gate.json"
 
@@ -40,18 +40,18 @@ class GateRecord(BaseModel):
         return self.model_dump(mode="json") | {"sentence": self.sentence}
 
 
-def load_gate(job: Job) -> GateRecord | None:
+def load_gate(job: StagedJob) -> GateRecord | None:
     """What was decided; None if there was nothing to decide, or nothing is decided yet."""
     path = job.folder / FILE
     return GateRecord.model_validate(json.loads(path.read_bytes())) if path.is_file() else None
 
 
-def admitted(job: Job) -> bool:
+def admitted(job: StagedJob) -> bool:
     """Whether the job's network may use its weights."""
     record = load_gate(job)
     return record is None or record.applied
 
 
-def weights_of(job: Job) -> dict[str, Path]:
+def weights_of(job: StagedJob) -> dict[str, Path]:
     """The job's copy of its network's weights by the network's name; empty if it needs none, or may not use them."""
     return {} if job.record.weights is None or not admitted(job) else {job.config.network: job.folder / WEIGHTS}

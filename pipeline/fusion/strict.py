@@ -23,15 +23,15 @@ from hyperfuse.pipeline.fusion.back_projection import (
     F64,
     BackProjection,
     ResidualSpectrum,
-    psf_reach,
-    reach,
     residual,
 )
 from hyperfuse.pipeline.fusion.method import WindowFuser
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.geometry.tiling import aligned
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.staged_pair import StagedPair
+from hyperfuse.pipeline.observation.psf import psf_reach
+from hyperfuse.pipeline.observation.psf_overlap import projection_reach
 from hyperfuse.pipeline.observation.sample import sampled_blocks
 from hyperfuse.pipeline.observation.simulate import SimulatedPair
 from hyperfuse.pipeline.progress import Progress, silent
@@ -100,7 +100,7 @@ def decide(spectrum: ResidualSpectrum, sigma: F64, *, ratio: int, sigma_px: floa
         residual=tuple(map(float, spectrum.rms())),
         lambdas=tuple(float(value) if math.isfinite(value) else None for value in lambdas),
         pixels=spectrum.pixels,
-        reach=reach(ratio, sigma_px),
+        reach=projection_reach(ratio, sigma_px),
     )
 
 
@@ -153,7 +153,7 @@ def project_whole(fused: F32, pair: SimulatedPair) -> Projected:
 
 
 @torch.inference_mode()
-def strict_pass(job: Job, device: torch.device, progress: Progress = silent) -> None:
+def strict_pass(job: StagedJob, device: torch.device, progress: Progress = silent) -> None:
     """Find noise and lambdas of a staged job, if it is strict, and write them into its folder; does it once.
 
     Raises
@@ -187,14 +187,14 @@ def strict_pass(job: Job, device: torch.device, progress: Progress = silent) -> 
     write_atomic(job.folder / STRICT, record.model_dump_json(indent=1))
 
 
-def load_record(job: Job) -> StrictRecord | None:
+def load_record(job: StagedJob) -> StrictRecord | None:
     """What `strict_pass` found; None if the job is not strict."""
     if not job.config.strict:
         return None
     return StrictRecord.model_validate(json.loads((job.folder / STRICT).read_bytes()))
 
 
-def load_projection(job: Job) -> BackProjection | None:
+def load_projection(job: StagedJob) -> BackProjection | None:
     """The correction of a job's windows; None if the job is not strict."""
     record = load_record(job)
     if record is None:
@@ -209,7 +209,7 @@ def _spectra(pair: StagedPair, block: Box) -> F32:
     return spectra
 
 
-def _around(job: Job, block: Box) -> Box:
+def _around(job: StagedJob, block: Box) -> Box:
     """What must be fused so that the whole PSF of a block's pixels is right."""
     margin = job.spec.tile_halo + psf_reach(job.grids.ratio, job.observation.psf_sigma_px)
     (height, width), step = job.grids.coarse_shape, job.spec.multiple_of
@@ -218,7 +218,7 @@ def _around(job: Job, block: Box) -> Box:
     return Box(y0=y0, y1=y1, x0=x0, x1=x1)
 
 
-def _thinned(job: Job, blocks: list[Box]) -> list[Box]:
+def _thinned(job: StagedJob, blocks: list[Box]) -> list[Box]:
     """So many of the blocks, evenly, that fusing them costs about `_SHARE` of fusing the scene."""
     cost = math.prod(_around(job, blocks[len(blocks) // 2]).shape)
     wanted = max(4, round(_SHARE * math.prod(job.grids.coarse_shape) / cost))

@@ -36,7 +36,7 @@ from hyperfuse.pipeline.fusion.strict import load_projection
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.geometry.tiling import Tile
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.ledger import TileRecord
 from hyperfuse.pipeline.job.staged_pair import StagedPair
 from hyperfuse.pipeline.pipelining import convey, step_back
@@ -91,7 +91,7 @@ class _Computed:
 class TileFuser:
     """The method of one job on one device, with the job's arrays opened."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: StagedJob) -> None:
         self.job = job
         self.device = pick_device(job.config.device)
         if self.device.type == "cpu":
@@ -305,7 +305,7 @@ def _fuser(folder: Path) -> TileFuser:
         if folder not in _fusers:
             # A worker that lives through an archive must not keep every scene's model.
             _fusers.clear()
-            _fusers[folder] = TileFuser(Job.load(folder))
+            _fusers[folder] = TileFuser(StagedJob.load(folder))
         return _fusers[folder]
 
 

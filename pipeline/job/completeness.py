@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.ledger import TileRecord
 
 
@@ -42,7 +42,7 @@ class MosaicSummary(BaseModel):
         return sum(self.valid) / (self.pixels * len(self.valid))
 
 
-def finished(job: Job) -> dict[str, TileRecord]:
+def finished(job: StagedJob) -> dict[str, TileRecord]:
     """Records of the tiles whose chunks are stored as they were written."""
     if not job.fused.is_dir():
         return {}
@@ -56,7 +56,7 @@ def finished(job: Job) -> dict[str, TileRecord]:
     return job.ledger.records(intact)
 
 
-def mosaic(job: Job) -> MosaicSummary:
+def mosaic(job: StagedJob) -> MosaicSummary:
     """Prove that every tile is there, unchanged, and sum up what they hold.
 
     Raises

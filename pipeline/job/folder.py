@@ -38,17 +38,20 @@ from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.sensors import sensor_module, sigma_from_mtf
 from hyperfuse.models import ModelSpec, Observed, method
 from hyperfuse.pipeline.config import RunConfig
-from hyperfuse.pipeline.fusion.back_projection import reach as projection_reach
 from hyperfuse.pipeline.geometry.grids import NestedGrids, block_steps
 from hyperfuse.pipeline.geometry.tiling import TilePlan
 from hyperfuse.pipeline.job.ledger import Ledger
 from hyperfuse.pipeline.job.records import JobRecord, StagedRecord
+from hyperfuse.pipeline.observation.psf_overlap import projection_reach
 from hyperfuse.pipeline.observation.sensor_model import Observation, known
+
+STAGED = "staged.json"
+"""What staging found; its presence says that staging is complete."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One fusion on disk."""
+    """One fusion on disk, staged or not."""
 
     folder: Path
     """The staging folder."""
@@ -70,15 +73,10 @@ class Job:
         """Product, fine and coarse grid."""
         return self.record.grid.grids()
 
-    @cached_property
-    def staged(self) -> StagedRecord:
-        """What staging found; only after staging."""
-        return StagedRecord.model_validate_json((self.folder / "staged.json").read_bytes())
-
     @property
     def is_staged(self) -> bool:
         """Whether both images are staged."""
-        return (self.folder / "staged.json").is_file()
+        return (self.folder / STAGED).is_file()
 
     @cached_property
     def staged_hsi_bands(self) -> NDArray[np.int64]:
@@ -96,42 +94,53 @@ class Job:
         hsi, msi = (Bands.from_json(image.bands) for image in (self.record.hsi, self.record.msi))
         return hsi[self.staged_hsi_bands], msi[self.staged_msi_bands]
 
-    @cached_property
-    def bands(self) -> Bands:
-        """Bands of the product: those of the HSI that carry signal."""
-        return self.staged_bands[0][self.staged.hsi.kept]
-
     def tables(self, hsi_bands: Bands, msi_bands: Bands) -> Observation:
         """The observation model of these bands by the tables of the sensors."""
         origin: Literal["given", "sensor"] = "sensor" if self.config.psf_mtf is None else "given"
         return known(hsi_bands, msi_bands, psf_sigma_px=self.record.psf_sigma_px, psf_origin=origin)
 
-    @property
-    def observation(self) -> Observation:
-        """How the two sensors see the scene: what staging found, before it what the tables tell."""
-        return self.staged.observation if self.is_staged else self.tables(*self.staged_bands)
-
-    @cached_property
-    def spec(self) -> ModelSpec:
-        """Needs of the method; before staging, with the bands that the headers call good."""
-        observation, steps = self.observation, self._msi_steps()
+    def specified(self, observation: Observation, msi_bands: Bands) -> ModelSpec:
+        """Needs of the method for a pair observed in this way."""
+        # A warped MSI has no blocks of equal pixels.
+        blocks = self.record.grid.block > 1
+        steps = block_steps(msi_bands, self.record.msi.gsd_m) if blocks else (1,) * len(msi_bands)
+        stepped = max(steps, default=1) > 1
         observed = Observed(
             hsi_bands=len(observation.srf[0]),
             msi_bands=len(observation.srf),
             ratio=self.record.grid.ratio,
             psf_sigma_px=observation.psf_sigma_px,
             srf=observation.srf,
-            msi_steps=steps if max(steps, default=1) > 1 else (),
-            msi_sigma_px=self._msi_sigma_px(steps) if max(steps, default=1) > 1 else (),
+            msi_steps=steps if stepped else (),
+            msi_sigma_px=self._msi_sigma_px(steps) if stepped else (),
         )
         return method(self.config.network).specify(observed, **self.record.options)
 
-    def _msi_steps(self) -> tuple[int, ...]:
-        """Fine pixels per block of equal pixels of each MSI band that is used; a warped MSI has no blocks."""
-        bands = self.staged_bands[1]
-        if self.is_staged:
-            bands = bands[self.staged.msi.kept]
-        return block_steps(bands, self.record.msi.gsd_m) if self.record.grid.block > 1 else (1,) * len(bands)
+    def tiled(self, spec: ModelSpec) -> TilePlan:
+        """Tiles for a method of such needs."""
+        tiles, margin = self.config.tiles, 0
+        if self.config.strict:
+            margin = projection_reach(self.record.grid.ratio, spec.observed.psf_sigma_px)
+        if tiles.core is not None:
+            return TilePlan(grids=self.grids, spec=spec, core=tiles.core, chunk=tiles.chunk, margin=margin)
+        budget = int(tiles.memory_gb * 1e9)
+        return TilePlan.fitting(self.grids, spec, chunk=tiles.chunk, budget=budget, margin=margin)
+
+    @property
+    def expected_plan(self) -> TilePlan:
+        """Tiles as the headers let expect; staging may exclude bands and measure another PSF."""
+        return self.tiled(self.specified(self.tables(*self.staged_bands), self.staged_bands[1]))
+
+    def as_staged(self) -> StagedJob:
+        """The same job, with what staging found.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is not staged.
+        """
+        staged = StagedRecord.model_validate_json((self.folder / STAGED).read_bytes())
+        return StagedJob(self.folder, self.record, staged)
 
     def _msi_sigma_px(self, steps: tuple[int, ...]) -> tuple[float, ...]:
         """Standard deviation of the PSF of each MSI band by the MTF of its sensor, in fine pixels; 0 for step 1."""
@@ -148,18 +157,6 @@ class Job:
             math.hypot(sigma, math.sqrt((step**2 - 1) / 12))
             for step, sigma in zip(steps, self._msi_sigma_px(steps), strict=True)
         )
-
-    @cached_property
-    def plan(self) -> TilePlan:
-        """Tiles."""
-        tiles = self.config.tiles
-        margin = 0
-        if self.config.strict:
-            margin = projection_reach(self.record.grid.ratio, self.observation.psf_sigma_px)
-        if tiles.core is not None:
-            return TilePlan(grids=self.grids, spec=self.spec, core=tiles.core, chunk=tiles.chunk, margin=margin)
-        budget = int(tiles.memory_gb * 1e9)
-        return TilePlan.fitting(self.grids, self.spec, chunk=tiles.chunk, budget=budget, margin=margin)
 
     @property
     def ledger(self) -> Ledger:
@@ -185,6 +182,39 @@ class Job:
     def errors(self) -> Path:
         """The array with the standard error of each of its samples, if `publish.uncertainty` asks for it."""
         return self.fused.with_name("reflectance_standard_error")
+
+
+@dataclass(frozen=True)
+class StagedJob(Job):
+    """A job whose images are staged: bands, observation model and tiles are settled."""
+
+    staged: StagedRecord
+    """What staging found."""
+
+    @classmethod
+    def load(cls, folder: Path) -> StagedJob:
+        """The job of a staging folder."""
+        return Job.load(folder).as_staged()
+
+    @cached_property
+    def bands(self) -> Bands:
+        """Bands of the product: those of the HSI that carry signal."""
+        return self.staged_bands[0][self.staged.hsi.kept]
+
+    @property
+    def observation(self) -> Observation:
+        """How the two sensors see the scene."""
+        return self.staged.observation
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """Needs of the method."""
+        return self.specified(self.observation, self.staged_bands[1][self.staged.msi.kept])
+
+    @cached_property
+    def plan(self) -> TilePlan:
+        """Tiles."""
+        return self.tiled(self.spec)
 
     @property
     def error_scale(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.observation.sensor_model import GOOD_R2
 
 log = logging.getLogger(__name__)
@@ -14,7 +14,7 @@ _MAX_CENTER_PX = 0.5
 """A PSF estimated farther off center than this, in fine pixels, is named in the log: it shows a misregistration."""
 
 
-def tell_observation(job: Job) -> None:
+def tell_observation(job: StagedJob) -> None:
     """PSF and responses, and MSI bands that do not follow from the HSI."""
     observation, (y, x) = job.observation, job.observation.psf_center_px
     if observation.note:
@@ -38,7 +38,7 @@ def tell_observation(job: Job) -> None:
             )
 
 
-def tell_harmony(job: Job) -> None:
+def tell_harmony(job: StagedJob) -> None:
     """Whether the MSI was brought to the radiometry of the HSI, and what kept it from that."""
     harmony = job.staged.harmony
     if harmony is None:

@@ -22,7 +22,7 @@ from hyperfuse.pipeline.geometry.displacement import NO_DISPLACEMENT, Displaceme
 from hyperfuse.pipeline.geometry.resample import warp
 from hyperfuse.pipeline.geometry.tiling import stage_edge
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import STAGED, Job, StagedJob
 from hyperfuse.pipeline.job.records import ImageSums, StagedRecord
 from hyperfuse.pipeline.observation.blind import blind
 from hyperfuse.pipeline.observation.harmonize import harmonize
@@ -41,7 +41,7 @@ _DEAD_SHARE = 0.02
 """A band with less than this share of the best band's valid samples is taken for dead."""
 
 
-def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_this_process) -> None:
+def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_this_process) -> StagedJob:
     """Co-register and stage both images of a job, and find how they were observed; does nothing if that is done.
 
     Raises
@@ -53,7 +53,7 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
         agrees with the HSI and it does not.
     """
     if job.is_staged:
-        return
+        return job.as_staged()
     align = job.config.align
     found = estimate(pair, job.grids, align, job.record.psf_sigma_px, workers=workers)
     registration, move = found.registration, found.registration.displacement
@@ -78,7 +78,8 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
     record = StagedRecord(
         registration=registration, hsi=hsi, msi=msi, observation=observation, scale=scale, harmony=harmony
     )
-    write_atomic(job.folder / "staged.json", record.model_dump_json(indent=1))
+    write_atomic(job.folder / STAGED, record.model_dump_json(indent=1))
+    return job.as_staged()
 
 
 def _stage_image(

@@ -12,7 +12,7 @@ from torch.nn.functional import max_pool2d, pad
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.geometry.tiling import Tile
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class PairWindow:
 class StagedPair:
     """Opened staged arrays of a job; windows may reach beyond the rim, where the outermost pixel is repeated."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: StagedJob) -> None:
         self._job, self._ratio = job, job.grids.ratio
         self._hsi = store.open_array(job.folder / "stage" / "hsi.zarr")
         self._msi = store.open_array(job.folder / "stage" / "msi.zarr")
@@ -129,7 +129,7 @@ class StagedPair:
         return (image - low) * (2.0 / (high - low)) - 1.0
 
 
-def touched(job: Job, tile: Tile) -> dict[str, Box]:
+def touched(job: StagedJob, tile: Tile) -> dict[str, Box]:
     """Pixels that fusing a tile reads of each staged array, by the array's name; may reach beyond the rim."""
     core, lead, ratio = tile.core, job.grids.lead, job.grids.ratio
     # `valid` looks around the core as far as samples reach, which an approximate method's window need not hold.

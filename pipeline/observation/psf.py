@@ -7,6 +7,8 @@ from typing import NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperfuse.models.operators import blur_reach
+
 F32 = NDArray[np.float32]
 
 
@@ -36,3 +38,24 @@ def taps_of(n_coarse: int, ratio: int, sigma: float, center: float) -> F32:
     weights = np.exp(-0.5 * ((fine - middle[:, None]) / sigma) ** 2)
     weights /= weights.sum(axis=1, keepdims=True)
     return weights[:, margin:-margin].astype(np.float32)
+
+
+def taps(coarse: range, fine: range, ratio: int, sigma_px: float) -> F32:
+    """Weights of a stretch of fine pixels in a stretch of coarse ones along one axis, as `models.operators.degrade` has them.
+
+    Returns
+    -------
+    ndarray, shape (coarse pixel, fine pixel)
+        A row sums to 1 where the stretch holds all that the PSF of its coarse pixel reaches.
+    """
+    reach = blur_reach(ratio, sigma_px)
+    offset = np.arange(-reach, ratio + reach) - (ratio - 1) / 2
+    total = np.exp(-0.5 * (offset / sigma_px) ** 2).sum()
+    first = np.arange(fine.start, fine.stop)[None, :] - np.arange(coarse.start, coarse.stop)[:, None] * ratio
+    weight = np.exp(-0.5 * ((first - (ratio - 1) / 2) / sigma_px) ** 2) / total
+    return np.where((first >= -reach) & (first < ratio + reach), weight, 0.0).astype(np.float32)
+
+
+def psf_reach(ratio: int, sigma_px: float) -> int:
+    """Coarse pixels from a fine pixel's own to the farthest whose PSF sees it."""
+    return -(-blur_reach(ratio, sigma_px) // ratio)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.pipeline.job.completeness import MosaicSummary
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 
 
 class BadProduct(HyperFuseError):
@@ -38,7 +38,7 @@ class Asset:
 class Draft:
     """A finished mosaic and everything that writers may say of it."""
 
-    job: Job
+    job: StagedJob
     summary: MosaicSummary
     provenance: dict[str, Any]
     """The record of `pipeline.products.provenance`."""

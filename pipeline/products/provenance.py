@@ -17,7 +17,7 @@ from hyperfuse.models import method
 from hyperfuse.pipeline.fusion.residual import load_gate
 from hyperfuse.pipeline.job.completeness import MosaicSummary
 from hyperfuse.pipeline.job.encoding import NODATA
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.records import code_version
 
 SCHEMA = "hyperfuse-provenance/1"
@@ -25,13 +25,13 @@ _PACKAGES = ("hyperfuse", "numpy", "torch", "xarray", "dask", "zarr", "rasterio"
 
 
 def provenance(
-    job: Job, summary: MosaicSummary, *, started: datetime, ended: datetime, effort: dict[str, Any]
+    job: StagedJob, summary: MosaicSummary, *, started: datetime, ended: datetime, effort: dict[str, Any]
 ) -> dict[str, Any]:
     """The record of a finished job, plain JSON.
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
     summary : MosaicSummary
     started, ended : datetime
         UTC, of the run that finished it.
@@ -92,7 +92,7 @@ def provenance(
     }
 
 
-def product_facts(job: Job, summary: MosaicSummary) -> dict[str, Any]:
+def product_facts(job: StagedJob, summary: MosaicSummary) -> dict[str, Any]:
     """What anybody can check on the product itself, without the job."""
     grid, bands = job.record.grid, job.bands
     integer = job.config.publish.dtype == "int16"

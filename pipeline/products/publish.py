@@ -30,7 +30,7 @@ from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected
 from hyperfuse.catalogs.formats.files import file_sha256, write_atomic
 from hyperfuse.catalogs.times import rfc3339
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import Job, StagedJob
 from hyperfuse.pipeline.job.product_files import CRATE, MANIFEST, PROV, PROVENANCE, QA, REPORT, THUMBNAIL
 from hyperfuse.pipeline.products.commit import files_of, put_in_place
 from hyperfuse.pipeline.products.draft import Asset, BadProduct, Draft
@@ -181,7 +181,7 @@ def verify(path: Path, *, progress: Progress = silent) -> Product:
     return product
 
 
-def _is_published(job: Job) -> bool:
+def _is_published(job: StagedJob) -> bool:
     """Whether the rename has happened: the product folder is gone, or was not what was renamed."""
     renamed = not job.product.exists() or "zarr" not in job.config.publish.formats
     return renamed and _is_of(job.config.output, job.record.key)
@@ -201,7 +201,7 @@ def _is_product(output: Path) -> bool:
         return False
 
 
-def _sweep(job: Job) -> None:
+def _sweep(job: StagedJob) -> None:
     """Remove what a killed run left in the product: half-written chunks, and files that are written anew."""
     for partial in job.product.rglob("*.partial"):
         partial.unlink()
@@ -210,7 +210,7 @@ def _sweep(job: Job) -> None:
             _remove(entry)
 
 
-def _product_root(job: Job) -> Path:
+def _product_root(job: StagedJob) -> Path:
     """The folder that will be renamed, holding what the writers wrote.
 
     The mosaic stays where it is if Zarr was not asked for: a rerun after a crash finds its tiles there.

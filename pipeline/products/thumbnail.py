@@ -13,18 +13,18 @@ from hyperfuse.pipeline.composite import picture_bands, stretched
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import NODATA
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 
 EDGE_PX = 512
 """Longest side."""
 
 
-def thumbnail(job: Job, path: Path) -> None:
+def thumbnail(job: StagedJob, path: Path) -> None:
     """Write a PNG with transparent nodata, true color where the spectrum allows it.
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
         With a finished mosaic.
     path : Path
         File to write; an existing one is replaced.

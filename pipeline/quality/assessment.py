@@ -25,7 +25,7 @@ from hyperfuse.pipeline.fusion.device import pick_device
 from hyperfuse.pipeline.fusion.residual import load_gate, weights_of
 from hyperfuse.pipeline.fusion.strict import load_record
 from hyperfuse.pipeline.job.completeness import MosaicSummary
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.product_files import QA
 from hyperfuse.pipeline.observation.simulate import MIN_COVERAGE
 from hyperfuse.pipeline.progress import Progress, silent
@@ -120,12 +120,12 @@ class Verdict:
         return {"state": record["state"], "warnings": record["warnings"], **picked, "reduced_resolution": reduced}
 
 
-def judge(job: Job, summary: MosaicSummary, progress: Progress = silent) -> Verdict:
+def judge(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) -> Verdict:
     """Measure a finished mosaic, hold it against the limits, and write `qa.json` into the job's folder.
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
         Staged and fused.
     summary : MosaicSummary
     progress : callable, optional
@@ -172,7 +172,7 @@ def judge(job: Job, summary: MosaicSummary, progress: Progress = silent) -> Verd
     return Verdict(record=record, maps=found.maps)
 
 
-def require_passed(job: Job, verdict: Verdict) -> None:
+def require_passed(job: StagedJob, verdict: Verdict) -> None:
     """Refuse a product that missed a gate, if the settings want that.
 
     Raises
@@ -188,7 +188,7 @@ def require_passed(job: Job, verdict: Verdict) -> None:
         )
 
 
-def _gates(job: Job, found: Consistency, rows: list[Row]) -> list[Gate]:
+def _gates(job: StagedJob, found: Consistency, rows: list[Row]) -> list[Gate]:
     limits, registration = job.config.quality, job.staged.registration
     gates = [
         Gate(
@@ -236,7 +236,7 @@ def _gates(job: Job, found: Consistency, rows: list[Row]) -> list[Gate]:
     return gates + (_against_bicubic(own_row(job), rows) if limits.better_than_bicubic else [])
 
 
-def _covered(job: Job, found: Consistency) -> list[int]:
+def _covered(job: StagedJob, found: Consistency) -> list[int]:
     """Compared MSI bands of whose response enough lies under HSI bands to expect agreement."""
     coverage = dict(zip(job.staged.msi.kept, job.observation.coverage, strict=True))
     return [k for k, band in enumerate(found.msi_bands) if coverage[band] >= MIN_COVERAGE]
@@ -276,7 +276,7 @@ def _banded(agreement: Agreement, center_nm: Any) -> dict[str, Any]:
     return agreement.to_json() | {"wavelength_nm": [float(nm) for nm in center_nm]}
 
 
-def _strict(job: Job, found: Consistency) -> dict[str, Any] | None:
+def _strict(job: StagedJob, found: Consistency) -> dict[str, Any] | None:
     """What strict mode was to reach and what it has reached; None of a job that is not strict."""
     record = load_record(job)
     if record is None:
@@ -292,7 +292,7 @@ def _finite(blind: NoReference | None) -> dict[str, Any] | None:
     return None if blind is None or not math.isfinite(blind.d_lambda_k) else blind.to_json()
 
 
-def _reduced(job: Job) -> tuple[list[Row], str | None, list[int]]:
+def _reduced(job: StagedJob) -> tuple[list[Row], str | None, list[int]]:
     """The chosen method and the controls on a central window at reduced resolution, or why there is nothing to compare."""
     names = list(dict.fromkeys((job.config.network, *CONTROLS)))
     window = central_window(job)
@@ -306,6 +306,6 @@ def _reduced(job: Job) -> tuple[list[Row], str | None, list[int]]:
         return [], str(error), extent
 
 
-def own_row(job: Job) -> str:
+def own_row(job: StagedJob) -> str:
     """Name of the product's own row at reduced resolution."""
     return f"{job.config.network}{STRICT_SUFFIX}" if job.config.strict else job.config.network

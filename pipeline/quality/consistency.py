@@ -23,11 +23,12 @@ import torch
 from numpy.typing import NDArray
 
 from hyperfuse.models.operators import blur_reach
-from hyperfuse.pipeline.fusion.back_projection import MAX_LOST, taps
+from hyperfuse.pipeline.fusion.back_projection import MAX_LOST
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import NODATA
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
+from hyperfuse.pipeline.observation.psf import taps
 from hyperfuse.pipeline.pipelining import convey
 from hyperfuse.pipeline.progress import Progress, silent
 from hyperfuse.pipeline.quality.accumulators import F32, Agreement, Moments, Seams, SeamSums
@@ -75,12 +76,12 @@ class Consistency:
     maps: Maps
 
 
-def consistency(job: Job, progress: Progress = silent) -> Consistency:
+def consistency(job: StagedJob, progress: Progress = silent) -> Consistency:
     """Compare a finished mosaic with the staged pair.
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
         Staged and fused.
     progress : callable, optional
 
@@ -109,7 +110,7 @@ def consistency(job: Job, progress: Progress = silent) -> Consistency:
     return measured.finish()
 
 
-def radiometry(job: Job) -> tuple[F32, F32]:
+def radiometry(job: StagedJob) -> tuple[F32, F32]:
     """Gain and offset that bring a predicted MSI into the MSI's own unit, kept bands, shape (band, 1, 1).
 
     Those of the radiometric fit where the two images measure different quantities, NaN where that found none; where both
@@ -143,7 +144,7 @@ def _swaths(shape: tuple[int, ...], chunks: tuple[int, ...], reach: int) -> Iter
 class _Pass:
     """Everything that is summed on the way."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: StagedJob) -> None:
         observation, grids = job.observation, job.grids
         self._ratio, self._sigma, self._lead = grids.ratio, observation.psf_sigma_px, grids.lead
         self.reach = blur_reach(self._ratio, self._sigma) + self._ratio

@@ -8,7 +8,7 @@ import numpy as np
 
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.observation.simulate import SimulatedPair
 from hyperfuse.pipeline.quality.reduced_resolution import OWN_BANDS, degraded_pair
@@ -20,12 +20,12 @@ EDGE_PX = (64, 120)
 """Coarse pixels along the edge of the window, least and most; large ratios take eight of their own pixels at least."""
 
 
-def central_window(job: Job, edge_px: tuple[int, int] = EDGE_PX, *, ratio: int | None = None) -> Box:
+def central_window(job: StagedJob, edge_px: tuple[int, int] = EDGE_PX, *, ratio: int | None = None) -> Box:
     """The window that is fused at reduced resolution, in coarse pixels: whole pixels of the trial's HSI.
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
     edge_px : (int, int)
         Coarse pixels along its edge, least and most, as far as the scene has them.
     ratio : int, optional
@@ -41,12 +41,12 @@ def central_window(job: Job, edge_px: tuple[int, int] = EDGE_PX, *, ratio: int |
     return Box(y0=y0, y1=y0 + rows, x0=x0, x1=x0 + cols)
 
 
-def job_trial(job: Job, window: Box, *, ratio: int | None = None) -> Trial:
+def job_trial(job: StagedJob, window: Box, *, ratio: int | None = None) -> Trial:
     """The trial of a staged job on a window in coarse pixels; samples are read when it is made.
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
     window : Box
         Whole pixels of the trial's HSI.
     ratio : int, optional

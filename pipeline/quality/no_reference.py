@@ -25,7 +25,7 @@ from hyperfuse.models.operators import blur_reach, degrade
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import NODATA
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.quality.accumulators import F32
 
 BLOCK = 32
@@ -60,12 +60,12 @@ class NoReference:
         return asdict(self)
 
 
-def no_reference(job: Job) -> NoReference | None:
+def no_reference(job: StagedJob) -> NoReference | None:
     """Scores of a finished mosaic, None if no window is valid throughout.
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
         Staged and fused.
 
     References
@@ -98,7 +98,7 @@ def no_reference(job: Job) -> NoReference | None:
     return NoReference(d_lambda_k=d_lambda, d_s=d_s, hqnr=hqnr, windows=len(spectral), coarse_px=edge)
 
 
-def sampled_windows(job: Job, edge: int = BLOCK) -> list[Box]:
+def sampled_windows(job: StagedJob, edge: int = BLOCK) -> list[Box]:
     """Windows of up to so many coarse pixels along an edge, evenly over the scene, whose PSF stays inside the product."""
     ratio, lead, (height, width) = job.grids.ratio, job.grids.lead, job.grids.product.shape
     margin = -(-blur_reach(ratio, job.observation.psf_sigma_px) // ratio)
@@ -211,7 +211,7 @@ def _signs(order: int) -> F64:
     return np.block([[half, half.T], [half * conj[None, :], -(half * conj[:, None]).T]])
 
 
-def _read(job: Job, window: Box) -> Sequence[F64] | None:
+def _read(job: StagedJob, window: Box) -> Sequence[F64] | None:
     """Product and MSI at fine pixels, and product, HSI and MSI at the coarse ones; None if one has a hole."""
     ratio, lead, sigma = job.grids.ratio, job.grids.lead, job.observation.psf_sigma_px
     margin = -(-blur_reach(ratio, sigma) // ratio)

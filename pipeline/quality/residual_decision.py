@@ -17,7 +17,7 @@ from hyperfuse.pipeline.fusion.device import pick_device
 from hyperfuse.pipeline.fusion.residual import FILE, GateRecord
 from hyperfuse.pipeline.fusion.weights import WEIGHTS
 from hyperfuse.pipeline.geometry.box import Box
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.quality.job_trial import central_window, job_trial
 from hyperfuse.pipeline.quality.metrics import Scores
 from hyperfuse.pipeline.quality.trials import evaluate
@@ -30,7 +30,7 @@ _LEAST_PX = 16
 """Pixels of the trial's HSI along an edge below which its scores say nothing of the scene."""
 
 
-def decide(job: Job) -> None:
+def decide(job: StagedJob) -> None:
     """Decide, and keep the decision in the job's folder; does nothing if that is done, or if there is nothing to decide."""
     path = job.folder / FILE
     if job.spec.base is None or path.is_file():
@@ -40,7 +40,7 @@ def decide(job: Job) -> None:
     write_atomic(path, record.model_dump_json(indent=1))
 
 
-def _decision(job: Job) -> GateRecord:
+def _decision(job: StagedJob) -> GateRecord:
     network, base = job.config.network, job.spec.base
     if job.record.weights is None:
         return GateRecord(applied=False, reason=f"there are no weights, and without them {network} is {base}")
@@ -75,7 +75,7 @@ def _compared(where: str, psnr_db: tuple[float, float], sam_deg: tuple[float, fl
     )
 
 
-def _fitted_here(job: Job) -> GateRecord | None:
+def _fitted_here(job: StagedJob) -> GateRecord | None:
     """The decision on weights that were fitted to this very scene: they have seen all of it but the blocks held back then."""
     told = read_card(job.folder / WEIGHTS).training.get("adapted")
     if told is None or told["inputs"] != [job.record.hsi.sha256, job.record.msi.sha256]:
@@ -84,7 +84,7 @@ def _fitted_here(job: Job) -> GateRecord | None:
     return _compared("fitted to this scene; on blocks held back", psnr_db, sam_deg)
 
 
-def _tried(job: Job, window: Box) -> tuple[Scores, Scores] | str:
+def _tried(job: StagedJob, window: Box) -> tuple[Scores, Scores] | str:
     """Scores with the residual and without, or why there are none."""
     network, base = job.config.network, job.spec.base or ""
     device = str(pick_device(job.config.device))

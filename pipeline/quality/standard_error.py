@@ -23,7 +23,7 @@ from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.geometry.tiling import Tile
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import INT16_RANGE, NODATA
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.ledger import Ledger, TileRecord
 from hyperfuse.pipeline.observation.simulate import SimulatedPair
 from hyperfuse.pipeline.products.writers import writer
@@ -49,12 +49,12 @@ WINDOW_PX = (96, 120)
 _STRIP_PX = 8  # coarse pixels of the product's rows that are held at once
 
 
-def estimate_errors(job: Job, progress: Progress = silent) -> None:
+def estimate_errors(job: StagedJob, progress: Progress = silent) -> None:
     """Calibrate, and write the standard error of every tile; what an earlier run did is kept.
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
         Staged and fused, with `publish.uncertainty`.
     progress : callable, optional
     """
@@ -75,7 +75,7 @@ def estimate_errors(job: Job, progress: Progress = silent) -> None:
             progress("standard error", count, job.plan.n_tiles)
 
 
-def calibration(job: Job) -> Calibration:
+def calibration(job: StagedJob) -> Calibration:
     """The job's calibration, made if it is not there yet."""
     path = job.folder / CALIBRATION
     if not path.is_file():
@@ -83,7 +83,7 @@ def calibration(job: Job) -> Calibration:
     return Calibration.model_validate_json(path.read_bytes())
 
 
-def uncertainty_record(job: Job) -> dict[str, Any] | None:
+def uncertainty_record(job: StagedJob) -> dict[str, Any] | None:
     """What `qa.json` says of the standard errors; None if they were not asked for.
 
     Raises
@@ -129,7 +129,7 @@ def uncertainty_record(job: Job) -> dict[str, Any] | None:
     }
 
 
-def error_map(job: Job, edge: int) -> F32 | None:
+def error_map(job: StagedJob, edge: int) -> F32 | None:
     """Root mean square standard error over the bands, thinned to at most `edge` pixels a side; None without errors."""
     if not job.config.publish.uncertainty:
         return None
@@ -145,14 +145,14 @@ def error_map(job: Job, edge: int) -> F32 | None:
     return image
 
 
-def unpacked(job: Job, stored: Any) -> F32:
+def unpacked(job: StagedJob, stored: Any) -> F32:
     """Stored standard errors in the HSI's unit, NaN where the product is not valid."""
     if stored.dtype != np.int16:
         return np.asarray(stored, np.float32)
     return np.where(stored == NODATA, np.float32(np.nan), stored * np.float32(job.error_scale)).astype(np.float32)
 
 
-def _calibrated(job: Job) -> Calibration:
+def _calibrated(job: StagedJob) -> Calibration:
     reasons = []
     # A scene too small for its own ratio may be large enough for a smaller one, which is more like it than a guess.
     for ratio in range(job.grids.ratio, 1, -1):
@@ -167,7 +167,7 @@ def _calibrated(job: Job) -> Calibration:
     return guessed(_full(job, _inside_product(job, whole, step=1)), reason=reasons[0])
 
 
-def _calibrated_at(job: Job, ratio: int) -> Calibration:
+def _calibrated_at(job: StagedJob, ratio: int) -> Calibration:
     """By a rehearsal at a ratio."""
     window = _inside_product(job, central_window(job, WINDOW_PX, ratio=ratio), step=ratio)
     trial = job_trial(job, window, ratio=ratio).make()
@@ -180,7 +180,7 @@ def _calibrated_at(job: Job, ratio: int) -> Calibration:
     return calibrate(rehearse(trial, msi, job.spec.observed, fuse), _full(job, window))
 
 
-def _full(job: Job, window: Box) -> FullResolution:
+def _full(job: StagedJob, window: Box) -> FullResolution:
     """A window in coarse pixels of a fused job."""
     hsi, msi = _staged(job, "hsi", window), _staged(job, "msi", window.times(job.grids.ratio))
     rows = range(window.y0, window.y1, _STRIP_PX)
@@ -188,7 +188,7 @@ def _full(job: Job, window: Box) -> FullResolution:
     return FullResolution.of(hsi, msi, (_product(job, strip) for strip in strips), job.spec.observed)
 
 
-def _inside_product(job: Job, window: Box, *, step: int) -> Box:
+def _inside_product(job: StagedJob, window: Box, *, step: int) -> Box:
     """The part of a window in coarse pixels that the product covers, in multiples of `step` pixels."""
     ratio, edges = job.grids.ratio, []
     for first, last, lead, size in zip(
@@ -201,7 +201,7 @@ def _inside_product(job: Job, window: Box, *, step: int) -> Box:
     return Box(y0=y0, y1=y1, x0=x0, x1=x1)
 
 
-def _staged(job: Job, role: Literal["hsi", "msi"], box: Box) -> F32:
+def _staged(job: StagedJob, role: Literal["hsi", "msi"], box: Box) -> F32:
     """The bands of a staged image that carry signal, in the radiometry in which methods see it."""
     sums = job.staged.hsi if role == "hsi" else job.staged.msi
     array = store.open_array(job.folder / "stage" / f"{role}.zarr")
@@ -209,7 +209,7 @@ def _staged(job: Job, role: Literal["hsi", "msi"], box: Box) -> F32:
     return image if role == "hsi" else job.staged.as_fused(image)
 
 
-def _product(job: Job, window: Box) -> F32:
+def _product(job: StagedJob, window: Box) -> F32:
     """The fused samples of a window in coarse pixels, NaN where they are not valid."""
     fine, (lead_y, lead_x) = window.times(job.grids.ratio), job.grids.lead
     box = Box(y0=fine.y0 - lead_y, y1=fine.y1 - lead_y, x0=fine.x0 - lead_x, x1=fine.x1 - lead_x)
@@ -219,7 +219,7 @@ def _product(job: Job, window: Box) -> F32:
     return np.where(stored == NODATA, np.float32(np.nan), stored * np.float32(job.staged.scale)).astype(np.float32)
 
 
-def _finished(job: Job) -> dict[str, TileRecord]:
+def _finished(job: StagedJob) -> dict[str, TileRecord]:
     """Records of the tiles whose standard errors are stored as they were written."""
     if not job.errors.is_dir():
         return {}
@@ -233,13 +233,13 @@ def _finished(job: Job) -> dict[str, TileRecord]:
     return _ledger(job).records(intact)
 
 
-def _ledger(job: Job) -> Ledger:
+def _ledger(job: StagedJob) -> Ledger:
     return Ledger(job.folder / "errors")
 
 
 def _error_batch(folder: str, tiles: Sequence[tuple[int, int]]) -> list[str]:
     """The standard errors of some tiles of the job in a staging folder; the work of one Dask task."""
-    job = Job.load(Path(folder))
+    job = StagedJob.load(Path(folder))
     found, ledger = calibration(job), _ledger(job)
     arrays = store.open_array(job.fused), store.open_array(job.errors, write=True)
     done = []
@@ -250,7 +250,9 @@ def _error_batch(folder: str, tiles: Sequence[tuple[int, int]]) -> list[str]:
     return done
 
 
-def _write_tile(job: Job, found: Calibration, tile: Tile, product: store.Array, errors: store.Array) -> TileRecord:
+def _write_tile(
+    job: StagedJob, found: Calibration, tile: Tile, product: store.Array, errors: store.Array
+) -> TileRecord:
     started = time.monotonic()
     error = standard_error(found, _activity(job, found, tile.core))
     stored = store.read(product, tile.core)
@@ -282,7 +284,7 @@ def _ends(values: F32, shown: Any) -> list[float | None]:
     return [float(value) if there else None for value, there in zip(values, shown, strict=True)]
 
 
-def _activity(job: Job, found: Calibration, core: Box) -> F32:
+def _activity(job: StagedJob, found: Calibration, core: Box) -> F32:
     """Activity of a tile's core, from whole coarse pixels and all that it depends on around them."""
     ratio, (lead_y, lead_x) = job.grids.ratio, job.grids.lead
     fine = Box(y0=core.y0 + lead_y, y1=core.y1 + lead_y, x0=core.x0 + lead_x, x1=core.x1 + lead_x)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import NODATA
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.quality.accumulators import F32
 from hyperfuse.pipeline.quality.consistency import radiometry
 from hyperfuse.pipeline.quality.standard_error import unpacked
@@ -63,7 +63,7 @@ class Map:
     """Colors from 0 to `high`, for a scale."""
 
 
-def composites(job: Job) -> list[Composite]:
+def composites(job: StagedJob) -> list[Composite]:
     """True and false color of HSI and product, as far as the bands allow; at least one."""
     height, width = job.grids.product.shape
     step = -(-max(height, width) // EDGE_PX)
@@ -88,7 +88,7 @@ def disagreement(title: str, values: F32, unit: str) -> Map | None:
     return Map(title=title, unit=unit, image=image, high=high, colors=scale_colors())
 
 
-def spectra(job: Job) -> dict[str, Any]:
+def spectra(job: StagedJob) -> dict[str, Any]:
     """Spectra of HSI, MSI and product at a lattice of points, as the report's script reads them.
 
     Returns
@@ -124,19 +124,19 @@ def spectra(job: Job) -> dict[str, Any]:
     }
 
 
-def _product(job: Job, bands: Any, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
+def _product(job: StagedJob, bands: Any, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
     stored = store.gather(store.open_array(job.fused), bands, rows, cols)
     if stored.dtype != np.int16:
         return stored.astype(np.float32)
     return np.where(stored == NODATA, np.float32(np.nan), stored * np.float32(job.staged.scale)).astype(np.float32)
 
 
-def _errors(job: Job, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
+def _errors(job: StagedJob, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
     """Standard errors of all bands."""
     return unpacked(job, store.gather(store.open_array(job.errors), range(len(job.bands)), rows, cols))
 
 
-def _hsi(job: Job, bands: Any, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
+def _hsi(job: StagedJob, bands: Any, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
     """The coarse pixel under each product pixel."""
     kept, (lead_y, lead_x), ratio = np.array(job.staged.hsi.kept), job.grids.lead, job.grids.ratio
     array = store.open_array(job.folder / "stage" / "hsi.zarr")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperfuse.catalogs.formats.files import write_atomic
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.product_files import REPORT
 from hyperfuse.pipeline.job.records import InputRecord
 from hyperfuse.pipeline.quality.assessment import Verdict, own_row
@@ -50,12 +50,12 @@ _VALIDITY = (
 _SHARES = {"valid", "invalid_pixels", "filled_hsi", "filled_msi", "implausible_samples"}
 
 
-def write_report(job: Job, verdict: Verdict, provenance: dict[str, Any]) -> Path:
+def write_report(job: StagedJob, verdict: Verdict, provenance: dict[str, Any]) -> Path:
     """Write `report.html` into the job's folder.
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
         Staged and fused.
     verdict : Verdict
     provenance : dict
@@ -121,7 +121,7 @@ def _measured(scene: InputRecord) -> str:
     return scene.quantity.replace("_", " ") + (f" ({scene.unit})" if scene.unit != "1" else "")
 
 
-def _about(job: Job, provenance: dict[str, Any]) -> str:
+def _about(job: StagedJob, provenance: dict[str, Any]) -> str:
     facts, (height, width) = provenance["product"], job.grids.product.shape
     return (
         f"{provenance['method']['title']}; {height} x {width} pixels, {len(job.bands)} bands from "
@@ -236,7 +236,7 @@ def _gates(gates: list[dict[str, Any]]) -> str:
     return f"<table>{rows}</table>"
 
 
-def _provenance(job: Job, qa: dict[str, Any], provenance: dict[str, Any]) -> list[tuple[str, str]]:
+def _provenance(job: StagedJob, qa: dict[str, Any], provenance: dict[str, Any]) -> list[tuple[str, str]]:
     registration, seen = job.staged.registration, job.observation
     tiles = job.ledger.records().values()
     rows = [

@@ -242,7 +242,7 @@ def _doing(output: Path) -> str:
             if not job.is_staged:
                 return "staging"
             n_tiles = len(list(job.ledger.folder.glob("*.json")))
-            return "fusing" if n_tiles < job.plan.n_tiles else "publishing"
+            return "fusing" if n_tiles < job.as_staged().plan.n_tiles else "publishing"
         return "starting"
     return "ending" if output.exists() else "starting"
 

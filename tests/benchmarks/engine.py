@@ -34,7 +34,8 @@ from hyperfuse.models import Observed, method
 from hyperfuse.pipeline.fusion.tile_fuser import TileFuser
 from hyperfuse.pipeline.fusion.weights import save_weights
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.run import Run, fuse_tiles, open_run, stage_pair
+from hyperfuse.pipeline.job.folder import StagedJob
+from hyperfuse.pipeline.run import fuse_tiles, open_run, stage_pair
 from tests import ROOT
 from tests.benchmarks.measured import in_own_process
 from tests.benchmarks.memory import measure
@@ -63,14 +64,14 @@ def settings(folder: Path, network: str, *, edge: int, bands: int, core: int) ->
     return config(folder / "product", f"size={edge}&ratio=4&bands={bands}&seed=1", **given)
 
 
-def forward_seconds(held: Run) -> float:
+def forward_seconds(job: StagedJob) -> float:
     """Time of the method alone on all windows, each read before the clock runs."""
-    fuser = TileFuser(held.job)
+    fuser = TileFuser(job)
     seconds = 0.0
     # The first call pays for threads and memory once; it is not counted.
     with torch.inference_mode():
-        fuser._call(fuser.load([held.job.plan.tile(0, 0)]).part)
-    for tile in held.job.plan:
+        fuser._call(fuser.load([job.plan.tile(0, 0)]).part)
+    for tile in job.plan:
         part = fuser.load([tile]).part
         if fuser.device.type == "cuda":
             torch.cuda.synchronize()
@@ -83,15 +84,15 @@ def forward_seconds(held: Run) -> float:
     return seconds
 
 
-def write_seconds(held: Run, name: str) -> float:
+def write_seconds(job: StagedJob, name: str) -> float:
     """Time of writing the fused samples once more, tile by tile, into an array like the product's, of that name."""
-    fused = store.open_array(held.job.fused)
+    fused = store.open_array(job.fused)
     copy = store.create_array(
-        held.job.folder, name, shape=fused.shape, dtype=str(fused.dtype), chunks=fused.chunks,
+        job.folder, name, shape=fused.shape, dtype=str(fused.dtype), chunks=fused.chunks,
         dims=("wavelength", "y", "x"), attributes={}, fill=-32768,
     ).with_config({"write_empty_chunks": True})  # fmt: skip
     seconds = 0.0
-    for tile in held.job.plan:
+    for tile in job.plan:
         cube = store.read(fused, tile.core)
         started = time.perf_counter()
         store.write(copy, tile.core, cube)
@@ -115,18 +116,18 @@ def _bounds_once(network: str, edge: int, bands: int, core: int) -> dict[str, An
     with tempfile.TemporaryDirectory(prefix="hyperfuse-bench-") as folder:
         run = settings(Path(folder), network, edge=edge, bands=bands, core=core)
         with open_run(run) as held:
-            stage_pair(held)
-            forward_s = forward_seconds(held)
+            job = stage_pair(held)
+            forward_s = forward_seconds(job)
             started = time.perf_counter()
-            fuse_tiles(held)
+            fuse_tiles(job)
             seconds = time.perf_counter() - started
-            forward_s = (forward_s + forward_seconds(held)) / 2
-            told = json.loads((held.job.folder / "fused.json").read_text())
-            write_s = (write_seconds(held, "copy.zarr") + write_seconds(held, "again.zarr")) / 2
-            stored = sum(path.stat().st_size for path in held.job.fused.rglob("*") if path.is_file())
+            forward_s = (forward_s + forward_seconds(job)) / 2
+            told = json.loads((job.folder / "fused.json").read_text())
+            write_s = (write_seconds(job, "copy.zarr") + write_seconds(job, "again.zarr")) / 2
+            stored = sum(path.stat().st_size for path in job.fused.rglob("*") if path.is_file())
             return {
-                "network": network, "edge_px": edge, "bands": bands, "core_px": core, "tiles": held.job.plan.n_tiles,
-                "redundancy": round(held.job.plan.redundancy, 3), "seconds": seconds, "forward_s": forward_s, "write_s": write_s,
+                "network": network, "edge_px": edge, "bands": bands, "core_px": core, "tiles": job.plan.n_tiles,
+                "redundancy": round(job.plan.redundancy, 3), "seconds": seconds, "forward_s": forward_s, "write_s": write_s,
                 "over_forward": seconds / forward_s, "over_write": seconds / write_s, "busy": told["device_busy"],
                 "stored_mb": stored / 1e6,
             }  # fmt: skip
@@ -144,9 +145,9 @@ def tiles_on_workers(network: str, edge: int, bands: int, core: int, workers: in
         client.run(_one_thread)
         run = settings(Path(folder), network, edge=edge, bands=bands, core=core)
         with open_run(run.model_copy(update={"dask": cluster.scheduler_address})) as held:
-            stage_pair(held)
+            job = stage_pair(held)
             started = time.perf_counter()
-            fuse_tiles(held)
+            fuse_tiles(job)
             return {"network": network, "workers": workers, "seconds": time.perf_counter() - started}
 
 

@@ -157,18 +157,18 @@ def hyperfuse(folder: str, network: str, edge: int, bands: int, core: int) -> di
     run = settings(Path(folder), network, edge=edge, bands=bands, core=core)
     publish = run.publish.model_copy(update={"dtype": "float32"})
     with open_run(run.model_copy(update={"publish": publish})) as held:
-        stage_pair(held)
+        job = stage_pair(held)
         with Growth() as growth:
             started = time.perf_counter()
-            fuse_tiles(held)
+            fuse_tiles(job)
             seconds = time.perf_counter() - started
-        tiled = np.asarray(store.open_array(held.job.fused)[...])
+        tiled = np.asarray(store.open_array(job.fused)[...])
         chosen = model(network, bands)
         from hyperfuse.pipeline.geometry.box import Box
         from hyperfuse.pipeline.job.staged_pair import StagedPair
 
-        height, width = held.job.grids.coarse_shape
-        pair = StagedPair(held.job)
+        height, width = job.grids.coarse_shape
+        pair = StagedPair(job)
         window = pair.read(Box(y0=0, y1=height, x0=0, x1=width))
         gain, offset = pair.unscaling
         with torch.inference_mode():
@@ -176,5 +176,5 @@ def hyperfuse(folder: str, network: str, edge: int, bands: int, core: int) -> di
         seam = float(np.nanmax(np.abs(tiled - truth)) / (truth.max() - truth.min()))
         return {
             "peer": "hyperfuse", "seconds": seconds, "extra_mb": growth.mb, "seam": seam,
-            "redundancy": round(held.job.plan.redundancy, 3),
+            "redundancy": round(job.plan.redundancy, 3),
         }  # fmt: skip

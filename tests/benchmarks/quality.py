@@ -42,13 +42,13 @@ def main() -> None:
         recipe = f"size={options.edge}&ratio=4&bands={options.bands}&seed=1"
         run = config(Path(folder) / "product", recipe, network=options.network, weights=str(weights), device="cpu")
         with open_run(run) as held:
-            stage_pair(held)
+            job = stage_pair(held)
             started = time.monotonic()
-            fuse_tiles(held)
+            fuse_tiles(job)
             fused = time.monotonic() - started
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             started = time.monotonic()
-            judge(held.job, mosaic(held.job))
+            judge(job, mosaic(job))
             judged = time.monotonic() - started
             after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(

@@ -17,7 +17,7 @@ from hyperfuse.pipeline.geometry.grids import GridRecord, NestedGrids
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.completeness import mosaic
 from hyperfuse.pipeline.job.encoding import NODATA
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import Job, StagedJob
 from hyperfuse.pipeline.job.ledger import TileRecord
 from hyperfuse.pipeline.job.records import ImageSums, InputRecord, JobRecord, StagedRecord
 from hyperfuse.pipeline.observation.sensor_model import Observation
@@ -92,6 +92,7 @@ def build_job(
     job.folder.mkdir()
     (job.folder / "job.json").write_text(record.model_dump_json())
     (job.folder / "staged.json").write_text(_staged(n_bands).model_dump_json())
+    job = job.as_staged()
     zarr_writer.create(job)
     _fill(job, truth(n_bands, shape) if cube is None else cube)
     summary = mosaic(job)
@@ -115,7 +116,7 @@ def _staged(n_bands: int) -> StagedRecord:
     return StagedRecord(registration=registration, hsi=hsi, msi=msi, observation=observation, scale=SCALE)
 
 
-def _fill(job: Job, cube: np.ndarray[Any, Any]) -> None:
+def _fill(job: StagedJob, cube: np.ndarray[Any, Any]) -> None:
     array = store.open_array(job.fused, write=True)
     for tile in job.plan:
         physical = cube[:, *tile.core.slices]

@@ -18,11 +18,12 @@ from hyperfuse.catalogs.sensors import Source, open_scene
 from hyperfuse.pipeline.config import load_config
 from hyperfuse.pipeline.geometry.grids import nest, on_lattice
 from hyperfuse.pipeline.job.product_files import QA
+from hyperfuse.pipeline.plan import open_pair, psf_sigma_px
 from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.publish import verify
 from hyperfuse.pipeline.registration.estimate import register
 from hyperfuse.pipeline.registration.record import Registration
-from hyperfuse.pipeline.run import open_pair, psf_sigma_px, run
+from hyperfuse.pipeline.run import run
 from tests import DATA
 from tests.pages import Page, opened, require_figures
 

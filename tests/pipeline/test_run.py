@@ -14,9 +14,10 @@ from hyperfuse.catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputR
 from hyperfuse.catalogs.locks import locked
 from hyperfuse.pipeline.execution import cluster
 from hyperfuse.pipeline.fusion import tile_fuser as fuse
+from hyperfuse.pipeline.plan import plan_report
 from hyperfuse.pipeline.products.draft import BadProduct
 from hyperfuse.pipeline.products.publish import verify
-from hyperfuse.pipeline.run import fuse_tiles, open_run, plan_report, run, stage_pair
+from hyperfuse.pipeline.run import fuse_tiles, open_run, run, stage_pair
 from tests.synthetic import SMALL, TILES, config, methods_without_weights, scene
 
 QUICK = {"publish__formats": "[zarr]"}
@@ -186,8 +187,8 @@ def test_an_interrupted_run_resumes(tmp_path):
     done = {path.name: path.stat().st_mtime_ns for path in (staging / "tiles").glob("*.json")}
     assert 5 <= len(done) < 9  # what was being written when it stopped is finished too
     with open_run(settings) as held:
-        stage_pair(held)
-        assert fuse_tiles(held) == len(done)
+        job = stage_pair(held)
+        assert fuse_tiles(job) == len(done)
         now = {path.name: path.stat().st_mtime_ns for path in (staging / "tiles").glob("*.json")}
     assert len(now) == 9
     assert {name: now[name] for name in done} == done

@@ -27,7 +27,7 @@ from odc.geo.geobox import GeoBox
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.products.draft import Asset, BadProduct
 from hyperfuse.pipeline.products.writers._read_back import VARIABLE, require_dataset
 from hyperfuse.pipeline.products.writers._read_back import geobox as expected_geobox
@@ -86,12 +86,12 @@ def halved(samples: NDArray[Any], nodata: int | None) -> NDArray[Any]:
     return np.where(kept, mean, np.nan).astype(samples.dtype)
 
 
-def create(job: Job, parent: Path, lay_out: Callable[[Job, Path, GeoBox], None]) -> Asset:
+def create(job: StagedJob, parent: Path, lay_out: Callable[[StagedJob, Path, GeoBox], None]) -> Asset:
     """Build all levels from the finished mosaic.
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
     parent : Path
         Where the product is built.
     lay_out : callable
@@ -158,7 +158,7 @@ def _quartered(values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(padded[:, ::2, ::2] + padded[:, 1::2, ::2] + padded[:, ::2, 1::2] + padded[:, 1::2, 1::2])
 
 
-def _describe(job: Job, grids: list[GeoBox]) -> dict[str, Any]:
+def _describe(job: StagedJob, grids: list[GeoBox]) -> dict[str, Any]:
     """Attributes of the group that holds the levels."""
     layout: list[dict[str, Any]] = []
     for level, grid in enumerate(grids, start=1):

@@ -23,7 +23,7 @@ from hyperfuse.catalogs.times import rfc3339
 from hyperfuse.pipeline.composite import true_color
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import NODATA
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.products.draft import Asset, BadProduct, Draft
 from hyperfuse.pipeline.products.writers._read_back import (
     n_valid,
@@ -92,7 +92,7 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
         raise BadProduct(f"{path.name}: cannot be read ({error})") from error
 
 
-def _write_header(job: Job, image: Path) -> None:
+def _write_header(job: StagedJob, image: Path) -> None:
     bands, colors = job.bands, true_color(job.bands)
     hsi, packed = job.record.hsi, job.config.publish.dtype == "int16"
     height, width = job.grids.product.shape

@@ -27,7 +27,7 @@ from hyperfuse.catalogs.times import rfc3339
 from hyperfuse.models import method
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import NODATA
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.records import code_version
 from hyperfuse.pipeline.products.draft import Asset, BadProduct, Draft
 from hyperfuse.pipeline.products.writers import _overviews
@@ -50,24 +50,24 @@ _SPATIAL, _SPATIAL_TEXT = "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coord
 _CF_CRS_UNITS = {"metre": "m", "degree": "degree"}
 
 
-def create(job: Job) -> None:
+def create(job: StagedJob) -> None:
     """Build the group from its template, before any tile is computed.
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
         Staged: its scale and bands are known. What an earlier run left at the same place is lost.
     """
     job.fused.parent.parent.mkdir(exist_ok=True)
     lay_out(job, job.fused.parent, job.grids.product)
 
 
-def lay_out(job: Job, group: Path, geobox: GeoBox) -> None:
+def lay_out(job: StagedJob, group: Path, geobox: GeoBox) -> None:
     """A group with the job's bands on some grid: its attributes, its axes, and a cube without samples.
 
     Parameters
     ----------
-    job : Job
+    job : StagedJob
         Staged.
     group : Path
         What lies there is lost.
@@ -95,7 +95,7 @@ def lay_out(job: Job, group: Path, geobox: GeoBox) -> None:
         _time(group, job.record.hsi.time)
 
 
-def create_errors(job: Job) -> None:
+def create_errors(job: StagedJob) -> None:
     """Add the standard errors to the group, laid out as the cube; what an earlier run left there is lost."""
     like = store.open_array(job.fused)
     store.create_array(
@@ -179,7 +179,7 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
         _overviews.check(folder, expected)
 
 
-def _packed(job: Job) -> bool:
+def _packed(job: StagedJob) -> bool:
     return job.config.publish.dtype == "int16"
 
 
@@ -218,7 +218,7 @@ def _conventions() -> list[dict[str, str]]:
     ]
 
 
-def _describe(job: Job) -> dict[str, Any]:
+def _describe(job: StagedJob) -> dict[str, Any]:
     """CF, ACDD and our own block; nothing that only the finished mosaic knows."""
     record, geobox = job.record, job.grids.product
     hsi, msi, card = record.hsi, record.msi, method(job.config.network).card
@@ -259,12 +259,12 @@ def _describe(job: Job) -> dict[str, Any]:
     return attributes
 
 
-def processing_level(job: Job) -> str:
+def processing_level(job: StagedJob) -> str:
     """L4 if a trained network made the product, otherwise L3."""
     return "L4" if job.spec.parameters else "L3"
 
 
-def _cube(job: Job) -> dict[str, Any]:
+def _cube(job: StagedJob) -> dict[str, Any]:
     """Attributes of the cube."""
     hsi = job.record.hsi
     return cube_attributes(
@@ -297,7 +297,7 @@ def cube_attributes(quantity: Quantity, unit: str, *, scale: float | None, timed
     return attributes | _packing(scale, lowest=NODATA + 1)
 
 
-def _errors(job: Job) -> dict[str, Any]:
+def _errors(job: StagedJob) -> dict[str, Any]:
     """Attributes of the standard errors."""
     cube = _cube(job)
     kept = {name: cube[name] for name in ("units", "grid_mapping", "coordinates")}

@@ -65,9 +65,9 @@ def s3():
 def fused(settings: RunConfig) -> np.ndarray:
     """Stored samples of all tiles, without the way to a product."""
     with open_run(settings) as held:
-        stage_pair(held)
-        fuse_tiles(held)
-        return np.asarray(store.open_array(held.job.fused)[...])
+        job = stage_pair(held)
+        fuse_tiles(job)
+        return np.asarray(store.open_array(job.fused)[...])
 
 
 def samples(product) -> np.ndarray:
@@ -117,33 +117,33 @@ def test_workers_see_the_store_and_nothing_else(tmp_path, memory):
     """What a worker is given names no folder of the coordinator, and its tiles lie in the store before they are collected."""
     settings = config(tmp_path / "out", **SETTINGS, store="memory://jobs")
     with open_run(settings) as held:
-        stage_pair(held)
-        place = place_of(held.job)
+        job = stage_pair(held)
+        place = place_of(job)
         assert isinstance(place, Depot)
         assert str(tmp_path) not in place.address
-        place.offer(held.job)
+        place.offer(job)
         with place.opened([(0, 0)]) as folder:
             engine.fuse_batch(str(folder), [(0, 0)])
             assert tmp_path not in folder.parents
             fetched = {path.parent.parent.name for path in folder.glob("stage/hsi.zarr/c/*/*/*")}
-        assert len(list(held.job.ledger.folder.glob("*.json"))) == 0
+        assert len(list(job.ledger.folder.glob("*.json"))) == 0
         assert any("/product/" in name for name in files_in(memory, "/jobs"))
-        staged = {path.parent.parent.name for path in held.job.folder.glob("stage/hsi.zarr/c/*/*/*")}
-        chunks = len(list(held.job.folder.glob("stage/hsi.zarr/c/*/*/*")))
+        staged = {path.parent.parent.name for path in job.folder.glob("stage/hsi.zarr/c/*/*/*")}
+        chunks = len(list(job.folder.glob("stage/hsi.zarr/c/*/*/*")))
         assert fetched <= staged
         assert len(list(folder.glob("stage/hsi.zarr/c/*/*/*"))) < chunks
         assert not list(folder.glob("tiles/*")), "the mirror keeps no tile"
-        place.collect(held.job, [(0, 0)])
-        assert [path.name for path in held.job.ledger.folder.glob("*.json")] == ["0.0.json"]
+        place.collect(job, [(0, 0)])
+        assert [path.name for path in job.ledger.folder.glob("*.json")] == ["0.0.json"]
 
 
 def test_tiles_that_were_delivered_are_not_done_again(tmp_path, memory):
     """A coordinator that lost its disk resumes from the store."""
     settings = config(tmp_path / "out", **SETTINGS, store="memory://jobs")
     with open_run(settings) as held:
-        stage_pair(held)
-        place = place_of(held.job)
-        place.offer(held.job)
+        job = stage_pair(held)
+        place = place_of(job)
+        place.offer(job)
         with place.opened([(0, 0), (0, 1)]) as folder:
             engine.fuse_batch(str(folder), [(0, 0), (0, 1)])
     assert run(settings).provenance["tiles"]["resumed"] == 2
@@ -152,9 +152,9 @@ def test_tiles_that_were_delivered_are_not_done_again(tmp_path, memory):
 def test_a_damaged_delivery_counts_as_not_done(tmp_path, memory):
     settings = config(tmp_path / "out", **SETTINGS, store="memory://jobs")
     with open_run(settings) as held:
-        stage_pair(held)
-        place = place_of(held.job)
-        place.offer(held.job)
+        job = stage_pair(held)
+        place = place_of(job)
+        place.offer(job)
         with place.opened([(0, 0)]) as folder:
             engine.fuse_batch(str(folder), [(0, 0)])
         note = next(name for name in memory.find("/jobs") if "/delivered/" in name)
@@ -166,28 +166,28 @@ def test_a_damaged_delivery_counts_as_not_done(tmp_path, memory):
             (note, json.dumps({"tiles/../../../escaped.json": "0" * 64}).encode(), digests),
         ):
             memory.pipe_file(name, damaged)
-            place.collect(held.job)
-            assert not list(held.job.ledger.folder.glob("*.json"))
+            place.collect(job)
+            assert not list(job.ledger.folder.glob("*.json"))
             memory.pipe_file(name, sound)
-        assert sorted(path.name for path in tmp_path.iterdir()) == [held.job.folder.name]
-        place.collect(held.job)
-        assert list(held.job.ledger.folder.glob("*.json"))
+        assert sorted(path.name for path in tmp_path.iterdir()) == [job.folder.name]
+        place.collect(job)
+        assert list(job.ledger.folder.glob("*.json"))
 
 
 def test_a_tile_that_was_damaged_after_it_was_collected_is_done_again(tmp_path, memory):
     settings = config(tmp_path / "out", **SETTINGS, store="memory://jobs")
     with open_run(settings) as held:
-        stage_pair(held)
-        fuse_tiles(held)
-        chunk = held.job.fused / "c/0/0/0"
+        job = stage_pair(held)
+        fuse_tiles(job)
+        chunk = job.fused / "c/0/0/0"
         chunk.write_bytes(chunk.read_bytes()[::-1])
     assert run(settings).provenance["tiles"]["resumed"] == 8
 
 
 def test_other_settings_clear_the_abandoned_place(tmp_path, memory):
     with open_run(config(tmp_path / "out", **SETTINGS, store="memory://jobs")) as held:
-        stage_pair(held)
-        place_of(held.job).offer(held.job)
+        job = stage_pair(held)
+        place_of(job).offer(job)
     assert files_in(memory, "/jobs")
     run(config(tmp_path / "out", **SETTINGS, network="bicubic"))
     assert files_in(memory, "/jobs") == []

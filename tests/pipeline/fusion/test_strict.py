@@ -21,8 +21,9 @@ from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.product_files import QA
 from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.observation.simulate import SimulatedPair, simulate
+from hyperfuse.pipeline.plan import plan_report
 from hyperfuse.pipeline.quality.trials import Trial, evaluate, fuse_whole, score
-from hyperfuse.pipeline.run import plan_report, run
+from hyperfuse.pipeline.run import run
 from tests.pipeline.fusion.test_weights import weight_file
 from tests.pipeline.quality.test_consistency import HOLES, fused_job
 from tests.synthetic import SMALL, config, methods_without_weights, scene, whole

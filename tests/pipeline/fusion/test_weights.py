@@ -64,9 +64,9 @@ def test_workers_need_only_the_job_folder(tmp_path):
     settings = {"network": "csakd-student", "weights": str(weights), "publish__formats": "[zarr]"}
     with open_run(config(tmp_path / "p", "size=96&bands=12", **settings)) as held:
         weights.unlink()
-        stage_pair(held)
-        fuse_tiles(held)
-        assert publish_product(held).path.is_dir()
+        job = stage_pair(held)
+        fuse_tiles(job)
+        assert publish_product(job, started=held.started).path.is_dir()
 
 
 def test_weights_are_open_to_whoever_may_read_new_files(tmp_path):

@@ -302,8 +302,8 @@ def files(tmp_path: Path) -> Callable[..., dict[str, str]]:
 
 def test_windows_are_corrected_where_they_are_read(files):
     with open_run(load_config(None, files(1.06, 0.01) | {"network": "gsa"})) as held:
-        stage_pair(held)
-        job, box = held.job, Box(y0=2, y1=12, x0=3, x1=13)
+        job = stage_pair(held)
+        box = Box(y0=2, y1=12, x0=3, x1=13)
         harmony = job.staged.harmony
         assert harmony is not None
         applied = np.array([band.decision == "applied" for band in harmony.bands])
@@ -319,7 +319,7 @@ def test_windows_are_corrected_where_they_are_read(files):
         gain, offset = radiometry(job)
         np.testing.assert_array_equal(gain, harmony.gain)
         np.testing.assert_array_equal(offset, harmony.offset)
-        fuse_tiles(held)
+        fuse_tiles(job)
         found = consistency(job)
     assert found.msi is not None
     # In the MSI's own unit, gain and offset included, nothing is left of the 6 % and 0.01.
@@ -366,8 +366,8 @@ def test_a_real_pair_is_harmonized_by_a_few_percent(tmp_path):
             },
         )
     ) as held:
-        stage_pair(held)
-        harmony = held.job.staged.harmony
+        job = stage_pair(held)
+        harmony = job.staged.harmony
     assert harmony is not None
     assert harmony.passed
     assert harmony.is_applied

@@ -280,7 +280,7 @@ def test_measured_responses_reach_the_method_and_change_the_key(tmp_path):
         path = tmp_path / "responses.csv"
         path.write_text("wavelength_nm," + ",".join(f"b{i}" for i in range(centers.size)) + "\n" + "\n".join(rows))
         with open_run(config(tmp_path / "out", msi__responses=str(path))) as held:
-            observation = held.job.observation
+            observation = held.job.tables(*held.job.staged_bands)
             keys.append(held.job.record.key)
         assert observation.srf_origin == "given"
     assert keys[0] != keys[1]

@@ -40,8 +40,7 @@ def _texture(name: str, gsd_m: int) -> np.ndarray:
 
 def test_20_m_bands_reach_the_method_as_whole_blocks(settings, tmp_path):
     with open_run(load_config(None, settings | {"output": str(tmp_path / "a")})) as held:
-        stage_pair(held)
-        job = held.job
+        job = stage_pair(held)
         assert job.spec.observed.msi_steps == (1, 1, 1, 2, 1, 2, 2)
         sigmas = job.spec.observed.msi_sigma_px
         assert [sigma > 0 for sigma in sigmas] == [step > 1 for step in job.spec.observed.msi_steps]

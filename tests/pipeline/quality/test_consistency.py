@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 import hyperfuse.pipeline.quality.consistency as module
 from hyperfuse.models.operators import degrade
-from hyperfuse.pipeline.fusion.back_projection import taps
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.folder import Job
+from hyperfuse.pipeline.job.folder import StagedJob
+from hyperfuse.pipeline.observation.psf import taps
 from hyperfuse.pipeline.quality.accumulators import Moments
 from hyperfuse.pipeline.quality.consistency import Consistency, consistency
 from hyperfuse.pipeline.quality.no_reference import no_reference, q2n, sampled_windows, uiqi
@@ -26,22 +26,22 @@ from tests.synthetic import SMALL, TILES, config
 HOLES = "height=97&width=131&ratio=3&bands=5&holes_hsi=0.02&east_m=7&seed=5"
 
 
-def fused_job(folder: Path, recipe: str = SMALL, **settings: object) -> Job:
+def fused_job(folder: Path, recipe: str = SMALL, **settings: object) -> StagedJob:
     """A job whose tiles are fused, and nothing more; the lock is given back, the folder stays."""
     with open_run(config(folder / "product", recipe, **settings)) as held:
-        stage_pair(held)
-        fuse_tiles(held)
-        return held.job
+        job = stage_pair(held)
+        fuse_tiles(job)
+        return job
 
 
 @pytest.fixture(scope="module", params=[SMALL, HOLES], ids=["whole", "holes, ratio 3, lead"])
-def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
+def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StagedJob:
     return fused_job(
         tmp_path_factory.mktemp("job"), request.param, **{k.replace(".", "__"): v for k, v in TILES.items()}
     )
 
 
-def whole(job: Job) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+def whole(job: StagedJob) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Product on the fine grid with NaN around it, HSI and MSI, kept bands."""
     stored = store.open_array(job.fused)[...]
     samples = np.where(stored == -32768, np.nan, stored * job.staged.scale).astype(np.float32)
@@ -52,7 +52,7 @@ def whole(job: Job) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[n
     return fine, hsi[job.staged.hsi.kept], msi[job.staged.msi.kept]
 
 
-def degraded(job: Job, fine: NDArray[np.float32]) -> NDArray[np.float32]:
+def degraded(job: StagedJob, fine: NDArray[np.float32]) -> NDArray[np.float32]:
     """The whole product degraded at once, NaN where a thousandth of the PSF is lost."""
     ratio, sigma = job.grids.ratio, job.observation.psf_sigma_px
     # A wide rim of nothing, so that no outermost pixel is repeated.
@@ -65,7 +65,7 @@ def degraded(job: Job, fine: NDArray[np.float32]) -> NDArray[np.float32]:
     return low[:, 20:-20, 20:-20]
 
 
-def test_one_pass_equals_the_whole_image_at_once(job: Job) -> None:
+def test_one_pass_equals_the_whole_image_at_once(job: StagedJob) -> None:
     found = consistency(job)
     fine, hsi, msi = whole(job)
     low = degraded(job, fine)
@@ -93,7 +93,7 @@ def test_one_pass_equals_the_whole_image_at_once(job: Job) -> None:
     assert found.invalid == pytest.approx((stored == -32768).any(axis=0).mean(), abs=1e-12)
 
 
-def test_swaths_are_invisible(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swaths_are_invisible(job: StagedJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scene cut into narrow swaths says the same of everything, and its maps are the same."""
     once = consistency(job)
     monkeypatch.setattr(module, "_SWATH_PX", 32)
@@ -115,7 +115,7 @@ def flat(found: Consistency) -> list[float]:
     ]  # fmt: skip
 
 
-def change(job: Job, faulty: NDArray[np.float32]) -> None:
+def change(job: StagedJob, faulty: NDArray[np.float32]) -> None:
     """Overwrite the product's samples, given in physical units, where they are valid."""
     array = store.open_array(job.fused, write=True)
     stored = array[...]
@@ -253,7 +253,7 @@ def test_no_reference_ranks_the_hsi_itself_and_a_spoiled_product(tmp_path: Path)
     assert spoiled.d_lambda_k > 2 * good.d_lambda_k
 
 
-def test_windows_lie_inside_with_their_psf(job: Job) -> None:
+def test_windows_lie_inside_with_their_psf(job: StagedJob) -> None:
     windows = sampled_windows(job)
     assert windows
     height, width = job.grids.product.shape

@@ -97,14 +97,14 @@ def test_without_weights_it_is_its_base_and_says_so(tmp_path):
 def test_it_is_decided_once(tmp_path, weights, monkeypatch):
     settings = {"network": NETWORK, "weights": str(weights), **PLAIN}
     with open_run(config(tmp_path / "p", SMALL, **settings)) as held:
-        stage_pair(held)
-        decided = load_gate(held.job)
+        job = stage_pair(held)
+        decided = load_gate(job)
     monkeypatch.setattr(gate, "_decision", lambda _: pytest.fail("it was decided again"))
     with open_run(config(tmp_path / "p", SMALL, **settings)) as held:
-        stage_pair(held)
-        assert load_gate(held.job) == decided
-        fuse_tiles(held)
-        publish_product(held)
+        job = stage_pair(held)
+        assert load_gate(job) == decided
+        fuse_tiles(job)
+        publish_product(job, started=held.started)
 
 
 def test_weights_that_come_along_are_used_unless_others_are_given(tmp_path, weights, monkeypatch):

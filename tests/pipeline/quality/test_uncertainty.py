@@ -262,20 +262,20 @@ def test_tiles_of_any_size_in_any_order_give_the_same_errors_and_a_rerun_does_wh
     for core in (64, 192):
         settings = {"tiles__core": core, "tiles__chunk": 32, "publish__uncertainty": True, "network": "gsa"}
         with open_run(config(tmp_path / f"core{core}", recipe, **settings)) as held:
-            stage_pair(held)
-            fuse_tiles(held)
-            estimate_errors(held.job)
-            array = store.open_array(held.job.errors)
+            job = stage_pair(held)
+            fuse_tiles(job)
+            estimate_errors(job)
+            array = store.open_array(job.errors)
             stored.append(array[...].astype(int))
             if core == 64:
-                key, kept = "1.1", {record.key: record for record in _finished(held.job).values()}
-                (_ledger(held.job).folder / f"{key}.json").unlink()
-                chunk = next(store.chunk_paths(held.job.errors, array, held.job.plan.tile(0, 0).core))
+                key, kept = "1.1", {record.key: record for record in _finished(job).values()}
+                (_ledger(job).folder / f"{key}.json").unlink()
+                chunk = next(store.chunk_paths(job.errors, array, job.plan.tile(0, 0).core))
                 chunk.write_bytes(b"damaged")
-                assert _finished(held.job).keys() == kept.keys() - {key, "0.0"}
-                estimate_errors(held.job)
-                np.testing.assert_array_equal(store.open_array(held.job.errors)[...], stored[0])
-                again = _finished(held.job)
+                assert _finished(job).keys() == kept.keys() - {key, "0.0"}
+                estimate_errors(job)
+                np.testing.assert_array_equal(store.open_array(job.errors)[...], stored[0])
+                again = _finished(job)
                 assert again.keys() == kept.keys()
                 assert again["0.1"].seconds == kept["0.1"].seconds  # untouched
     # Rounding may differ by a count where windows differ, values may not.
@@ -287,10 +287,10 @@ def test_the_gain_of_an_msi_that_is_harmonized_is_no_gap(tmp_path: Path) -> None
     for scale in (1.0, 0.9):
         settings = {"msi__scale": scale, "network": "gsa", "publish__uncertainty": True}
         with open_run(config(tmp_path / f"scale{scale}", recipe, **settings)) as held:
-            stage_pair(held)
-            fuse_tiles(held)
-            assert held.job.staged.harmony is not None
-            found.append(calibration(held.job))
+            job = stage_pair(held)
+            fuse_tiles(job)
+            assert job.staged.harmony is not None
+            found.append(calibration(job))
     np.testing.assert_allclose(found[1].gap, found[0].gap, rtol=0.02)
     np.testing.assert_allclose(found[1].energy, found[0].energy, rtol=0.05)
 
