@@ -1,1 +1,1 @@
-"""pairing."""
+"""Which MSI goes with which HSI."""

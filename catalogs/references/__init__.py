@@ -1,1 +1,1 @@
-"""references."""
+"""Reference data: cubes with a truth, spectral libraries, spectral responses."""

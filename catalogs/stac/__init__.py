@@ -1,1 +1,1 @@
-"""stac."""
+"""STAC catalogues: scenes and fused products, searched, gathered from folders, and trusted no further than needed."""

@@ -1,1 +1,1 @@
-"""prefect."""
+"""Prefect flows, one module each."""

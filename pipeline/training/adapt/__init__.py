@@ -1,1 +1,1 @@
-"""adapt."""
+"""A universal network fitted to one scene."""

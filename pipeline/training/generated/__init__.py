@@ -1,1 +1,1 @@
-"""generated."""
+"""Scenes generated from spatial structure and spectral libraries."""

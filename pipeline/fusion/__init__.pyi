@@ -1,0 +1,9 @@
+from .device import pick_device as pick_device
+from .method import build_model as build_model
+from .passes import coarse_pass as coarse_pass
+from .passes import first_pass as first_pass
+from .strict import strict_pass as strict_pass
+from .tile_fuser import fuse_batch as fuse_batch
+from .tile_fuser import fuse_each as fuse_each
+from .weights import import_weights as import_weights
+from .weights import keep_weights as keep_weights
