@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help test demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation clean
+.PHONY: help test quick map demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -24,6 +24,14 @@ check: $(VENV)/.installed-test  ## lint, format, types, import direction
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/vulture
+
+map: $(VENV)/.installed-test  ## the import graph of the pipeline's rooms as map.svg; fails if an arrow runs up
+	$(BIN)/python -m docs.draw_map map.svg
+
+quick: $(VENV)/.installed-test  ## the inner loop: lint, and the laws of the parts that take milliseconds; under a minute
+	$(BIN)/ruff check .
+	$(BIN)/pytest -q -n logical --maxprocesses 4 -m quick
 
 test: check      ## everything CI runs: check, then the tests, a file to a core
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperfuse import models
-from hyperfuse.pipeline import Product, load_config, run
+from hyperfuse import Product, load_config, models, run
 
 models.__path__.append(str(Path(__file__).with_name("own_network")))
 RECIPE = "size=200&ratio=4&bands=40&seed=2"

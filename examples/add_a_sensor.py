@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hyperfuse import load_config, run
 from hyperfuse.catalogs import sensors
 from hyperfuse.catalogs.sensors import Source, open_scene
-from hyperfuse.pipeline import load_config, run
 
 sensors.__path__.append(str(Path(__file__).with_name("own_sensor")))
 RECIPE = "size=160&ratio=4&bands=40&seed=2"

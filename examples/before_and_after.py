@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from hyperfuse import load_config, run
 from hyperfuse.catalogs.scene import Scene
 from hyperfuse.catalogs.sensors import Source, open_scene
-from hyperfuse.pipeline import load_config, run
 
 RECIPE = "size=320&ratio=5&bands=60&seed=7"
 INFRARED, TRUE_COLOR = (2200.0, 1610.0, 842.0), (665.0, 560.0, 490.0)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hyperfuse.pipeline import load_config, run
+from hyperfuse import load_config, run
 from hyperfuse.pipeline.reports.compare import compare
 from hyperfuse.pipeline.reports.comparison_page import write_page
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from hyperfuse.pipeline import load_config, run
+from hyperfuse import load_config, run
 
 
 def main(folder: Path) -> None:

@@ -20,7 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from hyperfuse.pipeline import load_config, run
+from hyperfuse import load_config, run
 
 METHODS = ("bicubic", "gsa", "map_subspace", "universal-plain")
 RECIPE = "size=192&ratio=4&bands=40&seed=2"

@@ -29,7 +29,7 @@ DARK = 0.02
 
 
 def small_product(folder: Path) -> Path:
-    from hyperfuse.pipeline import load_config, run  # noqa: PLC0415 (the rest reads the product as a stranger would)
+    from hyperfuse import load_config, run  # noqa: PLC0415 (the rest reads the product as a stranger would)
 
     recipe = "size=200&ratio=4&bands=60&seed=2"
     product = run(

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hyperfuse.pipeline import load_config, run
+from hyperfuse import load_config, run
 from hyperfuse.pipeline.training import TrainConfig, train
 
 BANDS = "bands=12&high_nm=1000"
