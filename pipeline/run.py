@@ -54,7 +54,7 @@ from hyperfuse.pipeline.progress import Meter, Progress, silent
 from hyperfuse.pipeline.quality.assessment import judge, require_passed
 from hyperfuse.pipeline.quality.residual_decision import decide
 from hyperfuse.pipeline.quality.standard_error import estimate_errors
-from hyperfuse.pipeline.reports.product_page import write_report
+from hyperfuse.pipeline.reports.product_page import write_product_page
 
 log = logging.getLogger(__name__)
 
@@ -305,7 +305,7 @@ def publish_product(held: Run) -> Product:
     for warning in verdict.record["warnings"]:
         log.warning("quality: %s", warning)
     record = provenance(job, summary, started=held.started, ended=ended, effort=effort) | {"quality": verdict.summary}
-    write_report(job, verdict, record)
+    write_product_page(job, verdict, record)
     require_passed(job, verdict)
     product = publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=held.progress)
     place_of(job).remove()

@@ -24,17 +24,16 @@ from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.writers._read_back import VARIABLE, geobox
 from hyperfuse.pipeline.progress import Progress, Steps, silent
 from hyperfuse.pipeline.quality.accumulators import F32
-from hyperfuse.pipeline.reports.color_maps import EDGE_PX, choices
+from hyperfuse.pipeline.reports.color_maps import composite_bands, picture_step
 from hyperfuse.pipeline.reports.difference import Difference, Sampled
 from hyperfuse.pipeline.reports.scores import read_scores
+from hyperfuse.pipeline.reports.spectra import lattice_size
 
 SCHEMA = "hyperfuse-comparison/1"
 MOST = 8
 """Products on one page: more cannot be told apart by color."""
 _BLOCK = 256
 """Edge (px) of the blocks that are read, the usual edge of a chunk."""
-_POINTS, _MAX_SAMPLES = 40, 300_000
-"""Rows and columns of spectra that the page carries, and samples of them per product, at most."""
 _SAME_NM = 0.01
 """Bands whose centers (nm) differ by less are the same band."""
 _SAME_PX = 1e-3
@@ -127,17 +126,19 @@ def compare(paths: Sequence[Path], *, progress: Progress = silent) -> Comparison
     _require_comparable(products)
     positions = _common_bands(products)
     bands = _bands(products[0], positions[0])
-    titles = choices(bands)
+    titles = composite_bands(bands)
     sides = tuple(
         _side(product, label, at, bands=bands, titles=titles)
         for label, product, at in zip(_labels(products), products, positions, strict=True)
     )
     height, width = products[0].provenance["product"]["shape"]
-    differences = tuple(Difference(shape=(len(bands), height, width), step=_step(height, width)) for _ in sides[1:])
+    differences = tuple(
+        Difference(shape=(len(bands), height, width), step=picture_step(height, width)) for _ in sides[1:]
+    )
     boxes = list(chunk_boxes((height, width), (_BLOCK, _BLOCK)))
     done = Steps(progress, "compare", len(boxes))
     with ExitStack() as opened:
-        cubes = [_cube(opened.enter_context(side.product.open())) for side in sides]
+        cubes = [opened.enter_context(side.product.open())[VARIABLE] for side in sides]
         for box in boxes:
             first = _read(cubes[0], sides[0], box)
             for cube, side, difference in zip(cubes[1:], sides[1:], differences, strict=True):
@@ -208,9 +209,9 @@ def _side(
     product: Product, label: str, positions: NDArray[np.int64], *, bands: Bands, titles: dict[str, tuple[int, ...]]
 ) -> Side:
     height, width = product.provenance["product"]["shape"]
-    step = _step(height, width)
+    step = picture_step(height, width)
     shown = np.unique([band for chosen in titles.values() for band in chosen])
-    edge = max(min(_POINTS, int((_MAX_SAMPLES / len(bands)) ** 0.5)), 2)
+    edge = lattice_size(len(bands))
     rows, cols = (np.unique(((np.arange(edge) + 0.5) * size / edge).astype(np.int64)) for size in (height, width))
     return Side(
         label=label,
@@ -220,15 +221,6 @@ def _side(
         picture=Sampled(bands=shown, rows=np.arange(0, height, step), cols=np.arange(0, width, step)),
         lattice=Sampled(bands=np.arange(len(bands)), rows=rows, cols=cols),
     )
-
-
-def _step(height: int, width: int) -> int:
-    """Pixels per pixel of a picture."""
-    return -(-max(height, width) // EDGE_PX)
-
-
-def _cube(dataset: xr.Dataset) -> xr.DataArray:
-    return dataset[VARIABLE]
 
 
 def _read(cube: xr.DataArray, side: Side, box: Box) -> F32:
