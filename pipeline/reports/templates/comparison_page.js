@@ -1,10 +1,11 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const { rows, cols, wavelength_nm: nm, presets, labels, colors, differences } = data;
+const gap = longestStep(nm);
 const cubes = data.spectra.map(text => unpack(text, data.scale));
 
 function showPoint(row, col) {
   chart(document.getElementById("spectrum"), cubes.map((cube, k) => (
-    { x: nm, y: spectrumAt(cube, cols.length, nm.length, row, col), color: colors[k], gap: 60 }
+    { x: nm, y: spectrumAt(cube, cols.length, nm.length, row, col), color: colors[k], gap }
   )), "wavelength (nm)", data.quantity, 0.98);
   document.getElementById("where").textContent = `Row ${rows[row]}, column ${cols[col]}.`;
   moveDots((rows[row] + .5) / data.shape[0], (cols[col] + .5) / data.shape[1]);
@@ -32,8 +33,8 @@ addButtons(document.getElementById("presets"), presets.map(one => one.name))
 if (presets.length) showPoint(presets[0].row, presets[0].col);
 
 chart(document.getElementById("bands"), differences.flatMap((one, k) => [
-  { x: nm, y: one.rmse.map(v => v ?? NaN), color: colors[k + 1], gap: 60 },
-  { x: nm, y: one.bias.map(v => v ?? NaN), color: colors[k + 1], gap: 60, thin: true },
+  { x: nm, y: one.rmse.map(v => v ?? NaN), color: colors[k + 1], gap },
+  { x: nm, y: one.bias.map(v => v ?? NaN), color: colors[k + 1], gap, thin: true },
 ]), "wavelength (nm)", data.quantity);
 
 const palette = data.scale_colors.map(hex => [1, 3, 5].map(at => parseInt(hex.slice(at, at + 2), 16)));

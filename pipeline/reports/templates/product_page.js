@@ -1,5 +1,6 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const { rows, cols, wavelength_nm: nm, msi_nm: msiNm, presets, scale } = data.spectra;
+const gap = longestStep(nm);
 const cube = Object.fromEntries(["fused", "hsi", "msi", "error"].filter(k => data.spectra[k]).map(k => [k, unpack(data.spectra[k], scale)]));
 
 function showPoint(row, col) {
@@ -8,8 +9,8 @@ function showPoint(row, col) {
   // 1.645 standard errors to either side hold 90 % of normal errors.
   const band = error ? { low: fused.map((v, k) => v - 1.645 * error[k]), high: fused.map((v, k) => v + 1.645 * error[k]) } : {};
   chart(document.getElementById("spectrum"), [
-    { x: nm, y: fused, color: "#0b62a8", name: "product", gap: 60, ...band },
-    { x: nm, y: at("hsi", nm.length), color: "#c26a00", name: "HSI", gap: 60 },
+    { x: nm, y: fused, color: "#0b62a8", name: "product", gap, ...band },
+    { x: nm, y: at("hsi", nm.length), color: "#c26a00", name: "HSI", gap },
     { x: msiNm, y: at("msi", msiNm.length), color: "#1f7a4d", name: "MSI", dots: true },
   ], "wavelength (nm)", data.quantity, 0.98);
   document.getElementById("where").textContent = `Row ${rows[row]}, column ${cols[col]} of the product; the HSI is that of the coarse pixel around it.`;
@@ -31,8 +32,8 @@ for (const button of document.querySelectorAll("#arrows")) {
 
 const hsi = data.qa.consistency.hsi;
 chart(document.getElementById("bands"), hsi ? [
-  { x: hsi.wavelength_nm, y: hsi.band_rmse, color: "#0b62a8", name: "RMSE", gap: 60 },
-  { x: hsi.wavelength_nm, y: hsi.band_bias, color: "#b3401f", name: "bias", gap: 60 },
+  { x: hsi.wavelength_nm, y: hsi.band_rmse, color: "#0b62a8", name: "RMSE", gap },
+  { x: hsi.wavelength_nm, y: hsi.band_bias, color: "#b3401f", name: "bias", gap },
 ] : [], "wavelength (nm)", data.quantity);
 const seams = data.qa.seams;
 if (seams) {
