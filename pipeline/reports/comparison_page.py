@@ -14,7 +14,7 @@ from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.pipeline.reports.color_maps import Map, color_composite, color_map, scale_colors, stretch
 from hyperfuse.pipeline.reports.compare import Comparison, Side
 from hyperfuse.pipeline.reports.difference import Difference
-from hyperfuse.pipeline.reports.html import Cell, Row, Table, figure, render
+from hyperfuse.pipeline.reports.html import Cell, Row, Table, figure, quantity_label, render
 from hyperfuse.pipeline.reports.scores import SCORES, Score, best, place, read_scores
 from hyperfuse.pipeline.reports.spectra import Preset, count_scale, packed, presets
 
@@ -115,7 +115,7 @@ def write_page(comparison: Comparison, path: Path) -> None:
     first = comparison.sides[0]
     facts = first.product.provenance["product"]
     height, width = facts["shape"]
-    quantity = facts["quantity"].replace("_", " ") + (f" ({facts['unit']})" if facts["unit"] != "1" else "")
+    quantity = quantity_label(facts["quantity"], facts["unit"])
     labels = [side.label for side in comparison.sides]
     rows, cols = first.picture.values.shape[1:]
     page = _ComparisonPage(

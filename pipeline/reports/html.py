@@ -1,8 +1,8 @@
 """Rendering of the HTML pages: jinja2 templates that escape every value.
 
 A page is one file without any request to a network: styles and scripts are inlined, pictures are data URIs, numbers for the
-charts are JSON. A content security policy in the page forbids everything else. Tables are plain HTML, so that a page can be
-read without scripts and printed; scripts draw the charts and answer sliders and clicks.
+charts are JSON. A content security policy in the page forbids everything else, also any script but the page's own. Tables are
+plain HTML, so that a page can be read without scripts and printed; scripts draw the charts and answer sliders and clicks.
 
 The templates lie in `templates`: `page.html` is the frame of all pages, `macros.html` has the parts that they share. A
 template reads the fields of a dataclass and nothing else.
@@ -10,6 +10,8 @@ template reads the fields of a dataclass and nothing else.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -85,6 +87,11 @@ def number(value: float | None, *, share: bool = False) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
+def quantity_label(quantity: str, unit: str) -> str:
+    """Title of an axis or a map: what the samples are, with their unit unless it is 1."""
+    return quantity.replace("_", " ") + (f" ({unit})" if unit != "1" else "")
+
+
 def figure(key: str, value: float | None, *, share: bool = False, best: bool = False) -> Cell:
     """The cell of a figure of a record.
 
@@ -102,6 +109,11 @@ def figure(key: str, value: float | None, *, share: bool = False, best: bool = F
     return Cell(text=number(value, share=share), key=key, best=best)
 
 
+def _sha256(script: str) -> str:
+    """Digest of a script as a content security policy names it."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
 def _source(file: str) -> Markup:
     """A style sheet or script as it stands: braces in it are no placeholders."""
     return Markup((_TEMPLATES / file).read_text(encoding="utf-8"))  # noqa: S704 (a file of ours)
@@ -115,5 +127,6 @@ _environment = Environment(
     lstrip_blocks=True,
 )
 _environment.globals["source"] = _source
+_environment.filters["sha256"] = _sha256
 # JSON in a script element; `tojson` writes <, >, & and ' as \uXXXX, so that no text in it can end the element.
 _environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}

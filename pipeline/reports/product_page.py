@@ -11,13 +11,12 @@ from typing import Any
 from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.pipeline.job.folder import Job
 from hyperfuse.pipeline.job.product_files import REPORT
-from hyperfuse.pipeline.job.records import InputRecord
 from hyperfuse.pipeline.quality.assessment import Verdict, own_row
 from hyperfuse.pipeline.quality.consistency import MAP_EDGE
 from hyperfuse.pipeline.quality.standard_error import error_map
 from hyperfuse.pipeline.reports.arrows import Arrows, displacement_arrows
 from hyperfuse.pipeline.reports.color_maps import Map, color_map
-from hyperfuse.pipeline.reports.html import Cell, Row, Table, figure, render
+from hyperfuse.pipeline.reports.html import Cell, Row, Table, figure, quantity_label, render
 from hyperfuse.pipeline.reports.pictures import Composite, composites, job_spectra
 
 _AGREEMENT = (
@@ -39,15 +38,15 @@ _NO_REFERENCE = (
     ("d_lambda_k", "spectral distortion D_lambda^K, 0 is best"),
     ("d_s", "spatial distortion D_s, 0 is best"),
     ("hqnr", "HQNR, 1 is best"),
-    ("windows", "windows that were looked at"),
+    ("windows", "windows that were scored"),
 )
 _VALIDITY = (
     ("valid", "valid samples"),
-    ("invalid_pixels", "pixels that are invalid in a band or more"),
-    ("filled_hsi", "pixels of the HSI that were holes, filled before fusion and invalid in the product"),
-    ("filled_msi", "pixels of the MSI that were holes, likewise"),
+    ("invalid_pixels", "pixels that are invalid in at least one band"),
+    ("filled_hsi", "missing pixels of the HSI, filled before fusion and invalid in the product"),
+    ("filled_msi", "missing pixels of the MSI, likewise"),
     ("clipped_samples", "samples outside the range of the stored type"),
-    ("implausible_samples", "samples that are no reflectance"),
+    ("implausible_samples", "samples outside the plausible range of reflectance"),
 )
 _SHARES = {"valid", "invalid_pixels", "filled_hsi", "filled_msi", "implausible_samples"}
 
@@ -97,7 +96,7 @@ def write_product_page(job: Job, verdict: Verdict, provenance: dict[str, Any]) -
     Path
     """
     qa = verdict.record
-    quantity = _quantity(job.record.hsi)
+    quantity = quantity_label(job.record.hsi.quantity, job.record.hsi.unit)
     page = _ProductPage(
         title=f"{job.name}: {job.record.hsi.name} fused with {job.record.msi.name}",
         state=qa["state"],
@@ -131,11 +130,6 @@ def write_product_page(job: Job, verdict: Verdict, provenance: dict[str, Any]) -
     return path
 
 
-def _quantity(scene: InputRecord) -> str:
-    """What the samples of a scene are, with their unit."""
-    return scene.quantity.replace("_", " ") + (f" ({scene.unit})" if scene.unit != "1" else "")
-
-
 def _about(job: Job, provenance: dict[str, Any]) -> str:
     facts, (height, width) = provenance["product"], job.grids.product.shape
     return (
@@ -146,11 +140,12 @@ def _about(job: Job, provenance: dict[str, Any]) -> str:
 
 def _maps(job: Job, verdict: Verdict, quantity: str) -> list[Map]:
     """Where the product disagrees with its inputs, and its standard errors; maps without a value are left out."""
-    maps, errors = verdict.maps, error_map(job, MAP_EDGE)
+    maps, errors, msi = verdict.maps, error_map(job, MAP_EDGE), job.record.msi
+    msi_quantity = quantity_label(msi.quantity, msi.unit)
     shown = [
         color_map("Spectral angle between the degraded product and the HSI", maps.hsi_sam_deg, "deg"),
         color_map("Error of the degraded product, root mean square over bands", maps.hsi_rmse, quantity),
-        color_map("Error of the product through the MSI's responses", maps.msi_rmse, _quantity(job.record.msi)),
+        color_map("Error of the product through the MSI's responses", maps.msi_rmse, msi_quantity),
         None
         if errors is None
         else color_map("Standard error of the product, root mean square over bands", errors, quantity),
@@ -175,16 +170,16 @@ def _agreement(consistency: dict[str, Any]) -> Table:
     )
 
 
-def _uncertainty(found: dict[str, Any] | None) -> str:
-    if found is None:
+def _uncertainty(uncertainty: dict[str, Any] | None) -> str:
+    if uncertainty is None:
         return ""
-    band = "The band around the product holds 90 % of the errors (1.645 standard errors)"
-    if not found["calibrated"]:
-        return f"{band} at a guess: nothing could be calibrated, because {found['reason']}."
-    worst, best = (100 * share for share in found["coverage_range"])
+    band = "The band around the product is 1.645 standard errors to either side, made to hold 90 % of the errors."
+    if not uncertainty["calibrated"]:
+        return f"{band} It is not calibrated, because {uncertainty['reason']}."
+    worst, best = (100 * share for share in uncertainty["coverage_range"])
     return (
-        f"{band} by a calibration at reduced resolution, where {worst:.1f} to {best:.1f} % of the errors in each quadrant lay within "
-        f"it by a fit to the three others, {100 * found['coverage']:.1f} % in all. {found['caveat']}"
+        f"{band} Calibrated at reduced resolution: fitted to three quadrants, it held {worst:.1f} to {best:.1f} % of the errors "
+        f"in the fourth, {100 * uncertainty['coverage']:.1f} % over all four. {uncertainty['caveat']}"
     )
 
 
@@ -193,8 +188,8 @@ def _reduced_about(reduced: dict[str, Any]) -> str:
         return f"Not measured: {reduced['error']}"
     y0, y1, x0, x1 = reduced["window_px"]
     return (
-        f"Both inputs degraded by the ratio on {y1 - y0} x {x1 - x0} coarse pixels and fused; there the hyperspectral input is "
-        "the truth."
+        f"Both inputs degraded by the ratio on {y1 - y0} x {x1 - x0} coarse pixels and fused; the hyperspectral input is the "
+        "reference."
     )
 
 
@@ -241,7 +236,7 @@ def _seams_about(seams: dict[str, Any] | None) -> str:
 
 
 def _provenance(job: Job, qa: dict[str, Any], provenance: dict[str, Any]) -> list[tuple[str, str]]:
-    registration, seen = job.staged.registration, job.observation
+    registration, sensors = job.staged.registration, job.observation
     tiles = job.ledger.records().values()
     rows = [
         (
@@ -255,28 +250,28 @@ def _provenance(job: Job, qa: dict[str, Any], provenance: dict[str, Any]) -> lis
         ("weights", str(provenance["method"]["weights_sha256"] or "none needed")),
         *([("learned residual", qa["learned"]["sentence"])] if qa["learned"] else []),
         ("registration", f"{registration.decision}: {registration.reason}"),
-        ("observation", f"PSF {seen.psf_sigma_px:.2f} px ({seen.psf_origin}), responses ({seen.srf_origin})"),
+        ("observation", f"PSF {sensors.psf_sigma_px:.2f} px ({sensors.psf_origin}), responses ({sensors.srf_origin})"),
         ("radiometry", _harmony_about(qa["harmony"])),
         ("strict mode", _strict_about(qa["strict"])),
         ("software", ", ".join(f"{name} {value}" for name, value in provenance["software"].items())),
         ("computed on", f"{provenance['facility']['host']}, {', '.join(provenance['facility']['devices'])}"),
         ("run", f"{provenance['started']} to {provenance['ended']}"),
         ("fusing", f"{sum(tile.seconds for tile in tiles):.1f} s in {provenance['tiles']['finished']} tiles"),
-        ("judging", f"{qa['seconds']:.1f} s"),
+        ("quality assessment", f"{qa['seconds']:.1f} s"),
         ("job", job.record.key),
     ]  # fmt: skip
     return rows
 
 
 def _harmony_about(harmony: dict[str, Any] | None) -> str:
-    return "not looked at" if harmony is None else harmony["mistake"] or harmony["reason"]
+    return "not fitted" if harmony is None else harmony["mistake"] or harmony["reason"]
 
 
 def _strict_about(strict: dict[str, Any] | None) -> str:
     if strict is None:
         return "off"
     if strict["over_noise"] is None:
-        return "on; nothing of the product could be compared with the hyperspectral input"
+        return "on; no pixel of the product could be compared with the hyperspectral input"
     corrected = sum(value is not None for value in strict["lambdas"])
     return (
         f"on; {corrected} of {len(strict['lambdas'])} bands were corrected, the worst band's disagreement with the "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -14,12 +16,10 @@ from jinja2 import UndefinedError
 
 from hyperfuse.pipeline.job.product_files import REPORT
 from hyperfuse.pipeline.products.product import Product
-from hyperfuse.pipeline.products.publish import publish
 from hyperfuse.pipeline.reports import comparison_page, html, index_page, product_page
 from hyperfuse.pipeline.reports.compare import compare
 from hyperfuse.pipeline.run import run
 from tests.pages import opened
-from tests.pipeline.conftest import build_job
 from tests.synthetic import SMALL, config
 
 NAME = """<img src=x onerror=hacked=1> "'> {{7*7}} {% if %} {#no#} &lt;"""
@@ -133,11 +133,12 @@ def test_names_notes_and_settings_of_products_stay_text(written: Written) -> Non
         assert sum(element[0] == "script" for element in page.elements) == (1 if page is index else 2)
 
 
-def test_damage_that_a_record_names_stays_text(tmp_path: Path) -> None:
-    path = publish(build_job(tmp_path, name="damaged", formats=("zarr",))).path
-    (path / "qa.json").write_text(json.dumps({"state": HOSTILE, "warnings": [HOSTILE]}))
-    page = Structure(index_page.write_index(tmp_path, index_page.product_entries(tmp_path)).read_text(encoding="utf-8"))
-    assert ("img", "src", "onerror") not in page.elements
+@pytest.mark.parametrize("template", ["product_page.html", "comparison_page.html", "index_page.html"])
+def test_the_policy_allows_the_script_of_the_page_alone(written: Written, template: str) -> None:
+    page = Structure(html.render(template, written.views[template]))
+    (policy,) = (text for text in page.texts if text.startswith("default-src"))
+    digest = base64.b64encode(hashlib.sha256(page.scripts[-1].encode()).digest()).decode()
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 def test_braces_in_scripts_and_styles_are_no_placeholders(written: Written) -> None:
@@ -164,3 +165,14 @@ def test_a_browser_runs_no_script_of_a_name(written: Written, page: str) -> None
         assert shown.evaluate("typeof hacked") == "undefined"
         assert NAME in shown.locator("body").inner_text()
         assert complaints == []
+
+
+@pytest.mark.browser
+def test_a_browser_refuses_a_script_that_was_added(written: Written, tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    added = "<script>hacked = 1</script><img src=data:, onerror='hacked = 2'></body>"
+    text = (written.folder / "index.html").read_text(encoding="utf-8")
+    path.write_text(text.replace("</body>", added), encoding="utf-8")
+    with opened(path) as (shown, complaints):
+        assert shown.evaluate("typeof hacked") == "undefined"
+        assert len([one for one in complaints if "Content Security Policy" in one]) == 2
