@@ -49,7 +49,7 @@ from hyperfuse.pipeline.progress import Meter, Progress, silent
 from hyperfuse.pipeline.quality.assessment import judge, require_passed
 from hyperfuse.pipeline.quality.residual_decision import decide
 from hyperfuse.pipeline.quality.standard_error import estimate_errors
-from hyperfuse.pipeline.reports.product_page import write_report
+from hyperfuse.pipeline.reports.product_page import write_product_page
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def publish_product(job: StagedJob, *, started: datetime, progress: Progress = s
     for warning in verdict.record["warnings"]:
         log.warning("quality: %s", warning)
     record = provenance(job, summary, started=started, ended=ended, effort=effort) | {"quality": verdict.summary}
-    write_report(job, verdict, record)
+    write_product_page(job, verdict, record)
     require_passed(job, verdict)
     product = publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=progress)
     place_of(job).remove()

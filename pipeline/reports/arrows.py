@@ -1,4 +1,4 @@
-"""The displacement as arrows over a product's picture: one per tie point, from the table that the registration left."""
+"""The displacement as arrows over a product's picture: one per tie point of the registration's table."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ from hyperfuse.catalogs.scene import pixel_size_m
 from hyperfuse.pipeline.registration.report import TABLE
 
 _ARROW_SHARE = 0.12
-"""Of the picture's longer side: length of a long arrow."""
+"""Length of a long arrow, as a share of the picture's longer side."""
 _LONG = 0.95
-"""Quantile of the lengths that makes a long arrow: one wild tie point must not shrink all the others."""
+"""Quantile of the lengths that is drawn as a long arrow; not the maximum, since one outlier would shrink all others."""
 _HEAD = 0.3
 """Length of an arrow's head, as a share of the arrow."""
 _HEAD_DEG = 25.0
 _CLASSES = {True: "agree", False: "differ"}
+"""CSS class of the tie points that the displacement used, and of those that it rejected."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arrows:
-    """Arrows ready to lie over a picture of the product."""
+    """Arrows to draw over a picture of the product; `arrows.svg` is their template."""
 
-    svg: str
-    """An `svg` element of class `arrows`, in product pixels."""
+    width: int
+    """Of the product (px): arrows are in product pixels."""
+    height: int
+    outlines: dict[str, str]
+    """Data of an SVG path per class, `agree` and `differ`, as far as there are such tie points."""
     about: str
     """What they show, in a sentence or two."""
 
@@ -65,13 +69,12 @@ def displacement_arrows(folder: Path, geobox: GeoBox) -> Arrows | None:
     moved = move_m / np.array([[cols_m], [-rows_m]])  # east and north (m) as columns and rows
     longest = float(np.quantile(np.hypot(*moved), _LONG))
     enlarged = _ARROW_SHARE * max(height, width) / longest if longest > 0 else 1.0
-    paths = "".join(
-        f'<path class="{name}" d="{_outline(at[:, used == agrees], enlarged * moved[:, used == agrees])}"/>'
+    outlines = {
+        name: _outline(at[:, used == agrees], enlarged * moved[:, used == agrees])
         for agrees, name in _CLASSES.items()
         if (used == agrees).any()
-    )
-    svg = f'<svg class="arrows" viewBox="0 0 {width} {height}" preserveAspectRatio="none">{paths}</svg>'
-    return Arrows(svg=svg, about=_about(move_m, used, enlarged))
+    }
+    return Arrows(width=width, height=height, outlines=outlines, about=_about(move_m, used, enlarged))
 
 
 def _positions(points: list[dict[str, Any]], geobox: GeoBox) -> NDArray[np.float64]:
@@ -89,7 +92,7 @@ def _moves(points: list[dict[str, Any]]) -> NDArray[np.float64]:
 
 
 def _outline(at: NDArray[np.float64], move: NDArray[np.float64]) -> str:
-    """Shafts centered on their points, with heads, as the data of one SVG path."""
+    """Arrows centered on their points, as the data of one SVG path."""
     tail, tip = at - move / 2, at + move / 2
     strokes = []
     for k in range(at.shape[1]):
@@ -112,6 +115,7 @@ def _about(move_m: NDArray[np.float64], used: NDArray[np.bool_], enlarged: float
     agree = int(used.sum())
     others = "" if agree == used.size else "; the others (red) do not"
     return (
-        f"Arrows bring the MSI onto the HSI, drawn {enlarged:.3g} times as long as they are: median {np.median(lengths):.3g} m, "
-        f"longest {lengths.max():.3g} m. Of {used.size} tie points here, {agree} agree with the displacement (cyan){others}."
+        f"Arrows show how the MSI moves onto the HSI, drawn {enlarged:.3g} times as long as they are: median "
+        f"{np.median(lengths):.3g} m, longest {lengths.max():.3g} m. Of {used.size} tie points here, {agree} agree with the "
+        f"displacement (cyan){others}."
     )

@@ -1,7 +1,7 @@
-"""Two or more products of one scene beside each other: their scores, and what their samples differ by.
+"""Comparison of two or more products of one scene: their scores, and the differences of their samples.
 
-The products lie on one grid; the differences are those of each product to the first. Every sample of every product is
-read once, block by block, so memory does not grow with the scene.
+The products must lie on one grid. Each product is subtracted from the first one. Every sample is read once, block by
+block, so that memory does not grow with the scene.
 """
 
 from __future__ import annotations
@@ -24,21 +24,20 @@ from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.writers._read_back import VARIABLE, geobox
 from hyperfuse.pipeline.progress import Progress, Steps, silent
 from hyperfuse.pipeline.quality.accumulators import F32
-from hyperfuse.pipeline.reports.color_maps import EDGE_PX, choices
+from hyperfuse.pipeline.reports.color_maps import composite_bands, picture_step
 from hyperfuse.pipeline.reports.difference import Difference, Sampled
 from hyperfuse.pipeline.reports.scores import read_scores
+from hyperfuse.pipeline.reports.spectra import lattice_size
 
 SCHEMA = "hyperfuse-comparison/1"
 MOST = 8
 """Products on one page: more cannot be told apart by color."""
 _BLOCK = 256
 """Edge (px) of the blocks that are read, the usual edge of a chunk."""
-_POINTS, _MAX_SAMPLES = 40, 300_000
-"""Rows and columns of spectra that the page carries, and samples of them per product, at most."""
 _SAME_NM = 0.01
-"""Bands whose centers (nm) differ by less are the same band."""
+"""Largest distance (nm) of band centers that count as the same band."""
 _SAME_PX = 1e-3
-"""Grids whose corners differ by less (px) are the same grid: formats round."""
+"""Largest distance (px) of corners of grids that count as the same grid: formats round coordinates."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,12 +45,12 @@ class Side:
     """One of the products."""
 
     label: str
-    """Short name that no other has: its method, or what tells it apart."""
+    """Short unique name: its method where methods differ, else its name or folder."""
     product: Product
     scores: dict[str, Any] | None
     """Its `qa.json`; None if it was published without."""
     bands: NDArray[np.int64]
-    """Positions of the bands that all products have."""
+    """Positions in this product of the bands that all products have."""
     picture: Sampled
     """Bands of the pictures, thinned over the whole product."""
     lattice: Sampled
@@ -65,7 +64,7 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
-    """All that was found."""
+    """Products of one scene and their differences."""
 
     sides: tuple[Side, ...]
     differences: tuple[Difference, ...]
@@ -75,7 +74,7 @@ class Comparison:
     titles: dict[str, tuple[int, ...]]
     """Pictures by name, with their bands (red, green, blue) among `bands`."""
     notes: tuple[str, ...]
-    """What makes the products less comparable than they look."""
+    """Differences between the products other than their method, which limit the comparison."""
 
     def to_json(self) -> dict[str, Any]:
         """The record that `hyperfuse compare --json` prints."""
@@ -109,7 +108,7 @@ def compare(paths: Sequence[Path], *, progress: Progress = silent) -> Comparison
     Parameters
     ----------
     paths : sequence of Path
-        Product folders, two or more; the first is the one that the others are compared with.
+        Product folders, two to `MOST`; the others are compared with the first.
     progress : callable, optional
 
     Raises
@@ -127,17 +126,19 @@ def compare(paths: Sequence[Path], *, progress: Progress = silent) -> Comparison
     _require_comparable(products)
     positions = _common_bands(products)
     bands = _bands(products[0], positions[0])
-    titles = choices(bands)
+    titles = composite_bands(bands)
     sides = tuple(
         _side(product, label, at, bands=bands, titles=titles)
         for label, product, at in zip(_labels(products), products, positions, strict=True)
     )
     height, width = products[0].provenance["product"]["shape"]
-    differences = tuple(Difference(shape=(len(bands), height, width), step=_step(height, width)) for _ in sides[1:])
+    differences = tuple(
+        Difference(shape=(len(bands), height, width), step=picture_step(height, width)) for _ in sides[1:]
+    )
     boxes = list(chunk_boxes((height, width), (_BLOCK, _BLOCK)))
     done = Steps(progress, "compare", len(boxes))
     with ExitStack() as opened:
-        cubes = [_cube(opened.enter_context(side.product.open())) for side in sides]
+        cubes = [opened.enter_context(side.product.open())[VARIABLE] for side in sides]
         for box in boxes:
             first = _read(cubes[0], sides[0], box)
             for cube, side, difference in zip(cubes[1:], sides[1:], differences, strict=True):
@@ -208,9 +209,9 @@ def _side(
     product: Product, label: str, positions: NDArray[np.int64], *, bands: Bands, titles: dict[str, tuple[int, ...]]
 ) -> Side:
     height, width = product.provenance["product"]["shape"]
-    step = _step(height, width)
+    step = picture_step(height, width)
     shown = np.unique([band for chosen in titles.values() for band in chosen])
-    edge = max(min(_POINTS, int((_MAX_SAMPLES / len(bands)) ** 0.5)), 2)
+    edge = lattice_size(len(bands))
     rows, cols = (np.unique(((np.arange(edge) + 0.5) * size / edge).astype(np.int64)) for size in (height, width))
     return Side(
         label=label,
@@ -222,17 +223,8 @@ def _side(
     )
 
 
-def _step(height: int, width: int) -> int:
-    """Pixels per pixel of a picture."""
-    return -(-max(height, width) // EDGE_PX)
-
-
-def _cube(dataset: xr.Dataset) -> xr.DataArray:
-    return dataset[VARIABLE]
-
-
 def _read(cube: xr.DataArray, side: Side, box: Box) -> F32:
-    """Common bands of a block; what the page shows of it is picked on the way."""
+    """Common bands of a block; also stores its part of the picture and of the lattice."""
     whole = np.asarray(cube[:, *box.slices].values, np.float32)
     block = whole if side.bands.size == whole.shape[0] else whole[side.bands]
     side.picture.add(box, block)
@@ -249,7 +241,7 @@ def _labels(products: Sequence[Product]) -> list[str]:
 
 
 def _notes(products: Sequence[Product]) -> tuple[str, ...]:
-    """Sentences on what else differs between the products than their method."""
+    """Differences between the products other than their method, as sentences."""
     first, notes = products[0], []
     for product in products[1:]:
         if bool(product.method) != bool(first.method):
@@ -260,19 +252,19 @@ def _notes(products: Sequence[Product]) -> tuple[str, ...]:
         if ours != theirs:
             roles = ", ".join(sorted(role for role in ours | theirs if ours.get(role) != theirs.get(role)))
             notes.append(f"{product.path.name} and {first.path.name} were made from different inputs ({roles}).")
-        if _moved(first) != _moved(product):
+        if _displacement(first) != _displacement(product):
             notes.append(f"{product.path.name} and {first.path.name} were registered differently.")
     return tuple(notes)
 
 
 def _digests(product: Product) -> dict[str, str]:
-    """What a product was made from; an area is made from products, which have no roles."""
+    """SHA-256 of the inputs by role; the inputs of a mosaic are products, which have no roles and are numbered."""
     inputs = product.provenance["inputs"]
     named = inputs.items() if isinstance(inputs, dict) else ((f"input {k + 1}", one) for k, one in enumerate(inputs))
     return {role: str(one.get("sha256") or one["manifest_sha256"]) for role, one in named}
 
 
-def _moved(product: Product) -> tuple[float, ...]:
-    """Displacement that was folded in (m), to the centimeter."""
+def _displacement(product: Product) -> tuple[float, ...]:
+    """Displacement of the registration (m), rounded to a centimeter."""
     registration = product.provenance.get("registration", {})
     return tuple(round(float(registration.get(key) or 0.0), 2) for key in ("east_m", "north_m"))

@@ -1,23 +1,25 @@
-"""The page of a comparison: pictures to swipe, spectra, scores side by side, and where the samples differ."""
+"""`comparison.html`, the page of a comparison: composites, spectra, scores, and where the samples differ."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from hyperfuse.catalogs.formats.files import write_atomic
-from hyperfuse.pipeline.reports.color_maps import colored, mapped, packed, packing, png, presets, scale_colors, stretch
+from hyperfuse.pipeline.reports.color_maps import Map, color_composite, color_map, scale_colors, stretch
 from hyperfuse.pipeline.reports.compare import Comparison, Side
 from hyperfuse.pipeline.reports.difference import Difference
-from hyperfuse.pipeline.reports.html import cell, embedded, escaped, listed, render, table
-from hyperfuse.pipeline.reports.scores import SCORES, best, place, read_scores
+from hyperfuse.pipeline.reports.html import Cell, Row, Table, figure, quantity_label, render
+from hyperfuse.pipeline.reports.scores import SCORES, Score, best, place, read_scores
+from hyperfuse.pipeline.reports.spectra import Preset, count_scale, packed, presets
 
 _COLORS = ("#0b62a8", "#c26a00", "#1f7a4d", "#8a3ffc", "#b3401f", "#00797f", "#7a5c00", "#5b6675")
-"""One per product, told apart on white by people who see red and green alike."""
+"""One per product; also readers with red-green color blindness can tell them apart on white."""
 _STATISTICS = (
     ("rmse", "RMSE"),
     ("bias", "mean"),
@@ -30,178 +32,215 @@ _NOTHING = 255
 """Byte of a cell in which nothing could be compared."""
 
 
-def write_page(found: Comparison, path: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Swipe:
+    """One composite of all products, with the same stretch."""
+
+    title: str
+    images: Sequence[tuple[str, str]]
+    """Label and picture (data URI of a PNG) of each product."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BandCells:
+    """Differences of one product to the first, per band."""
+
+    rmse: list[float | None]
+    bias: list[float | None]
+    high: list[float]
+    """Largest cell of each band: root mean square of the difference."""
+    shape: list[int]
+    """Rows and columns of cells."""
+    cells: str
+    """All cells, shape (band, row, col), a byte each in base64: 0 to 254 in parts of `high`, 255 for nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PageData:
+    """What `comparison_page.js` reads."""
+
+    labels: list[str]
+    colors: list[str]
+    quantity: str
+    shape: list[int]
+    """Rows and columns of the products."""
+    rows: list[int]
+    """Rows of the lattice of spectra, in product pixels."""
+    cols: list[int]
+    scale: float
+    spectra: list[str]
+    """Spectra of each product, in the form of `spectra.packed`."""
+    wavelength_nm: list[float]
+    presets: list[Preset]
+    differences: list[_BandCells]
+    scale_colors: list[str]
+    """Color of each value of a cell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ComparisonPage:
+    """What `comparison_page.html` shows, from top to bottom."""
+
+    title: str
+    about: str
+    notes: Sequence[str]
+    reports: Sequence[tuple[str, str]]
+    """Label and relative address of the products' own reports."""
+    labels: Sequence[str]
+    swipes: Sequence[_Swipe]
+    size: tuple[int, int]
+    """Width and height of the composites in their own pixels."""
+    legend: Sequence[tuple[str, str]]
+    """Label and color of each product."""
+    scores: Table
+    statistics: Table
+    maps: Sequence[tuple[str, Map | None]]
+    """Label of each product but the first, and where it differs over all bands; None if nothing could be compared."""
+    last_band: int
+    products: Sequence[tuple[str, str, str, str]]
+    """Label, method, folder and job of each product."""
+    data: dict[str, object]
+    """`_PageData` as JSON values."""
+
+
+def write_page(comparison: Comparison, path: Path) -> None:
     """Write the page; an existing file is replaced.
 
     Parameters
     ----------
-    found : Comparison
+    comparison : Comparison
     path : Path
-        Its folder must exist. Links to the products' own reports are relative to it where that is possible.
+        Its folder must exist. Links to reports of products below that folder are relative to it; others are left out.
     """
-    first = found.sides[0]
+    first = comparison.sides[0]
     facts = first.product.provenance["product"]
     height, width = facts["shape"]
-    quantity = facts["quantity"].replace("_", " ") + (f" ({facts['unit']})" if facts["unit"] != "1" else "")
-    swipes, size = _swipes(found)
-    parts = {
-        "title": escaped(" and ".join(side.label for side in found.sides)),
-        "notes": listed(found.notes),
-        "about": escaped(
-            f"{height} x {width} pixels, {len(found.bands)} bands from {found.bands.center_nm[0]:.0f} to "
-            f"{found.bands.center_nm[-1]:.0f} nm, {facts['crs'][:60]}; differences are to {first.label}."
+    quantity = quantity_label(facts["quantity"], facts["unit"])
+    labels = [side.label for side in comparison.sides]
+    rows, cols = first.picture.values.shape[1:]
+    page = _ComparisonPage(
+        title=" and ".join(labels),
+        about=(
+            f"{height} x {width} pixels, {len(comparison.bands)} bands from {comparison.bands.center_nm[0]:.0f} to "
+            f"{comparison.bands.center_nm[-1]:.0f} nm, {facts['crs'][:60]}; differences are to {first.label}."
         ),
-        "composite_buttons": "".join(f'<button type="button">{escaped(title)}</button>' for title in found.titles),
-        "choose_left": _options(found, 0),
-        "choose_right": _options(found, 1),
-        "swipes": "".join(_swipe(title, images, found, size) for title, images in swipes.items()),
-        "order": escaped(", ".join(side.label for side in found.sides)),
-        "legend": "".join(
-            f'<span style="color: {color}">{escaped(side.label)}</span>'
-            for side, color in zip(found.sides, _COLORS, strict=False)
-        ),
-        "scores": _scores(found),
-        "first": escaped(first.label),
-        "statistics": _statistics(found),
-        "maps": "".join(map(_map, found.sides[1:], found.differences)),
-        "bands": str(len(found.bands) - 1),
-        "products": table(("", "method", "product", "job"), _products(found)),
-        "reports": _reports(found, path.absolute().parent),
-        "data": embedded(_data(found, quantity)),
-    }
-    write_atomic(path, render("compare.html", parts))
+        notes=comparison.notes,
+        reports=_reports(comparison, path.absolute().parent),
+        labels=labels,
+        swipes=_swipes(comparison),
+        size=(cols, rows),
+        legend=list(zip(labels, _COLORS, strict=False)),
+        scores=_scores(comparison),
+        statistics=_statistics(comparison),
+        maps=[
+            (side.label, color_map(f"{side.label}: root mean square of the difference over bands", one.map, quantity))
+            for side, one in zip(comparison.sides[1:], comparison.differences, strict=True)
+        ],
+        last_band=len(comparison.bands) - 1,
+        products=_products(comparison),
+        data=asdict(_data(comparison, quantity)),
+    )
+    write_atomic(path, render("comparison_page.html", page))
 
 
-def _data(found: Comparison, quantity: str) -> dict[str, Any]:
-    """What the page's script reads."""
-    lattice = found.sides[0].lattice
-    scale = packing(*(side.lattice.values for side in found.sides))
-    return {
-        "labels": [side.label for side in found.sides],
-        "colors": list(_COLORS[: len(found.sides)]),
-        "quantity": quantity,
-        "shape": found.sides[0].product.provenance["product"]["shape"],
-        "rows": lattice.rows.tolist(),
-        "cols": lattice.cols.tolist(),
-        "scale": scale,
-        "spectra": [packed(side.lattice.values, scale) for side in found.sides],
-        "wavelength_nm": [float(nm) for nm in found.bands.center_nm],
-        "presets": presets(found.bands, lattice.values),
-        "differences": [_cells(difference) for difference in found.differences],
-        "scale_colors": list(scale_colors(_NOTHING)),
-    }
+def _data(comparison: Comparison, quantity: str) -> _PageData:
+    sides, lattice = comparison.sides, comparison.sides[0].lattice
+    scale = count_scale(*(side.lattice.values for side in sides))
+    return _PageData(
+        labels=[side.label for side in sides],
+        colors=list(_COLORS[: len(sides)]),
+        quantity=quantity,
+        shape=sides[0].product.provenance["product"]["shape"],
+        rows=lattice.rows.tolist(),
+        cols=lattice.cols.tolist(),
+        scale=scale,
+        spectra=[packed(side.lattice.values, scale) for side in sides],
+        wavelength_nm=[float(nm) for nm in comparison.bands.center_nm],
+        presets=presets(comparison.bands, lattice.values),
+        differences=[_band_cells(difference) for difference in comparison.differences],
+        scale_colors=list(scale_colors(_NOTHING)),
+    )
 
 
-def _cells(difference: Difference) -> dict[str, Any]:
-    """Statistics by band, and the map of each band as bytes: 0 to 254 in parts of the band's largest cell."""
+def _band_cells(difference: Difference) -> _BandCells:
     rms, figures = difference.cell_rms(), difference.to_json()
     known = np.isfinite(rms)
     high = np.where(known, rms, 0.0).max(axis=(1, 2))
     parts = np.nan_to_num(rms) / np.where(high > 0, high, 1.0)[:, None, None]
     counts = np.where(known, np.round(parts * (_NOTHING - 1)), _NOTHING).astype(np.uint8)
-    return {
-        "rmse": figures["band_rmse"],
-        "bias": figures["band_bias"],
-        "high": [float(value) for value in high],
-        "shape": list(counts.shape[1:]),
-        "cells": base64.b64encode(counts.tobytes()).decode(),
-    }
+    return _BandCells(
+        rmse=figures["band_rmse"],
+        bias=figures["band_bias"],
+        high=[float(value) for value in high],
+        shape=list(counts.shape[1:]),
+        cells=base64.b64encode(counts.tobytes()).decode(),
+    )
 
 
-def _swipes(found: Comparison) -> tuple[dict[str, list[str]], tuple[int, int]]:
-    """Pictures of all products by title, each title with one stretch, and their width and height."""
-    shown = found.sides[0].picture.bands
-    pictures = {}
-    for title, chosen in found.titles.items():
-        at = np.searchsorted(shown, chosen)
-        images = [side.picture.values[at] for side in found.sides]
+def _swipes(comparison: Comparison) -> list[_Swipe]:
+    stored = comparison.sides[0].picture.bands
+    swipes = []
+    for title, chosen in comparison.titles.items():
+        at = np.searchsorted(stored, chosen)
+        images = [side.picture.values[at] for side in comparison.sides]
         ranges = [stretch(np.concatenate([image[k].ravel() for image in images])) for k in range(len(chosen))]
-        pictures[title] = [png(colored(image, ranges)) for image in images]
-    rows, cols = found.sides[0].picture.values.shape[1:]
-    return pictures, (cols, rows)
+        shown = [
+            (side.label, color_composite(image, ranges)) for side, image in zip(comparison.sides, images, strict=True)
+        ]
+        swipes.append(_Swipe(title=title, images=shown))
+    return swipes
 
 
-def _swipe(title: str, images: list[str], found: Comparison, size: tuple[int, int]) -> str:
-    width, height = size
-    places = {0: "before", 1: "after"}
-    pictures = "".join(
-        f'<img class="{places.get(k, "")}" alt="{escaped(f"{side.label}, {title}")}" src="{image}">'
-        for k, (side, image) in enumerate(zip(found.sides, images, strict=True))
+def _scores(comparison: Comparison) -> Table:
+    """A row per score, a column per product."""
+    scores = [read_scores(side.scores, side.method) for side in comparison.sides]
+    states = Row(title="state", cells=[Cell(text=str(one["state"] or "not judged")) for one in scores])
+    rows = [_score_row(score, comparison.sides, [_numeric(one[score.key]) for one in scores]) for score in SCORES]
+    return Table(columns=[side.label for side in comparison.sides], rows=[states, *rows])
+
+
+def _score_row(score: Score, sides: Sequence[Side], values: list[float | None]) -> Row:
+    winners = best(score, values)
+    return Row(
+        title=score.title,
+        cells=[
+            figure(f"{k}.{_place(side, score)}", value, share=score.share, best=k in winners)
+            for k, (side, value) in enumerate(zip(sides, values, strict=True))
+        ],
     )
-    return (
-        f'<div class="swipe many" hidden style="aspect-ratio: {width} / {height}; max-width: calc(80vh * {width} / {height})">'
-        f'{pictures}<span class="edge"></span><span class="tag left" style="left: .4rem"></span>'
-        '<span class="tag right" style="right: .4rem"></span><span class="dot"></span></div>'
-    )
 
 
-def _options(found: Comparison, chosen: int) -> str:
-    return "".join(
-        f'<option value="{k}"{" selected" if k == chosen else ""}>{escaped(side.label)}</option>'
-        for k, side in enumerate(found.sides)
-    )
+def _numeric(value: float | str | None) -> float | None:
+    return value if isinstance(value, int | float) else None
 
 
-def _scores(found: Comparison) -> str:
-    """A row per score, a column per product; the best is marked."""
-    read = [read_scores(side.scores, side.method) for side in found.sides]
-    head = "".join(f'<th class="number">{escaped(side.label)}</th>' for side in found.sides)
-    states = "".join(f'<td class="number">{escaped(one["state"] or "not judged")}</td>' for one in read)
-    rows = [f"<tr><td>state</td>{states}</tr>"]
-    for score in SCORES:
-        values = [value if isinstance(value := one[score.key], int | float) else None for one in read]
-        winners = best(score, values)
-        cells = "".join(
-            cell(f"{k}.{_place(side, score.key)}", value, share=score.share, best=k in winners)
-            for k, (side, value) in enumerate(zip(found.sides, values, strict=True))
-        )
-        rows.append(f"<tr><td>{escaped(score.title)}</td>{cells}</tr>")
-    return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+def _place(side: Side, score: Score) -> str:
+    return (None if side.scores is None else place(side.scores, side.method, score)) or score.key
 
 
-def _place(side: Side, key: str) -> str:
-    score = next(score for score in SCORES if score.key == key)
-    return (None if side.scores is None else place(side.scores, side.method, score)) or key
-
-
-def _statistics(found: Comparison) -> str:
-    head = "".join(f'<th class="number">{escaped(title)}</th>' for _, title in _STATISTICS)
+def _statistics(comparison: Comparison) -> Table:
     rows = []
-    for k, (side, difference) in enumerate(zip(found.sides[1:], found.differences, strict=True)):
+    for k, (side, difference) in enumerate(zip(comparison.sides[1:], comparison.differences, strict=True)):
         figures = difference.to_json()
-        cells = "".join(cell(f"differences.{k}.{key}", figures[key]) for key, _ in _STATISTICS)
-        rows.append(f"<tr><td>{escaped(side.label)}</td>{cells}</tr>")
-    return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+        cells = [figure(f"differences.{k}.{key}", figures[key]) for key, _ in _STATISTICS]
+        rows.append(Row(title=side.label, cells=cells))
+    return Table(columns=[title for _, title in _STATISTICS], rows=rows)
 
 
-def _map(side: Side, difference: Difference) -> str:
-    """Where a product differs, over all bands."""
-    picture = mapped(difference.map)
-    if picture is None:
-        return f"<p>No sample of {escaped(side.label)} can be compared.</p>"
-    image, high = picture
-    return (
-        f'<figure><img alt="Difference of {escaped(side.label)}" src="{image}"><div class="scale"><span>0</span>'
-        f'<i style="background: linear-gradient(to right, {", ".join(scale_colors())})"></i><span>{high:.3g}</span></div>'
-        f"<figcaption>{escaped(side.label)}: root mean square of the difference over bands</figcaption></figure>"
-    )
-
-
-def _products(found: Comparison) -> list[tuple[str, str, str, str]]:
+def _products(comparison: Comparison) -> list[tuple[str, str, str, str]]:
     rows = []
-    for side in found.sides:
-        method = side.product.provenance.get("method", {"title": "put together from products", "paper": ""})
+    for side in comparison.sides:
+        method = side.product.provenance.get("method", {"title": "mosaic of products", "paper": ""})
         about = "; ".join(text for text in (method["title"], method["paper"]) if text)
         rows.append((side.label, about, str(side.product.path), side.product.job_key[:12]))
     return rows
 
 
-def _reports(found: Comparison, folder: Path) -> str:
-    """Links to the reports of products that lie below the page's folder: only these move with it."""
+def _reports(comparison: Comparison, folder: Path) -> list[tuple[str, str]]:
+    """Reports of products that lie below the page's folder: only these move with it."""
     links = []
-    for side in found.sides:
+    for side in comparison.sides:
         report = side.product.report
         if report is not None and report.absolute().is_relative_to(folder):
-            href = quote(report.absolute().relative_to(folder).as_posix())
-            links.append(f'<a href="./{escaped(href)}">{escaped(side.label)}</a>')
-    return f"<p>Reports: {', '.join(links)}</p>" if links else ""
+            links.append((side.label, "./" + quote(report.absolute().relative_to(folder).as_posix())))
+    return links

@@ -1,4 +1,4 @@
-"""What a reader understood of a product: a record for machines, a picture for people."""
+"""Metadata of an input scene as its reader understood them, as a JSON record, and a quicklook."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hyperfuse.pipeline.products.thumbnail import EDGE_PX, save_picture
 
 
 def describe(source: Source, *, quicklook: Path | None = None) -> dict[str, Any]:
-    """Open a scene and tell what is known of it.
+    """Open a scene and list its metadata.
 
     Parameters
     ----------

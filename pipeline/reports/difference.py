@@ -1,4 +1,4 @@
-"""What two cubes on one grid differ by, gathered block by block: statistics per band, and where the differences are."""
+"""Difference of two cubes on one grid, accumulated block by block: statistics per band, and maps."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MAX_CELL_SAMPLES = 800_000
 
 @dataclass(kw_only=True, eq=False)
 class Difference:
-    """Sums over what was added; a sample counts where both cubes have one."""
+    """Sums over the blocks that were added; a sample counts where both cubes are valid."""
 
     shape: tuple[int, int, int]
     """Bands, rows and columns of the cubes."""
     step: int
-    """Every n-th row and column goes to `map`."""
+    """Spacing (px) of the rows and columns of `map`."""
     n: F64 = field(init=False)
     """Samples per band."""
     moments: F64 = field(init=False)
@@ -33,11 +33,11 @@ class Difference:
     largest: F64 = field(init=False)
     """Largest absolute difference per band."""
     cells: F64 = field(init=False)
-    """Squared differences of each cell, shape (2, band, row, col): their sum and how many there are."""
+    """Sum and number of the squared differences in each cell, shape (2, band, row, col)."""
     map: F32 = field(init=False)
-    """Root mean square of the difference over bands at every `step`-th pixel, NaN where no band has both."""
+    """Root mean square of the difference over bands at every `step`-th pixel, NaN where no band is valid in both."""
     angle: float = field(init=False, default=0.0)
-    """Sum of the angles (rad) between spectra that are whole in both cubes."""
+    """Sum of the angles (rad) between spectra of which all bands are valid in both cubes."""
     pixels: int = field(init=False, default=0)
     """Number of such spectra."""
 
@@ -58,7 +58,7 @@ class Difference:
         box : Box
             Where the block lies.
         a, b : ndarray, shape (band, y, x)
-            Physical values, NaN where there are none.
+            Physical values, NaN where invalid.
         """
         both = np.isfinite(a) & np.isfinite(b)
         a, b = np.where(both, a, np.float32(0)), np.where(both, b, np.float32(0))
@@ -80,7 +80,7 @@ class Difference:
             self.map[np.ix_(rows // self.step, cols // self.step)] = rms
 
     def _add_angles(self, a: F32, b: F32, whole: NDArray[np.bool_]) -> None:
-        """Angles of the spectra that are whole in both blocks; a spectrum of zeros has none."""
+        """Add the angles of spectra with all bands valid in both blocks; a spectrum of zeros has no angle."""
         dot, lengths = (a * b).sum(axis=0, dtype=np.float64), [(v * v).sum(axis=0, dtype=np.float64) for v in (a, b)]
         product = np.sqrt(lengths[0] * lengths[1])
         whole = whole & (product > 0)
@@ -88,7 +88,7 @@ class Difference:
         self.pixels += int(whole.sum())
 
     def to_json(self) -> dict[str, Any]:
-        """Figures over all samples and per band; None where nothing could be compared."""
+        """Figures over all samples and per band; None where no sample is valid in both cubes."""
         total, n = self.moments.sum(axis=1), float(self.n.sum())
         band_rmse, band_bias = self._rmse(), _ratio(self.moments[1] - self.moments[0], self.n)
         return {
@@ -106,7 +106,7 @@ class Difference:
         }
 
     def cell_rms(self) -> F64:
-        """Root mean square of the difference in each cell, shape (band, row, col), NaN where there is nothing."""
+        """Root mean square of the difference in each cell, shape (band, row, col), NaN in empty cells."""
         return np.sqrt(_ratio(self.cells[0], self.cells[1]))
 
     def _rmse(self) -> F64:

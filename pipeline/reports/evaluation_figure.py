@@ -1,4 +1,4 @@
-"""The figure of an evaluation: PSNR and SAM of every method on every cube, a row of panels per protocol."""
+"""Figure of an evaluation: bars of PSNR and SAM of every method on every cube, one row of panels per protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hyperfuse.pipeline.quality.trials import Row
 _COLORS = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")
 _MEASURES = (("psnr_db", "PSNR (dB), higher is better, axis cut"), ("sam_deg", "SAM (deg), lower is better"))
 _MAX_CUBES = 24
-"""More cubes than this cannot be read side by side: then the means alone are drawn."""
+"""With more cubes only the means over cubes are drawn, since single bars would be too narrow."""
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -32,7 +32,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     protocols = list(dict.fromkeys(row.protocol for row in rows))
     methods = list(dict.fromkeys(row.method for row in rows))
     widest = max(_groups(rows, protocol)[1] for protocol in protocols)
-    # Backend by hand: pyplot would keep the figure, and look for a screen.
+    # Without pyplot, which would keep the figure in memory and look for a screen.
     figure = Figure(figsize=(max(10.0, 1.6 + 0.22 * widest * len(methods)), 1.0 + 2.8 * len(protocols)), dpi=130)
     canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(len(protocols), 2, squeeze=False)

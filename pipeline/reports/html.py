@@ -1,60 +1,85 @@
-"""What our HTML pages have in common: one file each, nothing from the network, text that stays text.
+"""Rendering of the HTML pages: jinja2 templates that escape every value.
 
-Templates, styles and scripts lie in `templates`. Pictures and figures go into a page as data URIs and JSON, styles
-and script inline; a content security policy in the page itself forbids everything else. Figures stand in the page's own
-HTML, so that a reader without scripts and a printer see them; scripts draw the charts, and answer sliders and clicks.
+A page is one file without any request to a network: styles and scripts are inlined, pictures are data URIs, numbers for the
+charts are JSON. A content security policy in the page forbids everything else, also any script but the page's own. Tables are
+plain HTML, so that a page can be read without scripts and printed; scripts draw the charts and answer sliders and clicks.
+
+The templates lie in `templates`: `page.html` is the frame of all pages, `macros.html` has the parts that they share. A
+template reads the fields of a dataclass and nothing else.
 """
 
 from __future__ import annotations
 
-import html
-import json
-from collections.abc import Iterable, Sequence
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-_PAGES = Path(__file__).with_name("templates")
-_SHARED = {"style": "style.css", "charts": "charts.js"}
-"""Parts that every template may ask for, and their files."""
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_TEMPLATES = Path(__file__).with_name("templates")
 
 
-def render(template: str, parts: dict[str, str]) -> str:
-    """A page.
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A cell of a table of figures."""
+
+    text: str
+    key: str = ""
+    """Dotted place of the figure in the record, which the page carries as `data-key`; empty for plain text."""
+    best: bool = False
+    """Whether it is marked as the best of its row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of a table of figures."""
+
+    title: str
+    cells: Sequence[Cell] = ()
+    error: str = ""
+    """Why there are no figures; shown in place of the cells."""
+    chosen: bool = False
+    """Whether the row is highlighted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of figures: text in the first column, right-aligned figures in the others."""
+
+    columns: Sequence[str] = ()
+    """Titles of the columns of figures; no line of titles if empty."""
+    corner: str = ""
+    """Title of the first column."""
+    rows: Sequence[Row]
+
+
+def render(template: str, view: DataclassInstance) -> str:
+    """Fill a template.
 
     Parameters
     ----------
     template : str
-        File in `templates`; `{{name}}` stands for a part.
-    parts : dict
-        HTML by name, escaped by whoever made it. `style` and `charts` are there already.
+        File in `templates`.
+    view : dataclass
+        Its fields are the template's variables. Text is escaped by the template.
 
     Raises
     ------
-    LookupError
-        If the template wants a part that is missing.
+    jinja2.UndefinedError
+        If the template uses a name that the view does not have.
     """
-    shared = {name: _read(file) for name, file in _SHARED.items()}
-    # Text that happens to look like a placeholder is never looked at again.
-    first, *pieces = _read(template).split("{{")
-    whole = [first]
-    for piece in pieces:
-        name, _, rest = piece.partition("}}")
-        whole += [parts[name] if name in parts else shared[name], rest]
-    return "".join(whole)
-
-
-def escaped(value: object) -> str:
-    """Text as HTML, also inside quoted attributes."""
-    return html.escape(str(value))
-
-
-def embedded(data: dict[str, Any]) -> str:
-    """JSON for a script element, which no name in it can turn into markup."""
-    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
+    return _environment.get_template(template).render({field.name: getattr(view, field.name) for field in fields(view)})
 
 
 def number(value: float | None, *, share: bool = False) -> str:
-    """A figure as pages show it: four digits, whole numbers whole, shares in percent."""
+    """Format a figure: four significant digits, integers in full, shares in percent."""
     if value is None:
         return "not measured"
     if share:
@@ -62,22 +87,46 @@ def number(value: float | None, *, share: bool = False) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def cell(key: str, value: float | None, *, share: bool = False, best: bool = False) -> str:
-    """A cell that names the figure of the record it shows."""
-    return f'<td class="number{" best" if best else ""}" data-key="{escaped(key)}">{number(value, share=share)}</td>'
+def quantity_label(quantity: str, unit: str) -> str:
+    """Title of an axis or a map: what the samples are, with their unit unless it is 1."""
+    return quantity.replace("_", " ") + (f" ({unit})" if unit != "1" else "")
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of text, escaped here; without a head if its titles are empty."""
-    titles = "".join(f"<th>{escaped(title)}</th>" for title in head) if any(head) else ""
-    body = "".join(f"<tr>{''.join(f'<td>{escaped(text)}</td>' for text in row)}</tr>" for row in rows)
-    return f"<table>{f'<tr>{titles}</tr>' if titles else ''}{body}</table>"
+def figure(key: str, value: float | None, *, share: bool = False, best: bool = False) -> Cell:
+    """The cell of a figure of a record.
+
+    Parameters
+    ----------
+    key : str
+        Its dotted place in the record.
+    value : float or None
+        None if it was not measured.
+    share : bool
+        Show it in percent.
+    best : bool
+        Mark it as the best of its row.
+    """
+    return Cell(text=number(value, share=share), key=key, best=best)
 
 
-def listed(sentences: Sequence[str]) -> str:
-    """A list of sentences; nothing for none."""
-    return f"<ul>{''.join(f'<li>{escaped(one)}</li>' for one in sentences)}</ul>" if sentences else ""
+def _sha256(script: str) -> str:
+    """Digest of a script as a content security policy names it."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _read(name: str) -> str:
-    return (_PAGES / name).read_text(encoding="utf-8")
+def _source(file: str) -> Markup:
+    """A style sheet or script as it stands: braces in it are no placeholders."""
+    return Markup((_TEMPLATES / file).read_text(encoding="utf-8"))  # noqa: S704 (a file of ours)
+
+
+_environment = Environment(
+    loader=FileSystemLoader(_TEMPLATES),
+    autoescape=True,  # everything, whatever a template's name ends with
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.globals["source"] = _source
+_environment.filters["sha256"] = _sha256
+# JSON in a script element; `tojson` writes <, >, & and ' as \uXXXX, so that no text in it can end the element.
+_environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}

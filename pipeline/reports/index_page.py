@@ -1,7 +1,7 @@
-"""The page of an archive: one `index.html` for a folder of products and of scenes that became none.
+"""`index.html`, the page of a folder of products, and of an archive also of the scenes without a product.
 
-The page carries small thumbnails and the few scores of each product; reports and product folders are linked relative
-to it, so that the folder may move as a whole.
+The page carries a small thumbnail and a few scores of each product. Links to reports and product folders are relative, so
+that the folder can be moved as a whole.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.pipeline.job.product_files import PROVENANCE, REPORT, THUMBNAIL
 from hyperfuse.pipeline.products.draft import BadProduct
 from hyperfuse.pipeline.products.product import Product
-from hyperfuse.pipeline.reports.html import escaped, number, render
-from hyperfuse.pipeline.reports.scores import SCORES, read_scores
+from hyperfuse.pipeline.reports.html import number, render
+from hyperfuse.pipeline.reports.scores import SCORES, Score, read_scores
 
 INDEX = "index.html"
 GOOD = frozenset({"done", "published"})
-"""States that need nobody's attention."""
+"""States that need no attention; all others are red."""
 _THUMBNAIL_PX = 96
 _SHOWN = ("consistency.hsi.sam_deg", "consistency.msi.r2", "reduced.psnr_db", "reduced.sam_deg", "validity.valid")
 """Scores with a column of their own."""
@@ -42,17 +42,54 @@ class IndexEntry:
     state: str
     """One word or two: published, published with warnings, refused, failed, stale ..."""
     reason: str = ""
-    """Why it is in that state; a sentence."""
+    """Why it is in that state, as a sentence."""
     product: Path | None = None
     """Product folder, if there is one."""
     network: str = ""
     """Method."""
     scores: dict[str, float | str | None] = field(default_factory=dict)
-    """Figures by the keys of `pipeline.reports.scores.SCORES`; missing ones are shown as such."""
+    """Figures by the keys of `pipeline.reports.scores.SCORES`; the cell of a missing one is empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Figure:
+    """A score that columns can be sorted by."""
+
+    value: float | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _IndexRow:
+    """A scene as `index_page.html` shows it."""
+
+    name: str
+    address: str | None
+    """Relative link to the report, or to the product folder if there is no report; None without a product."""
+    thumbnail: str | None
+    """Data URI of a JPEG."""
+    state: str
+    good: bool
+    method: str
+    figures: Sequence[_Figure]
+    """One per title of `_IndexPage.scores`."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _IndexPage:
+    """What `index_page.html` shows."""
+
+    title: str
+    states: Sequence[tuple[str, int]]
+    """States and how many scenes are in each, most frequent first."""
+    scores: Sequence[str]
+    """Titles of the columns of figures."""
+    rows: Sequence[_IndexRow]
 
 
 def product_entry(folder: Path) -> IndexEntry:
-    """The entry of a product folder, from its own records; a folder that cannot be read as a product says so."""
+    """The entry of a product folder, from its records; its state is `damaged` if they cannot be read."""
     try:
         product = Product.load(folder)
         qa = product.scores()
@@ -93,30 +130,14 @@ def write_index(folder: Path, entries: Sequence[IndexEntry]) -> Path:
     -------
     Path
     """
-    counts = Counter(one.state for one in entries)
-    columns = [score for score in SCORES if score.key in _SHOWN]
-    heads = (
-        ("scene", ""),
-        ("state", ""),
-        ("method", ""),
-        *((score.title, "number") for score in columns),
-        ("reason", ""),
+    page = _IndexPage(
+        title=folder.absolute().name,
+        states=Counter(one.state for one in entries).most_common(),
+        scores=[score.title for score in SCORES if score.key in _SHOWN],
+        rows=[_row(one, folder.absolute()) for one in entries],
     )
-    parts = {
-        "title": escaped(folder.absolute().name),
-        "about": escaped(f"{len(entries)} scenes; press a column's title to sort, a state to see only its scenes."),
-        "states": "".join(
-            f'<button type="button" data-state="{escaped(state)}">{escaped(state)}: {count}</button>'
-            for state, count in counts.most_common()
-        ),
-        "head": "".join(
-            f'<th class="{kind}"><button type="button" class="sort">{escaped(title)}</button></th>'
-            for title, kind in heads
-        ),
-        "rows": "".join(_row(one, folder.absolute()) for one in entries),
-    }
     path = folder / INDEX
-    write_atomic(path, render("index.html", parts))
+    write_atomic(path, render("index_page.html", page))
     return path
 
 
@@ -125,39 +146,34 @@ def summary(entries: Iterable[IndexEntry]) -> dict[str, Any]:
     return dict(Counter(one.state for one in entries).most_common())
 
 
-def _row(one: IndexEntry, folder: Path) -> str:
-    figures = []
-    for score in SCORES:
-        if score.key in _SHOWN:
-            value = one.scores.get(score.key)
-            known = value if isinstance(value, int | float) else None
-            shown = "" if known is None else number(known, share=score.share)
-            figures.append(f'<td class="number" data-value="{"" if known is None else known}">{shown}</td>')
-    state = "passed" if one.state in GOOD else "missed"
-    return (
-        f'<tr data-state="{escaped(one.state)}"><td>{_name(one, folder)}</td><td class="{state}">{escaped(one.state)}</td>'
-        f"<td>{escaped(one.network)}</td>{''.join(figures)}<td><small>{escaped(one.reason)}</small></td></tr>"
+def _row(one: IndexEntry, folder: Path) -> _IndexRow:
+    return _IndexRow(
+        name=one.id,
+        address=None if one.product is None else _address(one.product, folder),
+        thumbnail=None if one.product is None else _thumbnail(one.product / THUMBNAIL),
+        state=one.state,
+        good=one.state in GOOD,
+        method=one.network,
+        figures=[_figure(score, one.scores.get(score.key)) for score in SCORES if score.key in _SHOWN],
+        reason=one.reason,
     )
 
 
-def _name(one: IndexEntry, folder: Path) -> str:
-    """Thumbnail and name, linked to the report, or else to the folder."""
-    if one.product is None:
-        return escaped(one.id)
-    report = one.product / REPORT
-    href = _relative(report if report.is_file() else one.product, folder)
-    image = _thumbnail(one.product / THUMBNAIL)
-    picture = "" if image is None else f'<img class="thumbnail" alt="" src="{image}">'
-    return f'<a href="{escaped(href)}">{picture}{escaped(one.id)}</a>'
+def _figure(score: Score, value: float | str | None) -> _Figure:
+    known = value if isinstance(value, int | float) else None
+    return _Figure(value=known, text="" if known is None else number(known, share=score.share))
 
 
-def _relative(target: Path, folder: Path) -> str:
+def _address(product: Path, folder: Path) -> str:
+    """Link from the page's folder to a product's report, or to the product itself."""
+    report = product / REPORT
+    target = report if report.is_file() else product
     # A leading ./ keeps a name with a colon from being read as a scheme.
     return "./" + quote(Path(os.path.relpath(target.absolute(), folder)).as_posix())
 
 
 def _thumbnail(path: Path) -> str | None:
-    """A product's thumbnail, much smaller, as a data URI; None if there is none to be read."""
+    """A product's thumbnail at the page's size, as a data URI; None if it is missing or cannot be read."""
     try:
         with Image.open(path) as image:
             image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))

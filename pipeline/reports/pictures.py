@@ -1,9 +1,9 @@
-"""Pictures and sampled spectra of a finished job, small enough to be carried inside a report."""
+"""Pictures and spectra of a finished job, small enough for its report."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,30 +14,16 @@ from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.quality.accumulators import F32
 from hyperfuse.pipeline.quality.consistency import radiometry
 from hyperfuse.pipeline.quality.standard_error import unpacked
-from hyperfuse.pipeline.reports.color_maps import (
-    EDGE_PX,
-    choices,
-    colored,
-    mapped,
-    packed,
-    packing,
-    png,
-    presets,
-    scale_colors,
-    stretch,
-)
+from hyperfuse.pipeline.reports.color_maps import color_composite, composite_bands, picture_step, stretch
+from hyperfuse.pipeline.reports.spectra import Preset, count_scale, lattice_size, packed, presets
 
-POINTS = 40
-"""Rows and columns of spectra that are carried, at most."""
-MAX_SAMPLES = 300_000
-"""Samples of the carried spectra of one cube, at most."""
 _CHUNKS = 8
-"""Rows and columns of chunks that spectra are taken from: all of a large product would have to be read otherwise."""
+"""Rows and columns of chunks that spectra are taken from: reading all chunks of a large product takes too long."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Composite:
-    """One choice of bands, before and after fusion, with the same stretch."""
+    """Three bands before and after fusion, with the same stretch."""
 
     title: str
     """Name in words, with the wavelengths."""
@@ -50,57 +36,51 @@ class Composite:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Map:
-    """A map of disagreement as a picture."""
+class SpectraData:
+    """Spectra of HSI, MSI and product at a lattice of points, as `product_page.js` reads them."""
 
-    title: str
-    unit: str
-    image: str
-    """Data URI of a PNG; transparent where nothing was compared."""
-    high: float
-    """Value of the last color; the first is 0."""
-    colors: tuple[str, ...]
-    """Colors from 0 to `high`, for a scale."""
+    rows: list[int]
+    """Rows of the lattice, in product pixels."""
+    cols: list[int]
+    scale: float
+    """Value of one count."""
+    fused: str
+    """The product's spectra in the form of `spectra.packed`; likewise `hsi`, `msi` and `error`."""
+    hsi: str
+    msi: str
+    error: str | None
+    """Standard errors of the product, which the page draws as a band around it; None if none were published."""
+    wavelength_nm: list[float]
+    msi_nm: list[float]
+    presets: list[Preset]
 
 
 def composites(job: StagedJob) -> list[Composite]:
     """True and false color of HSI and product, as far as the bands allow; at least one."""
     height, width = job.grids.product.shape
-    step = -(-max(height, width) // EDGE_PX)
+    step = picture_step(height, width)
     rows, cols = np.arange(0, height, step), np.arange(0, width, step)
-    found = []
-    for title, bands in choices(job.bands).items():
+    result = []
+    for title, bands in composite_bands(job.bands).items():
         after, before = _product(job, bands, rows, cols), _hsi(job, bands, rows, cols)
-        # The product's own range: fine pixels reach farther than what the coarse ones average.
+        # The product's own range: fine pixels vary more than the coarse ones, which are their means.
         ranges = [stretch(band) for band in after]
-        size = (len(cols), len(rows))
-        uris = [png(colored(image, ranges)) for image in (before, after)]
-        found.append(Composite(title=title, before=uris[0], after=uris[1], size=size))
-    return found
+        result.append(
+            Composite(
+                title=title,
+                before=color_composite(before, ranges),
+                after=color_composite(after, ranges),
+                size=(len(cols), len(rows)),
+            )
+        )
+    return result
 
 
-def disagreement(title: str, values: F32, unit: str) -> Map | None:
-    """A map as a picture, from 0 to its 98th percentile; None if nothing was compared."""
-    found = mapped(values)
-    if found is None:
-        return None
-    image, high = found
-    return Map(title=title, unit=unit, image=image, high=high, colors=scale_colors())
-
-
-def spectra(job: StagedJob) -> dict[str, Any]:
-    """Spectra of HSI, MSI and product at a lattice of points, as the report's script reads them.
-
-    Returns
-    -------
-    dict
-        `rows` and `cols` (product pixels) of the lattice; `fused`, `hsi`, `msi`: little-endian int16 counts of `scale` in
-        base64, shape (row, col, band), -32768 where invalid; their wavelengths; `presets`, points worth a look. The script
-        draws a band around the product where `error`, its standard error in the same form, is there too.
-    """
+def job_spectra(job: StagedJob) -> SpectraData:
+    """Spectra of HSI, MSI and product at a lattice of points of the product."""
     height, width = job.grids.product.shape
     _, chunk_rows, chunk_cols = store.open_array(job.fused).chunks
-    edge = max(min(POINTS, int((MAX_SAMPLES / len(job.bands)) ** 0.5)), 2)
+    edge = lattice_size(len(job.bands))
     rows, cols = _spread(height, chunk_rows, edge), _spread(width, chunk_cols, edge)
     every = range(len(job.bands))
     fused, hsi = _product(job, every, rows, cols), _hsi(job, every, rows, cols)
@@ -108,23 +88,23 @@ def spectra(job: StagedJob) -> dict[str, Any]:
     array = store.open_array(job.folder / "stage" / "msi.zarr")
     msi = store.gather(array, job.staged.msi.kept, rows + lead[0], cols + lead[1]).astype(np.float32)
     gain, offset = radiometry(job)
-    msi = (msi - offset) / gain  # beside the others in their unit
-    scale = packing(fused, hsi, msi)
-    return {
-        "rows": rows.tolist(),
-        "cols": cols.tolist(),
-        "scale": scale,
-        "fused": packed(fused, scale),
-        "hsi": packed(hsi, scale),
-        "msi": packed(msi, scale),
-        **({"error": packed(_errors(job, rows, cols), scale)} if job.config.publish.uncertainty else {}),
-        "wavelength_nm": [float(nm) for nm in job.bands.center_nm],
-        "msi_nm": [float(nm) for nm in job.staged_bands[1][job.staged.msi.kept].center_nm],
-        "presets": presets(job.bands, fused),
-    }
+    msi = (msi - offset) / gain  # in the HSI's quantity and unit, to be drawn with it
+    scale = count_scale(fused, hsi, msi)
+    return SpectraData(
+        rows=rows.tolist(),
+        cols=cols.tolist(),
+        scale=scale,
+        fused=packed(fused, scale),
+        hsi=packed(hsi, scale),
+        msi=packed(msi, scale),
+        error=packed(_errors(job, rows, cols), scale) if job.config.publish.uncertainty else None,
+        wavelength_nm=[float(nm) for nm in job.bands.center_nm],
+        msi_nm=[float(nm) for nm in job.staged_bands[1][job.staged.msi.kept].center_nm],
+        presets=presets(job.bands, fused),
+    )
 
 
-def _product(job: StagedJob, bands: Any, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
+def _product(job: StagedJob, bands: Sequence[int], rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
     stored = store.gather(store.open_array(job.fused), bands, rows, cols)
     if stored.dtype != np.int16:
         return stored.astype(np.float32)
@@ -136,7 +116,7 @@ def _errors(job: StagedJob, rows: NDArray[np.int64], cols: NDArray[np.int64]) ->
     return unpacked(job, store.gather(store.open_array(job.errors), range(len(job.bands)), rows, cols))
 
 
-def _hsi(job: StagedJob, bands: Any, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
+def _hsi(job: StagedJob, bands: Sequence[int], rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
     """The coarse pixel under each product pixel."""
     kept, (lead_y, lead_x), ratio = np.array(job.staged.hsi.kept), job.grids.lead, job.grids.ratio
     array = store.open_array(job.folder / "stage" / "hsi.zarr")

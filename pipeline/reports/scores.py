@@ -1,4 +1,4 @@
-"""The few figures of `qa.json` by which products are laid beside each other."""
+"""The figures of `qa.json` by which products are compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Score:
     title: str
     """Name in words, with the unit."""
     best: Literal["low", "high", "zero"]
-    """Where a better product is."""
+    """Whether lower, higher, or closer to zero is better."""
     share: bool = False
     """Whether it is shown in percent."""
 
@@ -41,14 +41,14 @@ SCORES = (
 
 
 def read_scores(qa: dict[str, Any] | None, method: str) -> dict[str, float | str | None]:
-    """State and scores of a product by their keys; None for what was not measured.
+    """State and scores of a product by their keys; None where not measured.
 
     Parameters
     ----------
     qa : dict or None
         Content of `qa.json`.
     method : str
-        The product's own method, whose row at reduced resolution counts.
+        The product's method; selects the row at reduced resolution.
     """
     state: dict[str, float | str | None] = {"state": None if qa is None else str(qa["state"])}
     return state | {score.key: None if qa is None else _looked_up(qa, place(qa, method, score)) for score in SCORES}
@@ -65,7 +65,7 @@ def place(qa: dict[str, Any], method: str, score: Score) -> str | None:
 
 
 def best(score: Score, values: list[float | None]) -> set[int]:
-    """Positions of the best of some products; none where fewer than two were measured or all are alike."""
+    """Positions of the best products; empty where fewer than two were measured or all are equal."""
     known = [value for value in values if value is not None]
     if len(known) < 2 or len(set(known)) == 1:
         return set()
@@ -75,7 +75,7 @@ def best(score: Score, values: list[float | None]) -> set[int]:
 
 
 def _looked_up(record: Any, key: str | None) -> float | None:
-    """The figure at a dotted place; None where the path ends early."""
+    """The figure at a dotted place; None where a part of it is None."""
     if key is None:
         return None
     for part in key.split("."):

@@ -1,4 +1,4 @@
-// Charts and packed spectra, shared by the pages; inlined by `pipeline.page`, so that a page stays one file.
+// Charts and packed spectra, inlined into the pages that show them.
 const SVG = "http://www.w3.org/2000/svg";
 
 function element(parent, name, attributes, text) {
@@ -28,6 +28,12 @@ function runs({ x, y, gap }) {
     else found.push([k, k + 1]);
   });
   return found;
+}
+
+// Longest step in wavelength (nm) that a line spans. Bands that were dropped leave a gap; coarse sampling does not.
+function longestStep(nm) {
+  const steps = nm.slice(1).map((here, k) => here - nm[k]).sort((a, b) => a - b);
+  return Math.max(60, 2 * (steps[Math.floor(steps.length / 2)] ?? 0));
 }
 
 // Lines (or dots) of {x, y, color, name, dots, thin, low, high}; breaks where a value is missing or the next is farther than `gap`.
@@ -66,8 +72,10 @@ function chart(svg, series, xTitle, yTitle, share = 1) {
       s.x.forEach((x, k) => Number.isFinite(s.y[k]) && element(svg, "circle", { cx: px(x), cy: py(s.y[k]), r: 5, fill: s.color }));
     } else {
       const path = runs(s).map(([from, to]) =>
-        "M" + s.x.slice(from, to).map((x, k) => `${px(x).toFixed(1)} ${py(s.y[from + k]).toFixed(1)}`).join("L")).join("");
-      element(svg, "path", { d: path, fill: "none", stroke: s.color, "stroke-width": s.thin ? 1 : 2 });
+        "M" + s.x.slice(from, to).map((x, k) => `${px(x).toFixed(1)} ${py(s.y[from + k]).toFixed(1)}`).join("L")
+        + (to - from === 1 ? "h0" : "")).join("");
+      // Round caps show a value between two gaps, a line of no length, as a dot.
+      element(svg, "path", { d: path, fill: "none", stroke: s.color, "stroke-width": s.thin ? 1 : 2, "stroke-linecap": "round" });
     }
     if (s.name) {
       element(svg, "text", { x: at, y: 14, "text-anchor": "end", fill: s.color, "font-weight": 600 }, s.name);

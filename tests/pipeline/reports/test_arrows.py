@@ -13,7 +13,8 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from hyperfuse.pipeline.registration.report import TABLE
-from hyperfuse.pipeline.reports.arrows import displacement_arrows
+from hyperfuse.pipeline.reports.arrows import Arrows, displacement_arrows
+from hyperfuse.pipeline.reports.html import render
 
 UTM = GeoBox((100, 200), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32633")
 
@@ -29,6 +30,11 @@ def table(folder: Path, points: list[tuple[float, float, float, float, bool]], g
     return folder
 
 
+def drawn(arrows: Arrows) -> str:
+    """The SVG element that the page carries."""
+    return render("arrows.svg", arrows)
+
+
 def shafts(svg: str, name: str) -> np.ndarray:
     """Tail and tip (col, row) of each arrow of a class, shape (n, 4)."""
     found = re.search(rf'<path class="{name}" d="([^"]*)"', svg)
@@ -40,12 +46,12 @@ def test_arrows_lie_on_their_points_and_point_where_the_image_moves(tmp_path: Pa
     folder = table(tmp_path, [(50, 40, 6.0, 0.0, True), (150, 60, 0.0, 6.0, True), (100, 50, -3.0, -3.0, False)])
     arrows = displacement_arrows(folder, UTM)
     assert arrows is not None
-    agree, differ = (shafts(arrows.svg, name) for name in ("agree", "differ"))
+    agree, differ = (shafts(drawn(arrows), name) for name in ("agree", "differ"))
     np.testing.assert_allclose((agree[:, :2] + agree[:, 2:]) / 2, [[50, 40], [150, 60]], atol=0.1)
     # East is to the right and north is up; the longest arrow has 12 % of the longer side.
     np.testing.assert_allclose(agree[:, 2:] - agree[:, :2], [[24, 0], [0, -24]], atol=0.25)
     np.testing.assert_allclose(differ[0, 2:] - differ[0, :2], [-12, 12], atol=0.25)
-    assert 'viewBox="0 0 200 100"' in arrows.svg
+    assert 'viewBox="0 0 200 100"' in drawn(arrows)
     assert "drawn 40 times as long" in arrows.about
     assert "longest 6 m" in arrows.about
     assert "Of 3 tie points here, 2 agree" in arrows.about
@@ -56,7 +62,7 @@ def test_in_degrees_arrows_have_the_same_length_everywhere(tmp_path: Path) -> No
     geobox = GeoBox((400, 400), Affine(1e-4, 0, 14, 0, -1e-4, 60.02), "EPSG:4326")
     arrows = displacement_arrows(table(tmp_path, [(100, 200, 5, 0, True), (300, 200, 0, 5, True)], geobox), geobox)
     assert arrows is not None
-    found = shafts(arrows.svg, "agree")
+    found = shafts(drawn(arrows), "agree")
     east, north = np.hypot(*(found[:, 2:] - found[:, :2]).T)
     assert east == pytest.approx(2 * north, rel=0.02)
 
@@ -66,7 +72,7 @@ def test_points_outside_do_not_count(tmp_path: Path) -> None:
         table(tmp_path, [(50, 40, 1, 1, True), (-3, 40, 1, 1, True), (50, 101, 1, 1, True)]), UTM
     )
     assert arrows is not None
-    assert len(shafts(arrows.svg, "agree")) == 1
+    assert len(shafts(drawn(arrows), "agree")) == 1
     assert displacement_arrows(table(tmp_path, [(-3, 40, 1, 1, True)]), UTM) is None
 
 
@@ -75,4 +81,4 @@ def test_no_move_is_no_crash_and_no_table_no_arrow(tmp_path: Path) -> None:
     assert displacement_arrows(table(tmp_path, []), UTM) is None
     arrows = displacement_arrows(table(tmp_path, [(50, 40, 0, 0, True)]), UTM)
     assert arrows is not None
-    assert "nan" not in arrows.svg
+    assert "nan" not in drawn(arrows)

@@ -222,6 +222,7 @@ def test_a_browser_compares(page: Path) -> None:
         line = shown.locator("#spectrum path").first
         first = line.get_attribute("d")
         assert shown.locator("#spectrum path").count() == 2
+        assert first.count("L") == 23  # a line through all 24 bands, though they lie farther apart than usual
         shown.locator(".swipe:not([hidden])").click(position={"x": 200, "y": 200})
         assert line.get_attribute("d") != first
         shown.locator("#cut").fill("20")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperfuse.pipeline.geometry.box import Box
@@ -45,6 +45,7 @@ def test_figures_are_those_of_whole_arrays() -> None:
     assert found["band_r2"][1] == pytest.approx(np.corrcoef(a[1][good], b[1][good])[0, 1] ** 2, rel=1e-5)
 
 
+@settings(deadline=None)
 @given(block=st.integers(1, 64), step=st.integers(1, 9))
 def test_blocks_do_not_matter(block: int, step: int) -> None:
     a, b = cubes((2, 23, 31))

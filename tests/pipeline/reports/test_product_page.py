@@ -16,8 +16,8 @@ from PIL import Image
 
 from hyperfuse.pipeline.job.product_files import REPORT
 from hyperfuse.pipeline.products.product import Product
-from hyperfuse.pipeline.reports.color_maps import presets
 from hyperfuse.pipeline.reports.pictures import _spread
+from hyperfuse.pipeline.reports.spectra import presets
 from hyperfuse.pipeline.run import run
 from tests.pages import Page, opened, require_figures
 from tests.synthetic import config
@@ -83,7 +83,7 @@ def test_spectra_are_those_of_the_product(product: Product, page: Page) -> None:
 def test_names_stay_text(product: Product, page: Page) -> None:
     text = (product.path / REPORT).read_text(encoding="utf-8")
     assert "<b>product" not in text
-    assert "&lt;b&gt;product &amp; &#x27;more&#x27;" in text
+    assert "&lt;b&gt;product &amp; &#39;more&#39;" in text
 
 
 def test_points_of_a_large_product_lie_in_few_chunks() -> None:

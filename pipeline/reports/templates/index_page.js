@@ -1,32 +1,3 @@
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>{{title}}</title>
-<style>
-{{style}}
-body { max-width: 90rem; }
-button.sort { border: 0; background: none; padding: 0; font-weight: 600; text-align: inherit; }
-th[aria-sort=ascending] button::after { content: " \2191"; } th[aria-sort=descending] button::after { content: " \2193"; }
-td:first-child { white-space: nowrap; } td:last-child { min-width: 16rem; }
-img.thumbnail { width: 48px; height: 48px; object-fit: cover; vertical-align: middle; margin-right: .5rem; border-radius: .3rem; }
-</style>
-</head>
-<body>
-<header>
-<h1>{{title}}</h1>
-<p class="about" id="about">{{about}}</p>
-<div class="buttons" id="states">{{states}}</div>
-</header>
-
-<div class="scroll">
-<table id="scenes"><thead><tr>{{head}}</tr></thead><tbody>{{rows}}</tbody></table>
-</div>
-
-<script>
-"use strict";
 const body = document.querySelector("#scenes tbody");
 const heads = [...document.querySelectorAll("#scenes th")];
 
@@ -55,6 +26,3 @@ states.forEach(button => button.addEventListener("click", () => {
   states.forEach(other => other.setAttribute("aria-pressed", String(other.dataset.state === chosen)));
   for (const row of body.rows) row.hidden = chosen !== null && row.dataset.state !== chosen;
 }));
-</script>
-</body>
-</html>

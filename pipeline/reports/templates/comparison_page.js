@@ -1,73 +1,11 @@
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>{{title}}</title>
-<style>
-{{style}}</style>
-</head>
-<body>
-<header>
-<h1>{{title}}</h1>
-<p class="about">{{about}}</p>
-{{notes}}
-{{reports}}
-</header>
-
-<section class="whole">
-<h2>Pictures</h2>
-<p class="about">All pictures of a choice have one stretch. Move the slider; click the picture for spectra.</p>
-<div class="buttons" id="composites">{{composite_buttons}}</div>
-<div class="buttons"><label>left <select id="left">{{choose_left}}</select></label><label>right <select id="right">{{choose_right}}</select></label></div>
-{{swipes}}
-<p class="about print">From the left: {{order}}.</p>
-<input type="range" id="cut" min="0" max="100" value="50" aria-label="Where the left picture ends and the right one begins">
-</section>
-
-<section class="whole">
-<h2>Spectra</h2>
-<div class="buttons" id="presets"></div>
-<p class="legend">{{legend}}</p>
-<svg class="chart" id="spectrum" viewBox="0 0 900 340" role="img" aria-label="Spectra of the products at the chosen point"></svg>
-<p class="about" id="where"></p>
-</section>
-
-<section class="whole">
-<h2>Scores</h2>
-<p class="about">As each product judged itself; the best of a row is green.</p>
-<div class="scroll">{{scores}}</div>
-</section>
-
-<section>
-<h2>Differences to {{first}}</h2>
-<div class="scroll">{{statistics}}</div>
-<div class="grid">{{maps}}</div>
-<h3>By band</h3>
-<p class="about">Root mean square (solid) and mean (thin) of the difference. The maps below show one band: root mean square within each cell.</p>
-<svg class="chart" id="bands" viewBox="0 0 900 280" role="img" aria-label="Differences by wavelength"></svg>
-<label id="chosen" for="band"></label>
-<input type="range" id="band" min="0" max="{{bands}}" value="0">
-<div class="grid" id="cells"></div>
-</section>
-
-<section>
-<h2>Products</h2>
-<div class="scroll">{{products}}</div>
-</section>
-
-<script type="application/json" id="data">{{data}}</script>
-<script>
-"use strict";
-{{charts}}
 const data = JSON.parse(document.getElementById("data").textContent);
 const { rows, cols, wavelength_nm: nm, presets, labels, colors, differences } = data;
+const gap = longestStep(nm);
 const cubes = data.spectra.map(text => unpack(text, data.scale));
 
 function showPoint(row, col) {
   chart(document.getElementById("spectrum"), cubes.map((cube, k) => (
-    { x: nm, y: spectrumAt(cube, cols.length, nm.length, row, col), color: colors[k], gap: 60 }
+    { x: nm, y: spectrumAt(cube, cols.length, nm.length, row, col), color: colors[k], gap }
   )), "wavelength (nm)", data.quantity, 0.98);
   document.getElementById("where").textContent = `Row ${rows[row]}, column ${cols[col]}.`;
   moveDots((rows[row] + .5) / data.shape[0], (cols[col] + .5) / data.shape[1]);
@@ -95,8 +33,8 @@ addButtons(document.getElementById("presets"), presets.map(one => one.name))
 if (presets.length) showPoint(presets[0].row, presets[0].col);
 
 chart(document.getElementById("bands"), differences.flatMap((one, k) => [
-  { x: nm, y: one.rmse.map(v => v ?? NaN), color: colors[k + 1], gap: 60 },
-  { x: nm, y: one.bias.map(v => v ?? NaN), color: colors[k + 1], gap: 60, thin: true },
+  { x: nm, y: one.rmse.map(v => v ?? NaN), color: colors[k + 1], gap },
+  { x: nm, y: one.bias.map(v => v ?? NaN), color: colors[k + 1], gap, thin: true },
 ]), "wavelength (nm)", data.quantity);
 
 const palette = data.scale_colors.map(hex => [1, 3, 5].map(at => parseInt(hex.slice(at, at + 2), 16)));
@@ -126,6 +64,3 @@ function showBand() {
 }
 band.addEventListener("input", showBand);
 showBand();
-</script>
-</body>
-</html>
