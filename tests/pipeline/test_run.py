@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,12 @@ import xarray as xr
 from hyperfuse import models
 from hyperfuse.catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputRejected, OutOfResources, QualityRefused
 from hyperfuse.catalogs.locks import locked
+from hyperfuse.catalogs.sensors import Mtf, synthetic
 from hyperfuse.pipeline.execution import cluster
 from hyperfuse.pipeline.fusion import tile_fuser as fuse
 from hyperfuse.pipeline.products.draft import BadProduct
 from hyperfuse.pipeline.products.publish import verify
-from hyperfuse.pipeline.run import fuse_tiles, open_run, plan_report, run, stage_pair
+from hyperfuse.pipeline.run import fuse_tiles, job_record, open_pair, open_run, plan_report, run, stage_pair
 from tests.synthetic import SMALL, TILES, config, methods_without_weights, scene
 
 QUICK = {"publish__formats": "[zarr]"}
@@ -87,6 +90,21 @@ def test_a_dot_lands_where_it_is(tmp_path, name, recipe):
     x, y = geobox.affine @ (float((signal * cols).sum() / signal.sum()), float((signal * rows).sum() / signal.sum()))
     assert abs(x - expected_x) < 0.1 * 10
     assert abs(y - expected_y) < 0.1 * 10
+
+
+def test_the_hsi_has_the_mean_psf_of_its_bands_unless_one_is_given(tmp_path, monkeypatch):
+    names = scene("hsi").bands.names
+    table = {name: Mtf(across=0.1) for name in names[:6]} | {name: Mtf(across=0.4, along=0.2) for name in names[6:]}
+    monkeypatch.setattr(synthetic, "SENSOR", replace(synthetic.SENSOR, band_mtf=table))
+
+    def sigma_px(**settings) -> float:
+        asked = config(tmp_path / "a", **settings)
+        return job_record(asked, open_pair(asked)).psf_sigma_px
+
+    # ln MTF is -2 (pi sigma / 8)^2 at the Nyquist frequency of pixels that are four fine ones: variances are averaged.
+    variances = [-math.log(mtf) / 2 * (8 / math.pi) ** 2 for mtf in (0.1, 0.1, 0.4, 0.2)]
+    assert sigma_px() == pytest.approx(math.sqrt(sum(variances) / 4), rel=1e-4)
+    assert sigma_px(psf_mtf=0.4) == pytest.approx(math.sqrt(variances[2]), rel=1e-4)
 
 
 def test_methods_beat_the_control(tmp_path):
