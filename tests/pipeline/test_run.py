@@ -20,7 +20,7 @@ from hyperfuse.pipeline.fusion import tile_fuser as fuse
 from hyperfuse.pipeline.products.draft import BadProduct
 from hyperfuse.pipeline.products.publish import verify
 from hyperfuse.pipeline.run import fuse_tiles, job_record, open_pair, open_run, plan_report, run, stage_pair
-from tests.synthetic import SMALL, TILES, config, methods_without_weights, scene
+from tests.synthetic import SMALL, TILES, config, methods_without_weights, scene, whole
 
 QUICK = {"publish__formats": "[zarr]"}
 
@@ -75,7 +75,9 @@ def test_a_dot_lands_where_it_is(tmp_path, name, recipe):
     full = f"size=240&bands=6&texture=0&snr_hsi=0&snr_msi=0&dot={row},{col}&{recipe}"
     # One dot is no texture to register by, so a displacement is given, not estimated.
     moved = {"align__east_m": 13, "align__north_m": -6} if "east_m" in recipe else {"align__estimate": False}
-    product = run(config(tmp_path / "dot", full, network=name, publish__dtype="float32", **QUICK, **moved))
+    # Nor is there more than the dot to agree about with the MSI.
+    ungated = {"quality__gate": "off", "publish__dtype": "float32"}
+    product = run(config(tmp_path / "dot", full, network=name, **ungated, **QUICK, **moved))
     with product.open() as data:
         image = data["reflectance"].isel(wavelength=2).odc.geobox, data["reflectance"].isel(wavelength=2).values
     geobox, values = image
@@ -105,6 +107,39 @@ def test_the_hsi_has_the_mean_psf_of_its_bands_unless_one_is_given(tmp_path, mon
     variances = [-math.log(mtf) / 2 * (8 / math.pi) ** 2 for mtf in (0.1, 0.1, 0.4, 0.2)]
     assert sigma_px() == pytest.approx(math.sqrt(sum(variances) / 4), rel=1e-4)
     assert sigma_px(psf_mtf=0.4) == pytest.approx(math.sqrt(variances[2]), rel=1e-4)
+
+
+def test_with_the_hsi_as_reference_the_msi_is_moved_onto_it(tmp_path):
+    """The product shows the truth five columns east and seven rows south of where the MSI does."""
+    recipe = "size=120&ratio=4&bands=24&seed=3&snr_hsi=inf&snr_msi=inf&east_m=50&north_m=-70"
+    known = {"align__reference": "hsi", "align__east_m": 50, "align__north_m": -70, "network": "gsa"}
+    product = run(config(tmp_path / "p", recipe, **known, **QUICK))
+    image, truth = fused(product)[:, 20:-20, 20:-20], whole(scene("truth", recipe))
+    rows, cols = image.shape[1:]
+
+    def error(down: int, right: int) -> float:
+        there = truth[:, 20 - down : 20 - down + rows, 20 - right : 20 - right + cols]
+        return float(np.sqrt(((image - there) ** 2).mean()))
+
+    assert error(7, 5) < 0.3 * min(error(0, 0), error(-7, -5))
+    assert product.provenance["quality"]["msi_r2"] > 0.9
+
+
+def test_a_part_of_the_scenes_is_that_part_of_the_whole(tmp_path):
+    """Bounds that begin inside a coarse pixel: the same samples and holes, but for what the rim reaches."""
+    recipe = "size=140&ratio=4&bands=6&seed=3&holes_hsi=0.03"
+    shared = QUICK | {"network": "bicubic", "publish__dtype": "float32", "align__estimate": False}
+    all_of_it = fused(run(config(tmp_path / "all", recipe, **shared)))
+    left, top = synthetic.ORIGIN
+    row, col, rows, cols = 13, 22, 101, 90
+    bounds = [left + 10 * col, top - 10 * (row + rows), left + 10 * (col + cols), top - 10 * row]
+    tiled = {"align__bounds": bounds, "tiles__core": 32, "tiles__chunk": 16}
+    part = fused(run(config(tmp_path / "part", recipe, **shared, **tiled)))
+    assert part.shape[1:] == (rows, cols)
+    inner = slice(None), slice(16, -16), slice(16, -16)
+    expected = all_of_it[:, row : row + rows, col : col + cols][inner]
+    assert 0 < np.isnan(expected).mean() < 0.5
+    np.testing.assert_allclose(part[inner], expected, atol=1e-5)
 
 
 def test_methods_beat_the_control(tmp_path):
@@ -159,7 +194,8 @@ def test_images_that_cannot_be_registered_are_not_fused(tmp_path):
 
 
 def test_a_refused_registration_can_be_overruled(tmp_path, caplog):
-    product = run(config(tmp_path / "out", FLAT, **QUICK, align__on_refuse="keep"))
+    # Noise alone: neither is there anything to agree about.
+    product = run(config(tmp_path / "out", FLAT, **QUICK, align__on_refuse="keep", quality__gate="off"))
     registration = product.provenance["registration"]
     assert (registration["decision"], registration["model"]) == ("refuse", "none")
     assert "geometry was left as it was" in caplog.text
