@@ -104,7 +104,9 @@ def test_a_product_that_does_not_agree_with_the_msi_is_refused_though_gates_only
     lost = {"align__east_m": 160, "align__north_m": -120, "publish__formats": "[zarr]"}
     small = "size=100&ratio=4&bands=12&seed=3"
     out = tmp_path / "product"
-    with pytest.raises(QualityRefused, match=r"R2 0\.\d+, less than 0\.5.*hyperfuse register.*quality\.gate=off") as refused:
+    with pytest.raises(
+        QualityRefused, match=r"R2 0\.\d+, less than 0\.5.*hyperfuse register.*quality\.gate=off"
+    ) as refused:
         run(config(out, small, **lost))
     assert refused.value.exit_code == 7
     assert not out.exists()
