@@ -75,7 +75,9 @@ class Sensor:
 
     def mean_mtf(self, bands: Bands) -> float:
         """That of the Gaussian whose variance is the mean over the bands: the geometric mean of their modulations."""
-        return math.exp(math.fsum(math.log(mtf) for mtf in self.mtf_of(bands)) / len(bands))
+        found = self.mtf_of(bands)
+        # One figure for all bands is that figure to the last bit: what is computed from it repeats.
+        return found[0] if len(set(found)) == 1 else math.exp(math.fsum(math.log(mtf) for mtf in found) / len(found))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,11 @@ def test_each_band_has_the_psf_of_its_own_pixels():
     assert modulation(sigmas[3], 6) == pytest.approx(0.32, abs=1e-6)
 
 
+def test_one_figure_for_all_bands_is_that_figure():
+    for name, mtf in (("emit", 0.3), ("enmap", 0.2), ("prisma", 0.04)):
+        assert sensor_module(name).SENSOR.mean_mtf(named(*"abcdefg")) == mtf
+
+
 @pytest.mark.parametrize("wrong", [{"across": 0.0}, {"across": 1.0}, {"across": 0.3, "along": -0.1}])
 def test_a_modulation_is_a_share(wrong: dict[str, float]):
     with pytest.raises(ValueError, match="MTF"):
