@@ -169,7 +169,8 @@ class QualityConfig(_Frozen):
     """What a product must reach to be published without a warning."""
 
     gate: Literal["warn", "refuse", "off"] = "warn"
-    """What a missed limit means: a product `published with warnings`, none at all (exit code 7), or nothing."""
+    """What a missed limit means: a product `published with warnings`, none at all (exit code 7), or nothing. `warn` publishes
+    none either where `refuse_msi_r2` is missed."""
     max_hsi_sam_deg: float = Field(default=1.0, gt=0)
     """Mean spectral angle (degrees) between the degraded product and the HSI."""
     max_hsi_bias: float = Field(default=0.01, gt=0)
@@ -177,6 +178,9 @@ class QualityConfig(_Frozen):
     min_msi_r2: float = Field(default=0.98, ge=0, le=1)
     """Mean share of the MSI's variance that the product explains through the SRF, after a gain and an offset; bands count
     of whose response at least half lies under HSI bands."""
+    refuse_msi_r2: float = Field(default=0.5, ge=0, le=1)
+    """Where `min_msi_r2` is missed and this too, no product is published under `warn` either: the two images do not lie on each
+    other, or do not show the same. Not asked of a method that takes nothing from the MSI; 0 refuses nothing."""
     max_seam: float = Field(default=0.05, gt=0)
     """Gradient across the lines between tiles over that beside them, less 1, in either direction; twice what scenery alone
     makes of it is added, because small products have few lines."""

@@ -39,7 +39,8 @@ def open_pair(config: RunConfig, *, ratios: tuple[int, int] = RATIOS) -> ScenePa
 
 def psf_sigma_px(config: RunConfig, pair: ScenePair, grids: NestedGrids) -> float:
     """Standard deviation of the HSI's Gaussian PSF in fine pixels, from its MTF."""
-    mtf = config.psf_mtf or sensor_module(pair.hsi.sensor).SENSOR.mtf_nyquist
+    # One PSF for all bands: that of the good ones' mean.
+    mtf = config.psf_mtf or sensor_module(pair.hsi.sensor).SENSOR.mean_mtf(pair.hsi.bands[pair.hsi.good_bands])
     # The HSI's own ground sampling distance blurs, not the rounded ratio of the grids.
     fine_m = pair.msi.gsd_m if config.align.reference == "msi" else pair.hsi.gsd_m / grids.ratio
     return sigma_from_mtf(mtf, pair.hsi.gsd_m / fine_m)

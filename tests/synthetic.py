@@ -12,6 +12,9 @@ from hyperfuse import models
 from hyperfuse.catalogs.scene import Scene
 from hyperfuse.catalogs.sensors import Source, open_scene
 from hyperfuse.pipeline.config import RunConfig, load_config
+from hyperfuse.pipeline.geometry.box import Box
+from hyperfuse.pipeline.job import store
+from hyperfuse.pipeline.run import fuse_tiles, open_run, stage_pair
 
 SMALL = "size=150&ratio=4&bands=12&seed=3"
 """A pair that fuses in a second: 150 is no multiple of the ratio, of a tile, or of a chunk."""
@@ -45,3 +48,13 @@ def whole(image: Scene) -> NDArray[np.float32]:
     """All samples of a small scene."""
     height, width = image.geobox.shape
     return image.read((slice(0, height), slice(0, width)))
+
+
+def fused_tiles(asked: RunConfig) -> NDArray[np.float32]:
+    """Samples of a float32 product that is neither judged nor published, NaN where nothing is valid."""
+    assert asked.publish.dtype == "float32"
+    with open_run(asked) as held:
+        job = stage_pair(held)
+        fuse_tiles(job)
+        array = store.open_array(job.fused)
+        return store.read(array, Box(y0=0, y1=array.shape[1], x0=0, x1=array.shape[2]))

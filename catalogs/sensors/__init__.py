@@ -15,15 +15,43 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
+from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.references.curves import with_curves
 from hyperfuse.catalogs.scene import Quantity, Role, Scene
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mtf:
+    """Modulation at the Nyquist frequency of a band's own grid.
+
+    Raises
+    ------
+    ValueError
+        If a modulation is not between 0 and 1.
+    """
+
+    across: float
+    """Across the flight direction, or in every direction."""
+    along: float | None = None
+    """Along it, where the operator publishes both."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("across", self.across), ("along", self.along)):
+            if value is not None and not 0.0 < value < 1.0:
+                raise ValueError(f"the MTF {name} track is {value:g}, expected more than 0 and less than 1")
+
+    @property
+    def mean(self) -> float:
+        """That of the round Gaussian whose variance is the mean of the variances along and across: the geometric mean."""
+        return self.across if self.along is None else math.sqrt(self.across * self.along)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +64,20 @@ class Sensor:
     """Ground sampling distance (m), None if it varies."""
     role: Role | None = None
     """Part that its scenes play in a pair; None where the number of bands tells."""
-    mtf_nyquist: float = 0.3
-    """Modulation at the Nyquist frequency of its own grid, 0 to 1; 0.3 is typical of the field."""
+    mtf: Mtf = Mtf(across=0.3)
+    """Of the bands that `band_mtf` does not list; 0.3 is typical of the field."""
+    band_mtf: Mapping[str, Mtf] = field(default_factory=dict)
+    """By the names that the sensor's scenes give their bands, where the operator publishes it per band."""
+
+    def mtf_of(self, bands: Bands) -> tuple[float, ...]:
+        """Modulation of each band at the Nyquist frequency of its own grid, the mean of along and across."""
+        return tuple(self.band_mtf.get(name, self.mtf).mean for name in bands.names)
+
+    def mean_mtf(self, bands: Bands) -> float:
+        """That of the Gaussian whose variance is the mean over the bands: the geometric mean of their modulations."""
+        found = self.mtf_of(bands)
+        # One figure for all bands is that figure to the last bit: what is computed from it repeats.
+        return found[0] if len(set(found)) == 1 else math.exp(math.fsum(math.log(mtf) for mtf in found) / len(found))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +129,21 @@ def sigma_from_mtf(mtf: float, ratio: float) -> float:
     Aiazzi et al. (2006), MTF-tailored multiscale fusion of high-resolution MS and Pan imagery, PE&RS 72(5), 591-596.
     """
     return ratio / math.pi * math.sqrt(-2.0 * math.log(mtf))
+
+
+def band_sigmas_px(sensor: Sensor, bands: Bands, steps: Sequence[int]) -> tuple[float, ...]:
+    """Standard deviation, in fine pixels, of the PSF of each band.
+
+    Parameters
+    ----------
+    sensor : Sensor
+    bands : Bands
+    steps : sequence of int
+        Fine pixels per pixel of each band along one axis; a band of step 1 is what the fine grid shows, and gets 0.
+    """
+    return tuple(
+        sigma_from_mtf(mtf, step) if step > 1 else 0.0 for mtf, step in zip(sensor.mtf_of(bands), steps, strict=True)
+    )
 
 
 class SensorModule(Protocol):

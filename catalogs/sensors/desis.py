@@ -7,7 +7,8 @@ below 1000 nm: the short-wave infrared bands of a multispectral image find no pa
 Validity: -32768 is no data. Of the layers of QL_QUALITY-2, cloud over land and over water and shadow invalidate a
 pixel, haze, snow and water do not; the setting `mask` chooses otherwise.
 
-The MTF is not in the product: the value typical of the field is used, and the setting `psf_mtf` overrules it.
+The MTF is neither in the product nor, as far as was found, published per band: the value typical of the field is used for
+all bands, and the setting `psf_mtf` overrules it.
 
 References
 ----------

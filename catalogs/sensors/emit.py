@@ -11,7 +11,8 @@ setting `mask` chooses otherwise. Bands without signal are those that `good_wave
 
 Angles of sun and view are those of the middle of the granule in the OBS file of L1B, if it lies beside the RFL file.
 
-The MTF is not in the product: the value typical of the field is used, and the setting `psf_mtf` overrules it.
+The MTF is neither in the product nor, as far as was found, published per band: the value typical of the field is used for
+all bands, and the setting `psf_mtf` overrules it.
 
 References
 ----------

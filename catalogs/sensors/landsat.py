@@ -1,7 +1,8 @@
 """Landsat 8 and 9, Collection 2 Level 2 surface reflectance: folder, tar, or the path of one of its MTL files.
 
 Factors, offsets, file names, corners and time come from the MTL file (JSON, XML or text). Wavelengths are not in the
-product: centers and widths are those of the OLI (`catalogs.references.responses`).
+product: centers and widths are those of the OLI (`catalogs.references.responses`). No MTF per band was found in
+the operator's documents: the value typical of the field is used for all bands.
 
 Validity: 0 is fill, and a pixel that QA_RADSAT calls saturated in any band is not valid. Of QA_PIXEL, cloud, cloud
 shadow and cirrus invalidate a pixel, dilated cloud, snow and water do not; the setting `mask` chooses otherwise.

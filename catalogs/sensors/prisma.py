@@ -13,8 +13,10 @@ is where the solar zenith angle is 0. L2D has no cloud mask.
 
 References
 ----------
-ASI, PRISMA Products Specification Document, issue 2.3 (layout). The MTF is that of a Gaussian with a width of 1.9
-pixels at half maximum, the middle of what is published (USGS OFR 2021-1030-K: 1.84 to 1.97).
+ASI, PRISMA Products Specification Document, issue 2.3 (layout).
+USGS, Open-File Report 2021-1030-K: the PSF of the product is 1.84 to 1.97 pixels wide at half maximum, its MTF at the Nyquist
+frequency 0.054 to 0.096. The MTF here is that of the Gaussian 1.9 pixels wide, because the width decides what a pixel mixes.
+Neither is published per detector.
 """
 
 from __future__ import annotations
@@ -36,10 +38,10 @@ from hyperfuse.catalogs.formats.hdf import HdfSamples, has_objects, is_hdf, numb
 from hyperfuse.catalogs.formats.layers import JoinedSamples, Layer, MaskedSamples, Rule, refuse_short
 from hyperfuse.catalogs.formats.packages import Member, Package, open_package
 from hyperfuse.catalogs.scene import Conditions, Scene
-from hyperfuse.catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.sensors import Mtf, Sensor, Source
 from hyperfuse.catalogs.times import parse_time
 
-SENSOR = Sensor(title="PRISMA L2D", gsd_m=30.0, role="hsi", mtf_nyquist=0.04)
+SENSOR = Sensor(title="PRISMA L2D", gsd_m=30.0, role="hsi", mtf=Mtf(across=0.04))
 
 _SWATHS = "HDFEOS/SWATHS"
 _HCO = f"{_SWATHS}/PRS_L2D_HCO"

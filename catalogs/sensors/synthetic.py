@@ -86,7 +86,7 @@ class Recipe:
     """Signal-to-noise ratio of each HSI band (dB), over the typical mean square of the land; 0 or inf: no noise."""
     snr_msi: float = 45.0
     """The same of the MSI."""
-    mtf: float = 0.3
+    mtf: float = SENSOR.mtf.mean
     """Modulation of the HSI's Gaussian PSF at its own Nyquist frequency, 0.05 to 0.9."""
     east_m: float = 0.0
     """Eastward move (m in the fine CRS) that brings the MSI onto the HSI: what the MSI shows at p, the HSI shows at

@@ -20,9 +20,9 @@ from odc.geo.geobox import GeoBox
 from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.scene import Scene, Window
-from hyperfuse.catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.sensors import Mtf, Sensor, Source
 
-SENSOR = Sensor(title="NumPy cube with a JSON file", mtf_nyquist=0.3)
+SENSOR = Sensor(title="NumPy cube with a JSON file", mtf=Mtf(across=0.3))
 
 
 @dataclass(frozen=True)

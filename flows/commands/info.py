@@ -46,10 +46,15 @@ def show(display: Display, record: dict[str, Any]) -> None:
         ("corner", f"{grid['transform'][2]:.12g}, {grid['transform'][5]:.12g} (upper left, outer)"),
         ("bounds", f"{left:.4f} to {right:.4f} E, {bottom:.4f} to {top:.4f} N"),
         ("bands", f"{len(good)} of {len(bands['good'])} good, {min(good):g}-{max(good):g} nm"),
-        ("MTF", f"{record['mtf_nyquist']:g} at the Nyquist frequency"),
+        ("MTF", f"{_range(record['mtf_nyquist'])} at the Nyquist frequency"),
         ("sha256", record["sha256"]),
         *(("", note) for note in record["notes"]),
     ]
     if "quicklook" in record:
         rows.append(("quicklook", f"{record['quicklook']}, {100 * record['valid_fraction']:.1f} % valid"))
     display.show_rows(rows)
+
+
+def _range(values: list[float]) -> str:
+    low, high = f"{min(values):g}", f"{max(values):g}"
+    return low if low == high else f"{low} to {high}"

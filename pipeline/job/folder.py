@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfuse.catalogs.bands import Bands
-from hyperfuse.catalogs.sensors import sensor_module, sigma_from_mtf
+from hyperfuse.catalogs.sensors import band_sigmas_px, sensor_module
 from hyperfuse.models import ModelSpec, Observed, method
 from hyperfuse.pipeline.config import RunConfig
 from hyperfuse.pipeline.geometry.grids import NestedGrids, block_steps
@@ -112,7 +112,7 @@ class Job:
             psf_sigma_px=observation.psf_sigma_px,
             srf=observation.srf,
             msi_steps=steps if stepped else (),
-            msi_sigma_px=self._msi_sigma_px(steps) if stepped else (),
+            msi_sigma_px=self._msi_sigma_px(steps, msi_bands) if stepped else (),
         )
         return method(self.config.network).specify(observed, **self.record.options)
 
@@ -142,20 +142,20 @@ class Job:
         staged = StagedRecord.model_validate_json((self.folder / STAGED).read_bytes())
         return StagedJob(self.folder, self.record, staged)
 
-    def _msi_sigma_px(self, steps: tuple[int, ...]) -> tuple[float, ...]:
-        """Standard deviation of the PSF of each MSI band by the MTF of its sensor, in fine pixels; 0 for step 1."""
-        mtf = sensor_module(self.record.msi.sensor).SENSOR.mtf_nyquist
-        return tuple(sigma_from_mtf(mtf, step) if step > 1 else 0.0 for step in steps)
+    def _msi_sigma_px(self, steps: tuple[int, ...], bands: Bands) -> tuple[float, ...]:
+        """Standard deviation of the PSF of MSI bands by their MTF, in fine pixels; 0 for step 1."""
+        return band_sigmas_px(sensor_module(self.record.msi.sensor).SENSOR, bands, steps)
 
     def own_blur_px(self, kept: list[int]) -> tuple[float, ...]:
         """Standard deviation of the blur that kept MSI bands of coarser pixels have of their own, in fine pixels."""
         if self.record.grid.block <= 1:
             return (0.0,) * len(kept)
-        steps = block_steps(self.staged_bands[1][kept], self.record.msi.gsd_m)
+        bands = self.staged_bands[1][kept]
+        steps = block_steps(bands, self.record.msi.gsd_m)
         # The PSF, and the block of equal pixels as which a sample comes.
         return tuple(
             math.hypot(sigma, math.sqrt((step**2 - 1) / 12))
-            for step, sigma in zip(steps, self._msi_sigma_px(steps), strict=True)
+            for step, sigma in zip(steps, self._msi_sigma_px(steps, bands), strict=True)
         )
 
     @property

@@ -84,6 +84,8 @@ class Gate:
     passed: bool
     sentence: str
     """The same in words."""
+    refuses: bool = False
+    """Whether it is missed by so much that no product is published, whatever a missed limit means otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,11 +138,12 @@ def judge(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) -
     rows, reason, window = _reduced(job)
     gates = [] if job.config.quality.gate == "off" else _gates(job, found, rows)
     missed = [gate.sentence for gate in gates if not gate.passed]
+    refused = any(gate.refuses for gate in gates) or (missed and job.config.quality.gate == "refuse")
     record = {
         "schema": SCHEMA,
         "product": job.name,
         "job_key": job.record.key,
-        "state": "published with warnings" if missed else "published",
+        "state": "refused" if refused else "published with warnings" if missed else "published",
         "warnings": missed,
         "gates": [asdict(gate) for gate in gates],
         "consistency": {
@@ -181,6 +184,12 @@ def require_passed(job: StagedJob, verdict: Verdict) -> None:
         With the gates that were missed; the fused tiles and the report stay where the message says.
     """
     warnings = verdict.record["warnings"]
+    if hopeless := [gate["sentence"] for gate in verdict.record["gates"] if gate["refuses"]]:
+        raise QualityRefused(
+            f"{job.config.output}: {'; '.join(hopeless)}: the images do not lie on each other or do not show the same; see the "
+            f"report in {job.folder}, look at the displacement with `hyperfuse register`, give a known move as align.east_m "
+            "and align.north_m, or publish it as it is with --set quality.gate=off"
+        )
     if job.config.quality.gate == "refuse" and warnings:
         raise QualityRefused(
             f"{job.config.output}: {len(warnings)} quality gates are missed ({'; '.join(warnings)}); see the report in "
@@ -209,16 +218,7 @@ def _gates(job: StagedJob, found: Consistency, rows: list[Row]) -> list[Gate]:
             _at_most("max_hsi_bias", _worst_bias(found.hsi), limits.max_hsi_bias, "bias to the HSI, worst band", ""),
         ]
     if found.msi is not None and (covered := _covered(job, found)):
-        r2 = float(np.mean([found.msi.band_r2[k] for k in covered]))
-        gates.append(
-            Gate(
-                name="min_msi_r2",
-                value=r2,
-                limit=limits.min_msi_r2,
-                passed=r2 >= limits.min_msi_r2,
-                sentence=f"agreement with the MSI: R2 {r2:.3f}, at least {limits.min_msi_r2:g} wanted",
-            )
-        )
+        gates.append(_msi_gate(job, float(np.mean([found.msi.band_r2[k] for k in covered]))))
     if found.seams is not None:
         # Few lines cross little scenery: a limit below what that alone does would cry wolf.
         seam, allowed = abs(found.seams.score), limits.max_seam + 2.0 * found.seams.spread
@@ -234,6 +234,22 @@ def _gates(job: StagedJob, found: Consistency, rows: list[Row]) -> list[Gate]:
             )
         )
     return gates + (_against_bicubic(own_row(job), rows) if limits.better_than_bicubic else [])
+
+
+def _msi_gate(job: StagedJob, r2: float) -> Gate:
+    limits = job.config.quality
+    passed = r2 >= limits.min_msi_r2
+    # A method that takes nothing from the MSI cannot agree with its detail, wherever that lies.
+    refuses = not passed and r2 < limits.refuse_msi_r2 and job.spec.msi_reach is not None
+    wanted = f"less than {limits.refuse_msi_r2:g}" if refuses else f"at least {limits.min_msi_r2:g} wanted"
+    return Gate(
+        name="min_msi_r2",
+        value=r2,
+        limit=limits.min_msi_r2,
+        passed=passed,
+        sentence=f"agreement with the MSI: R2 {r2:.3f}, {wanted}",
+        refuses=refuses,
+    )
 
 
 def _covered(job: StagedJob, found: Consistency) -> list[int]:

@@ -68,7 +68,7 @@ def pair_trial(hsi: str, msi: str, *, ratio: int | None = None) -> Trial:
 
 def reduced_protocol(pair: ScenePair, ratio: int | None = None) -> Protocol:
     """How a real pair is degraded."""
-    mtf = sensor_module(pair.hsi.sensor).SENSOR.mtf_nyquist
+    mtf = sensor_module(pair.hsi.sensor).SENSOR.mean_mtf(pair.hsi.bands[pair.hsi.good_bands])
     whole = ratio or max(2, round(pair.gsd_ratio))
     return Protocol(ratio=whole, msi=OWN_BANDS, hsi_snr_db=None, msi_snr_db=None, mtf_nyquist=mtf)
 

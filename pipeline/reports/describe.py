@@ -45,7 +45,7 @@ def describe(source: Source, *, quicklook: Path | None = None) -> dict[str, Any]
         "name": scene.name,
         "sensor": scene.sensor,
         "title": sensor.title,
-        "mtf_nyquist": sensor.mtf_nyquist,
+        "mtf_nyquist": list(sensor.mtf_of(scene.bands)),
         "time": None if scene.time is None else scene.time.isoformat(),
         "quantity": scene.quantity,
         "unit": scene.unit,

@@ -73,7 +73,7 @@ def test_fuse_verify_and_again(pair, tmp_path, capsys):
     code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p")
     assert code == 7  # both are noise
     assert "could not be registered" in err
-    anyway = ("--set", "align.on_refuse=keep")
+    anyway = ("--set", "align.on_refuse=keep", "--set", "quality.gate=off")
     code, out, _ = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", "--json", *anyway)
     assert code == 0
     record = json.loads(out)
@@ -208,7 +208,7 @@ def test_nan_and_nodata_stripes_are_marked(pair, tmp_path, capsys, network, lost
     write(folder / "m.tif", "msi", data=msi)
     code, _, err = call(
         capsys, "fuse", folder / "s.tif", folder / "m.tif", "--output", tmp_path / "p", "--set", "align.estimate=false",
-        "--network", network,
+        "--set", "quality.gate=off", "--network", network,
     )  # fmt: skip
     assert code == 0, err
     with rasterio.open(tmp_path / "p" / "p.tif") as file:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,14 @@ import xarray as xr
 from hyperfuse import models
 from hyperfuse.catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputRejected, OutOfResources, QualityRefused
 from hyperfuse.catalogs.locks import locked
+from hyperfuse.catalogs.sensors import Mtf, synthetic
 from hyperfuse.pipeline.execution import cluster
 from hyperfuse.pipeline.fusion import tile_fuser as fuse
-from hyperfuse.pipeline.plan import plan_report
+from hyperfuse.pipeline.plan import job_record, open_pair, plan_report
 from hyperfuse.pipeline.products.draft import BadProduct
 from hyperfuse.pipeline.products.publish import verify
 from hyperfuse.pipeline.run import fuse_tiles, open_run, run, stage_pair
-from tests.synthetic import SMALL, TILES, config, methods_without_weights, scene
+from tests.synthetic import SMALL, TILES, config, fused_tiles, methods_without_weights, scene, whole
 
 QUICK = {"publish__formats": "[zarr]"}
 
@@ -73,7 +76,9 @@ def test_a_dot_lands_where_it_is(tmp_path, name, recipe):
     full = f"size=240&bands=6&texture=0&snr_hsi=0&snr_msi=0&dot={row},{col}&{recipe}"
     # One dot is no texture to register by, so a displacement is given, not estimated.
     moved = {"align__east_m": 13, "align__north_m": -6} if "east_m" in recipe else {"align__estimate": False}
-    product = run(config(tmp_path / "dot", full, network=name, publish__dtype="float32", **QUICK, **moved))
+    # Nor is there more than the dot to agree about with the MSI.
+    ungated = {"quality__gate": "off", "publish__dtype": "float32"}
+    product = run(config(tmp_path / "dot", full, network=name, **ungated, **QUICK, **moved))
     with product.open() as data:
         image = data["reflectance"].isel(wavelength=2).odc.geobox, data["reflectance"].isel(wavelength=2).values
     geobox, values = image
@@ -88,6 +93,53 @@ def test_a_dot_lands_where_it_is(tmp_path, name, recipe):
     x, y = geobox.affine @ (float((signal * cols).sum() / signal.sum()), float((signal * rows).sum() / signal.sum()))
     assert abs(x - expected_x) < 0.1 * 10
     assert abs(y - expected_y) < 0.1 * 10
+
+
+def test_the_hsi_has_the_mean_psf_of_its_bands_unless_one_is_given(tmp_path, monkeypatch):
+    names = scene("hsi").bands.names
+    table = {name: Mtf(across=0.1) for name in names[:6]} | {name: Mtf(across=0.4, along=0.2) for name in names[6:]}
+    monkeypatch.setattr(synthetic, "SENSOR", replace(synthetic.SENSOR, band_mtf=table))
+
+    def sigma_px(**settings) -> float:
+        asked = config(tmp_path / "a", **settings)
+        return job_record(asked, open_pair(asked)).psf_sigma_px
+
+    # ln MTF is -2 (pi sigma / 8)^2 at the Nyquist frequency of pixels that are four fine ones: variances are averaged.
+    variances = [-math.log(mtf) / 2 * (8 / math.pi) ** 2 for mtf in (0.1, 0.1, 0.4, 0.2)]
+    assert sigma_px() == pytest.approx(math.sqrt(sum(variances) / 4), rel=1e-4)
+    assert sigma_px(psf_mtf=0.4) == pytest.approx(math.sqrt(variances[2]), rel=1e-4)
+
+
+def test_with_the_hsi_as_reference_the_msi_is_moved_onto_it(tmp_path):
+    """The product shows the truth five columns east and seven rows south of where the MSI does."""
+    recipe = "size=120&ratio=4&bands=24&seed=3&snr_hsi=inf&snr_msi=inf&east_m=50&north_m=-70"
+    known = {"align__reference": "hsi", "align__east_m": 50, "align__north_m": -70, "network": "gsa"}
+    image = fused_tiles(config(tmp_path / "p", recipe, **known, publish__dtype="float32"))[:, 20:-20, 20:-20]
+    truth = whole(scene("truth", recipe))
+    rows, cols = image.shape[1:]
+
+    def error(down: int, right: int) -> float:
+        there = truth[:, 20 - down : 20 - down + rows, 20 - right : 20 - right + cols]
+        return float(np.sqrt(((image - there) ** 2).mean()))
+
+    assert error(7, 5) < 0.3 * min(error(0, 0), error(-7, -5))
+
+
+def test_a_part_of_the_scenes_is_that_part_of_the_whole(tmp_path):
+    """Bounds that begin inside a coarse pixel: the same samples and holes, but for what the rim reaches."""
+    recipe = "size=140&ratio=4&bands=6&seed=3&holes_hsi=0.03"
+    shared = {"network": "bicubic", "publish__dtype": "float32", "align__estimate": False}
+    all_of_it = fused_tiles(config(tmp_path / "all", recipe, **shared))
+    left, top = synthetic.ORIGIN
+    row, col, rows, cols = 13, 22, 101, 90
+    bounds = [left + 10 * col, top - 10 * (row + rows), left + 10 * (col + cols), top - 10 * row]
+    tiled = {"align__bounds": bounds, "tiles__core": 32, "tiles__chunk": 16}
+    part = fused_tiles(config(tmp_path / "part", recipe, **shared, **tiled))
+    assert part.shape[1:] == (rows, cols)
+    inner = slice(None), slice(16, -16), slice(16, -16)
+    expected = all_of_it[:, row : row + rows, col : col + cols][inner]
+    assert 0 < np.isnan(expected).mean() < 0.5
+    np.testing.assert_allclose(part[inner], expected, atol=1e-5)
 
 
 def test_methods_beat_the_control(tmp_path):
@@ -142,7 +194,8 @@ def test_images_that_cannot_be_registered_are_not_fused(tmp_path):
 
 
 def test_a_refused_registration_can_be_overruled(tmp_path, caplog):
-    product = run(config(tmp_path / "out", FLAT, **QUICK, align__on_refuse="keep"))
+    # Noise alone: neither is there anything to agree about.
+    product = run(config(tmp_path / "out", FLAT, **QUICK, align__on_refuse="keep", quality__gate="off"))
     registration = product.provenance["registration"]
     assert (registration["decision"], registration["model"]) == ("refuse", "none")
     assert "geometry was left as it was" in caplog.text

@@ -23,6 +23,7 @@ def test_json(safe, capsys):
     assert record["sensor"] == "sentinel2"
     assert record["grid"] == {"crs": sentinel2.CRS, "shape": [24, 36], "transform": [10, 0, 499980, 0, -10, 5400000]}
     assert record["bands"]["gsd_m"] == [10, 10, 10, 20, 10, 20, 20]
+    assert record["mtf_nyquist"] == [0.26, 0.28, 0.24, 0.38, 0.26, 0.33, 0.22]
     assert record["time"] == "2024-05-01T10:30:11.459000+00:00"
     assert record["bounds_lonlat"][0] == pytest.approx(8.99973, abs=1e-4)
     assert "quicklook" not in record
@@ -34,6 +35,7 @@ def test_text_and_quicklook(safe, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "sentinel2 (Sentinel-2 L2A and L1C)" in told
     assert "7 of 7 good, 492.1-1610.4 nm" in told
+    assert "0.22 to 0.38 at the Nyquist frequency" in told
     with Image.open(picture) as image:
         pixels = np.array(image)
     assert pixels.shape == (24, 36, 4)

@@ -14,9 +14,10 @@ from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.weight_cards import WeightCard, read_card
 from hyperfuse.flows.cli import main
 from hyperfuse.models import Observed, method
+from hyperfuse.pipeline.fusion import tile_fuser
 from hyperfuse.pipeline.fusion.weights import import_weights, save_weights, write_tensors
 from hyperfuse.pipeline.run import fuse_tiles, open_run, publish_product, run, stage_pair
-from tests.synthetic import config
+from tests.synthetic import config, fused_tiles, scene, whole
 
 RECIPE = "size=150&ratio=4&bands=12&seed=3&holes_msi=0.001"
 NETWORKS = ("csakd-student", "hyfusion-s")
@@ -44,6 +45,25 @@ def test_a_network_goes_the_whole_way_and_its_tiles_are_invisible(tmp_path, netw
         one, other = a["reflectance"].values, b["reflectance"].values
     assert np.array_equal(np.isnan(one), np.isnan(other))
     np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_network_gives_comes_back_in_the_unit_of_the_hsi(tmp_path, monkeypatch):
+    """A network sees the HSI between -1 and 1; one that repeats what it sees is the HSI, each pixel 4 x 4 times."""
+    weights = weight_file(tmp_path / "w.safetensors", "csakd-student")
+    seen = []
+
+    def repeated(hsi: torch.Tensor, _msi: torch.Tensor) -> torch.Tensor:
+        seen.append((float(hsi.min()), float(hsi.max())))
+        return hsi.repeat_interleave(4, dim=-2).repeat_interleave(4, dim=-1)
+
+    monkeypatch.setattr(tile_fuser, "build_model", lambda _job, _device: repeated)
+    settings = {"network": "csakd-student", "weights": str(weights), "publish__dtype": "float32"}
+    recipe = "size=64&ratio=4&bands=12&seed=3"
+    fused = fused_tiles(config(tmp_path / "p", recipe, **settings, align__estimate=False))
+    assert seen == [(pytest.approx(-1.0), pytest.approx(1.0))]
+    expected = whole(scene("hsi", recipe)).repeat(4, axis=1).repeat(4, axis=2)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(fused, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

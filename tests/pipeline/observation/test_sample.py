@@ -259,6 +259,7 @@ def test_a_band_that_the_hsi_does_not_predict_is_named(tmp_path, caplog):
         "msi.uri": "synthetic:msi?size=200&bands=60&seed=2",
         "output": str(tmp_path / "out"),
         "align.estimate": False,
+        "quality.gate": "off",
         "publish.formats": ["zarr"],
         "observe": "blind",
     }

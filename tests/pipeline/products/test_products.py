@@ -38,12 +38,25 @@ def _texture(name: str, gsd_m: int) -> np.ndarray:
     return rng.integers(2000, 4000, (rows, cols)).astype(np.uint16)
 
 
+def _left_of_a_wave(sigma_px: float) -> float:
+    """Amplitude that a Gaussian leaves of the cosine at the Nyquist frequency of 20 m pixels on a 10 m grid."""
+    x = np.arange(-40.0, 40.0, 0.01)
+    weights = np.exp(-0.5 * (x / sigma_px) ** 2)
+    return float((weights * np.cos(np.pi * x / 2)).sum() / weights.sum())
+
+
 def test_20_m_bands_reach_the_method_as_whole_blocks(settings, tmp_path):
     with open_run(load_config(None, settings | {"output": str(tmp_path / "a")})) as held:
         job = stage_pair(held)
         assert job.spec.observed.msi_steps == (1, 1, 1, 2, 1, 2, 2)
         sigmas = job.spec.observed.msi_sigma_px
-        assert [sigma > 0 for sigma in sigmas] == [step > 1 for step in job.spec.observed.msi_steps]
+        # B02 B03 B04 B05 B08 B8A B11: a Gaussian leaves of a wave of four fine pixels what the table says.
+        for sigma_px, mtf in zip(sigmas, (None, None, None, 0.38, None, 0.33, 0.22), strict=True):
+            assert sigma_px == 0.0 if mtf is None else _left_of_a_wave(sigma_px) == pytest.approx(mtf, abs=1e-4)
+        # A 20 m sample comes as two equal pixels, whose variance adds to that of the PSF: 1/4 of a fine pixel squared.
+        assert job.own_blur_px(job.staged.msi.kept) == pytest.approx(
+            [0.0 if s == 0 else float(np.sqrt(s**2 + 0.25)) for s in sigmas]
+        )
         staged = store.open_array(job.folder / "stage" / "msi.zarr")
         rows, cols = job.grids.fine.shape
         fine = store.read(staged, Box(y0=0, y1=rows, x0=0, x1=cols))[3]

@@ -99,6 +99,36 @@ def test_gates_warn_refuse_or_stand_open(tmp_path: Path) -> None:
     assert qa(opened)["gates"] == []
 
 
+def test_a_product_that_does_not_agree_with_the_msi_is_refused_though_gates_only_warn(tmp_path: Path) -> None:
+    """The MSI is taken to lie 5 coarse pixels from where it does; what follows is another image's detail."""
+    lost = {"align__east_m": 160, "align__north_m": -120, "publish__formats": "[zarr]"}
+    small = "size=100&ratio=4&bands=12&seed=3"
+    out = tmp_path / "product"
+    with pytest.raises(
+        QualityRefused, match=r"R2 0\.\d+, less than 0\.5.*hyperfuse register.*quality\.gate=off"
+    ) as refused:
+        run(config(out, small, **lost))
+    assert refused.value.exit_code == 7
+    assert not out.exists()
+    (staging,) = tmp_path.glob(".product.*.staging")
+    record = json.loads((staging / QA).read_text())
+    (gate,) = (gate for gate in record["gates"] if gate["refuses"])
+    assert (record["state"], gate["name"], gate["limit"]) == ("refused", "min_msi_r2", 0.98)
+    assert gate["value"] == pytest.approx(record["consistency"]["msi"]["r2"], abs=0.1)
+    # Its tiles stay, and who has looked may publish them; a lower floor does the same, with the warnings.
+    warned = run(config(out, small, **lost, quality__refuse_msi_r2=0))
+    assert warned.provenance["tiles"]["resumed"] == warned.provenance["tiles"]["finished"]
+    assert warned.provenance["quality"]["state"] == "published with warnings"
+    assert run(config(tmp_path / "open", small, **lost, quality__gate="off")).provenance["quality"]["warnings"] == []
+
+
+def test_a_method_without_the_msi_need_not_agree_with_it(tmp_path: Path) -> None:
+    settings = {"network": "bicubic", "quality__refuse_msi_r2": 0.97, "publish__formats": "[zarr]"}
+    quality = run(config(tmp_path / "p", "size=100&ratio=4&bands=12&seed=3", **settings)).provenance["quality"]
+    assert quality["msi_r2"] < 0.97
+    assert quality["state"] == "published with warnings"
+
+
 def test_a_pair_too_small_for_the_protocol_says_so(tmp_path: Path) -> None:
     record = qa(run(config(tmp_path / "small", "size=64&ratio=4&bands=8&seed=1")))
     assert record["reduced_resolution"]["rows"] == []

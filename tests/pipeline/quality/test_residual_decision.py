@@ -79,6 +79,23 @@ def test_who_wants_it_always_gets_it_and_tiles_are_invisible(tmp_path, weights):
     assert never.provenance["method"]["learned"]["sentence"] == "not applied: learned=never was asked for"
 
 
+@pytest.mark.parametrize(
+    ("psnr_db", "sam_deg", "applied"),
+    [
+        ((31.0, 30.0), (1.9, 2.0), True),
+        ((30.0, 30.0), (2.0, 2.0), True),
+        ((31.0, 30.0), (2.1, 2.0), False),
+        ((29.0, 30.0), (1.9, 2.0), False),
+        ((29.0, 30.0), (2.1, 2.0), False),
+    ],
+)
+def test_neither_score_may_be_worse(psnr_db, sam_deg, applied):
+    """Higher is better for PSNR, lower for SAM."""
+    record = gate._compared("here", psnr_db, sam_deg)
+    assert record.applied is applied
+    assert (record.psnr_db, record.sam_deg) == (psnr_db, sam_deg)
+
+
 def test_a_scene_too_small_to_be_asked_is_left_alone(tmp_path, weights):
     product = run(config(tmp_path / "p", SMALL, network=NETWORK, weights=str(weights), **PLAIN))
     assert "too small to try it, 6 pixels" in product.provenance["method"]["learned"]["reason"]

@@ -71,6 +71,16 @@ def test_shift_beyond_the_search_is_refused_and_stays():
     assert (found.decision, found.east_m) == ("refuse", 0)
 
 
+def test_a_match_just_beyond_the_search_is_refused_for_that_reason():
+    """Four coarse pixels: the images agree there, so that nothing else speaks against it."""
+    recipe = "size=200&ratio=4&bands=12&seed=1&east_m=160"
+    beyond = estimate(recipe, max_shift_px=3)
+    assert (beyond.decision, beyond.model, beyond.east_m) == ("refuse", "none", 0)
+    assert "at the rim of the search, 4 coarse px; raise align.max_shift_px" in beyond.reason
+    within = estimate(recipe, max_shift_px=4)
+    assert (within.decision, within.east_m) == ("accept", pytest.approx(160, abs=2))
+
+
 def simulated(ground, move, **options):
     pair = simulate(ground, ratio=3, move=move, **options)
     config = AlignConfig()

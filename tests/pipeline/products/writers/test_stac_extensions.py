@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
+from pyproj import Transformer
 
 from hyperfuse.pipeline.formats import available
 from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.publish import publish
-from tests.pipeline.conftest import build_job
+from tests.pipeline.conftest import ORIGINS, build_job
 
 NUMBER, TEXT, TIME = {"type": "number"}, {"type": "string", "minLength": 1}, {"type": "string", "format": "date-time"}
 COMMON_NAMES = [
@@ -158,6 +160,21 @@ def test_files_have_checksums_and_folders_have_none(item: dict[str, Any]) -> Non
     for key, asset in item["assets"].items():
         is_folder = asset["type"].startswith("application/vnd.zarr")
         assert ("file:checksum" in asset) == (not is_folder), key
+
+
+def test_boxes_go_from_the_lower_left_to_the_upper_right(item: dict[str, Any]) -> None:
+    """A box is west, south, east, north: of a grid of 70 rows and 90 columns from its upper left corner."""
+    data = [asset for asset in item["assets"].values() if {"data", "uncertainty"} & set(asset["roles"])]
+    assert data
+    for asset in data:
+        crs = asset["proj:code"]
+        left, top, gsd = ORIGINS[crs]
+        right, bottom = left + 90 * gsd, top - 70 * gsd
+        assert asset["proj:bbox"] == pytest.approx([left, bottom, right, top])
+        assert asset["proj:shape"] == [70, 90]
+        x, y = np.meshgrid(np.linspace(left, right, 91), np.linspace(bottom, top, 71))
+        lon, lat = Transformer.from_crs(crs, 4326, always_xy=True).transform(x, y)
+        assert item["bbox"] == pytest.approx([lon.min(), lat.min(), lon.max(), lat.max()], abs=1e-6)
 
 
 def test_times_are_whole(item: dict[str, Any]) -> None:
