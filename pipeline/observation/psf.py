@@ -72,7 +72,7 @@ def coarse_pixel(ratio: int, sigma_px: float) -> F32:
     around = psf_reach(ratio, sigma_px)
     reach = blur_reach(ratio, sigma_px)
     # The middle of as many coarse pixels as keep the rim out of its reach.
-    middle = blur_matrix(2 * around + 1, ratio, sigma_px)[around]
+    middle: F32 = blur_matrix(2 * around + 1, ratio, sigma_px)[around]
     return middle[around * ratio - reach : (around + 1) * ratio + reach]
 
 
