@@ -89,5 +89,6 @@ def _taps(at: F64, taps: int, sigma_px: float) -> tuple[NDArray[np.int64], F32]:
 
 def _weights(distance: F64, sigma_px: float) -> F32:
     """Gaussian weights at these distances (fine pixels), each row with a sum of 1."""
+    # Not `models.operators.blur_matrix`, which knows the centers of coarse pixels only: here samples lie anywhere.
     weights = np.where(np.abs(distance) <= _SUPPORT * sigma_px, np.exp(-0.5 * (distance / sigma_px) ** 2), 0.0)
     return cast("F32", (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))

@@ -36,9 +36,9 @@ import fsspec
 from hyperfuse.catalogs.errors import Busy, HyperFuseError, OutOfResources, UsageError
 from hyperfuse.catalogs.formats.files import file_sha256
 from hyperfuse.catalogs.locks import locked
+from hyperfuse.pipeline.fusion.windows import touched
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.folder import Job, StagedJob
-from hyperfuse.pipeline.job.staged_pair import touched
 
 log = logging.getLogger(__name__)
 

@@ -6,16 +6,14 @@ import torch
 
 from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.models import TwoRateModel, method
-from hyperfuse.models.spec import merge_sums
 from hyperfuse.pipeline.fusion.method import build_model, in_precision, load_job_weights
 from hyperfuse.pipeline.fusion.weights import write_tensors
-from hyperfuse.pipeline.geometry.box import Box
-from hyperfuse.pipeline.geometry.box import blocks_of as _blocks
+from hyperfuse.pipeline.fusion.windows import PairWindow, StagedPair, scene_sums
+from hyperfuse.pipeline.geometry.box import Box, blocks_of
 from hyperfuse.pipeline.geometry.tiling import aligned
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.stage import HSI_CHUNK
-from hyperfuse.pipeline.job.staged_pair import PairWindow, StagedPair
 from hyperfuse.pipeline.pipelining import convey
 from hyperfuse.pipeline.progress import Progress
 
@@ -29,31 +27,7 @@ def first_pass(job: StagedJob, progress: Progress) -> None:
     if not job.spec.needs_first_pass or path.is_file():
         return
     summed = method(job.config.network).first_pass(job.spec, load_job_weights(job))
-    pair, ratio, step = StagedPair(job), job.grids.ratio, job.spec.multiple_of
-    lattice = getattr(summed, "lattice", step)
-    # Not as large as tiles: what is summed must not depend on how the scene is tiled.
-    blocks = list(_blocks(job.grids.coarse_shape, max(HSI_CHUNK // lattice, 1) * lattice))
-    total: dict[str, torch.Tensor] = {}
-
-    def load(block: Box) -> tuple[Box, Box, PairWindow]:
-        # The last block of a row may end anywhere; its window goes on, beyond the rim if need be, to whole multiples.
-        height, width = (-(-n // step) * step for n in block.shape)
-        around = Box(y0=block.y0, y1=block.y0 + height, x0=block.x0, x1=block.x0 + width).grown(summed.margin)
-        return block, around, pair.read(around)
-
-    def sums(loaded: tuple[Box, Box, PairWindow]) -> dict[str, torch.Tensor]:
-        block, around, window = loaded
-        whole = torch.nn.functional.max_pool2d((~window.msi_valid).float(), ratio) == 0
-        valid = window.hsi_valid.all(dim=1) & whole[:, 0]
-        counted = torch.zeros_like(valid)
-        height, width = block.shape
-        counted[:, summed.margin : summed.margin + height, summed.margin : summed.margin + width] = True
-        return summed.sums(window.hsi, window.msi, valid & counted, (around.y0, around.x0))
-
-    for done, part in enumerate(convey(blocks, load=load, work=sums, store=lambda part: part), start=1):
-        total = merge_sums(summed, total, part) if total else part
-        progress("first pass", done, len(blocks))
-    write_tensors(path, total)
+    write_tensors(path, scene_sums(StagedPair(job), summed, progress))
 
 
 def coarse_pass(job: StagedJob, device: torch.device, progress: Progress) -> None:
@@ -69,7 +43,7 @@ def coarse_pass(job: StagedJob, device: torch.device, progress: Progress) -> Non
     # Tiles may reach beyond the rim to keep the multiple, and so must the features.
     height, width = (-(-n // step) * step for n in job.grids.coarse_shape)
     array = store.create_cube(path, (rates.channels, height * rates.rate, width * rates.rate), HSI_CHUNK * rates.rate)
-    blocks = list(_blocks((height, width), COARSE_EDGE))
+    blocks = list(blocks_of((height, width), COARSE_EDGE))
 
     def load(block: Box) -> tuple[Box, Box, PairWindow]:
         rows = aligned(block.y0, block.y1, rates.coarse_halo, step, height)

@@ -25,11 +25,11 @@ from hyperfuse.pipeline.fusion.back_projection import (
     ResidualSpectrum,
     residual,
 )
-from hyperfuse.pipeline.fusion.method import WindowFuser
+from hyperfuse.pipeline.fusion.method import job_fuser
+from hyperfuse.pipeline.fusion.windows import StagedPair
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.geometry.tiling import aligned
 from hyperfuse.pipeline.job.folder import StagedJob
-from hyperfuse.pipeline.job.staged_pair import StagedPair
 from hyperfuse.pipeline.observation.psf import psf_reach
 from hyperfuse.pipeline.observation.psf_overlap import projection_reach
 from hyperfuse.pipeline.observation.sample import sampled_blocks
@@ -165,8 +165,9 @@ def strict_pass(job: StagedJob, device: torch.device, progress: Progress = silen
         return
     ratio, sigma_px, observed = job.grids.ratio, job.observation.psf_sigma_px, job.spec.observed
     blocks = sampled_blocks(job.grids.coarse_shape, n_hsi=observed.hsi_bands, n_msi=observed.msi_bands, ratio=ratio)
-    fuse = WindowFuser(job, device)
-    sigma = noise(np.concatenate([_spectra(fuse.pair, block) for block in blocks], axis=1))
+    pair = StagedPair(job)
+    fuse = job_fuser(job, pair, device)
+    sigma = noise(np.concatenate([_spectra(pair, block) for block in blocks], axis=1))
     if sigma is None:
         raise InputRejected(
             f"{job.record.hsi.name}: has too few valid pixels in the overlap to tell its noise, which strict mode needs; leave "
@@ -176,11 +177,11 @@ def strict_pass(job: StagedJob, device: torch.device, progress: Progress = silen
     chosen = _thinned(job, blocks)
     for done, block in enumerate(chosen, start=1):
         around = _around(job, block)
-        window, fused = fuse.pair.read(around), fuse(around)[0].float().cpu()
-        shown, valid = window.hsi_valid[0].all(dim=0), fuse.pair.valid_under(around)
+        window, fused = pair.read(around), fuse(around)[0].float().cpu()
+        shown, valid = window.hsi_valid[0].all(dim=0), pair.valid_under(around)
         left, known = residual(fused, window.hsi[0], shown, valid, ratio=ratio, sigma_px=sigma_px)
         inner = (slice(block.y0 - around.y0, block.y1 - around.y0), slice(block.x0 - around.x0, block.x1 - around.x0))
-        spectrum.add(left[:, *inner] * fuse.pair.unscaling[0], known[inner])
+        spectrum.add(left[:, *inner] * pair.unscaling[0], known[inner])
         progress("strict pass", done, len(chosen))
     share = sum(math.prod(block.shape) for block in chosen) / math.prod(job.grids.coarse_shape)
     record = decide(spectrum, sigma, ratio=ratio, sigma_px=sigma_px, share=share)

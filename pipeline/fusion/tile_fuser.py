@@ -4,8 +4,8 @@
     compute   the method, and the packing of what it gives, on the device
     save      encode, write whole chunks, add the record to the ledger, in a thread
 
-Padding, holes, cropping and packing happen here and nowhere else, so a method sees whole filled arrays only. Where memory
-runs out, the batch is halved, then the tile, with the same result.
+Cropping and packing happen here; what a method sees and how it is called is `pipeline.fusion.method`'s, as everywhere. Where
+memory runs out, the batch is halved, then the tile, with the same result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from hyperfuse.models import TwoRateModel
 from hyperfuse.pipeline.fusion.device import (
     Lane,
     exhausted,
@@ -30,15 +29,15 @@ from hyperfuse.pipeline.fusion.device import (
     pick_device,
     share_heaps,
 )
-from hyperfuse.pipeline.fusion.method import build_model, in_precision, precision
+from hyperfuse.pipeline.fusion.method import job_fuser
 from hyperfuse.pipeline.fusion.packing import Packed, Packing
 from hyperfuse.pipeline.fusion.strict import load_projection
+from hyperfuse.pipeline.fusion.windows import StagedPair
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.geometry.tiling import Tile
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.ledger import TileRecord
-from hyperfuse.pipeline.job.staged_pair import StagedPair
 from hyperfuse.pipeline.pipelining import convey, step_back
 
 log = logging.getLogger(__name__)
@@ -99,7 +98,7 @@ class TileFuser:
             keep_freed_memory()
         self._lane = Lane(self.device)
         self._pair = StagedPair(job)
-        self._model = build_model(job, self.device)
+        self._method = job_fuser(job, self._pair, self.device)
         self._project = load_projection(job)
         self._product = store.open_array(job.fused, write=True)
         for thread in store.codec_threads():
@@ -118,19 +117,11 @@ class TileFuser:
         """Read the windows of tiles of one shape."""
         started = time.monotonic()
         windows = [self._pair.read(tile.window) for tile in tiles]
-        ratio, spec = self.job.grids.ratio, self.job.spec
-        columns = [([w.hsi for w in windows], 1), ([w.msi for w in windows], ratio)]
-        if isinstance(self._model, TwoRateModel):
-            assert spec.two_rate is not None  # noqa: S101 (a two-rate method specifies its rates)
-            columns.append(([self._pair.features(tile.window) for tile in tiles], spec.two_rate.rate))
-        elif spec.masked:
-            columns += [
-                ([w.hsi_valid.all(dim=1, keepdim=True) for w in windows], 1),
-                ([w.msi_valid for w in windows], ratio),
-            ]
+        ratio = self.job.grids.ratio
+        columns = self._method.arguments(windows, [tile.window for tile in tiles])
         if self._project is not None:
             columns += [
-                ([w.hsi_valid.all(dim=1, keepdim=True) for w in windows], 1),
+                ([w.masks[0] for w in windows], 1),
                 ([self._pair.valid_under(tile.window)[None, None] for tile in tiles], ratio),
             ]
         batched = [column[0] if len(tiles) == 1 else torch.cat(column) for column, _ in columns]
@@ -181,7 +172,7 @@ class TileFuser:
                 seconds=round(time.monotonic() - computed.started, 4),
                 busy_s=round(busy_s, 4),
                 device=str(self.device),
-                precision=precision(self.job, self.device),
+                precision=self._method.precision,
             )
             self.job.ledger.add(record)
             records.append(record)
@@ -215,17 +206,11 @@ class TileFuser:
     def _call(self, part: _Part) -> torch.Tensor:
         layers = [layer for layer, _ in part.layers]
         if self._project is None:
-            return self._fused(layers)
-        fused = self._fused(layers[:-2]).float()
+            return self._method.fused(layers)
+        fused = self._method.fused(layers[:-2]).float()
         for image, hsi, shown, valid in zip(fused, layers[0], *layers[-2:], strict=True):
             self._project(image, hsi, shown[0], valid[0])
         return fused
-
-    def _fused(self, arguments: list[torch.Tensor]) -> torch.Tensor:
-        with in_precision(self.job, self.device):
-            if isinstance(self._model, TwoRateModel):
-                return self._model.fine(*arguments)
-            return self._model(*arguments)
 
     def _halves(self, part: _Part) -> Iterator[_Part]:
         """Half of the tiles each; of a single tile, half of its core each, with the halo that it needs."""

@@ -33,7 +33,7 @@ from hyperfuse.catalogs.times import rfc3339
 from hyperfuse.pipeline.geometry.grids import on_lattice
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.completeness import MosaicSummary
-from hyperfuse.pipeline.job.encoding import NODATA
+from hyperfuse.pipeline.job.encoding import NODATA, encoded
 from hyperfuse.pipeline.job.ledger import Ledger
 from hyperfuse.pipeline.job.records import code_version, job_key
 from hyperfuse.pipeline.mosaic.inputs import AreaInputs, ProductCube
@@ -350,8 +350,4 @@ def packed(samples: np.ndarray[Any, Any], area: Area) -> tuple[np.ndarray[Any, A
     """Samples as they are stored, and how many had to be set to the end of the range."""
     if not area.integer:
         return samples.astype(np.float32), 0
-    valid = np.isfinite(samples)
-    counts = np.rint(np.where(valid, samples, 0.0) / area.scale)
-    clipped = int((np.abs(counts) > -NODATA - 1).sum())
-    counts = np.clip(counts, NODATA + 1, -NODATA - 1)
-    return np.where(valid, counts, NODATA).astype(np.int16), clipped
+    return encoded(samples, area.scale, np.isfinite(samples))

@@ -11,8 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperfuse.models.operators import blur_reach
-from hyperfuse.pipeline.observation.psf import psf_reach, taps
+from hyperfuse.pipeline.observation.psf import coarse_pixel, psf_reach
 
 F64 = NDArray[np.float64]
 
@@ -44,8 +43,7 @@ def projection_reach(ratio: int, sigma_px: float) -> int:
 @lru_cache(maxsize=16)
 def overlap(ratio: int, sigma_px: float) -> F64:
     """Overlaps of the PSFs of two coarse pixels by their distance along one axis, from 0 on."""
-    reach_px = blur_reach(ratio, sigma_px)
-    weight = taps(range(1), range(-reach_px, ratio + reach_px), ratio, sigma_px)[0].astype(np.float64)
+    weight = coarse_pixel(ratio, sigma_px).astype(np.float64)
     return np.array([(weight[d:] * weight[: len(weight) - d]).sum() for d in range(0, len(weight), ratio)])
 
 

@@ -24,6 +24,7 @@ from hyperfuse.catalogs.sensors import sigma_from_mtf
 from hyperfuse.models import Observed
 from hyperfuse.models.operators import BLUR_REACH, degrade
 from hyperfuse.pipeline.observation.protocol import Protocol
+from hyperfuse.pipeline.observation.psf import gaussian_taps
 
 log = logging.getLogger(__name__)
 
@@ -206,8 +207,9 @@ def _coarse(truth: Cube, protocol: Protocol) -> Cube:
     if protocol.psf == "gaussian":
         return _degraded(truth, protocol.ratio, protocol.sigma_px)
     ratio = protocol.ratio
-    along = np.exp(-0.5 * ((np.arange(ratio) - (ratio - 1) / 2) / protocol.sigma_px) ** 2)
-    along /= along.sum()
+    along = gaussian_taps(
+        np.arange(ratio) - (ratio - 1) / 2, protocol.sigma_px
+    )  # nothing of the neighbors, as in the papers
     n_bands, height, width = truth.shape
     blocks = truth.reshape(n_bands, height // ratio, ratio, width // ratio, ratio)
     coarse: Cube = np.einsum("byixj,i,j->byx", blocks, along, along).astype(np.float32)

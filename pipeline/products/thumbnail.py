@@ -12,7 +12,7 @@ from hyperfuse.catalogs.bands import Bands
 from hyperfuse.pipeline.composite import picture_bands, stretched
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.encoding import NODATA
+from hyperfuse.pipeline.job.encoding import valid_samples
 from hyperfuse.pipeline.job.folder import StagedJob
 
 EDGE_PX = 512
@@ -35,8 +35,7 @@ def thumbnail(job: StagedJob, path: Path) -> None:
 def cube_picture(array: Path, bands: Bands, path: Path) -> None:
     """The same of any product cube, by its Zarr array and its bands."""
     samples = _thinned(array, picture_bands(bands))
-    invalid = samples == NODATA if samples.dtype == np.int16 else ~np.isfinite(samples)
-    save_picture(samples, ~invalid.any(axis=0), path)
+    save_picture(samples, np.asarray(valid_samples(samples).all(axis=0)), path)
 
 
 def save_picture(samples: NDArray[np.generic], opaque: NDArray[np.bool_], path: Path) -> None:

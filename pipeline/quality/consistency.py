@@ -26,7 +26,7 @@ from hyperfuse.models.operators import blur_reach
 from hyperfuse.pipeline.fusion.back_projection import MAX_LOST
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.encoding import NODATA
+from hyperfuse.pipeline.job.encoding import valid_samples
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.observation.psf import taps
 from hyperfuse.pipeline.pipelining import convey
@@ -171,7 +171,7 @@ class _Pass:
     def add(self, swath: range, box: Box, stored: NDArray[Any]) -> None:
         """Add a chunk: all bands of a box of the product."""
         samples = torch.from_numpy(stored).to(torch.float32).mul_(self._scale)
-        valid = torch.from_numpy((stored != NODATA) if stored.dtype == np.int16 else np.isfinite(stored)).all(dim=0)
+        valid = torch.from_numpy(valid_samples(stored)).all(dim=0)
         samples.mul_(valid) if stored.dtype == np.int16 else samples.nan_to_num_(0.0).mul_(valid)
         if swath != self._swath:
             self._swath = swath

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from hyperfuse.models.operators import blur_reach, degrade
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.encoding import NODATA
+from hyperfuse.pipeline.job.encoding import decoded
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.quality.accumulators import F32
 
@@ -220,10 +220,7 @@ def _read(job: StagedJob, window: Box) -> Sequence[F64] | None:
         store.open_array(job.fused),
         Box(y0=around.y0 - lead[0], y1=around.y1 - lead[0], x0=around.x0 - lead[1], x1=around.x1 - lead[1]),
     )
-    if stored.dtype == np.int16:
-        fused = np.where(stored == NODATA, np.float32(np.nan), stored * np.float32(job.staged.scale))
-    else:
-        fused = stored
+    fused = decoded(stored, job.staged.scale)
     msi = store.read(store.open_array(job.folder / "stage" / "msi.zarr"), around, np.array(job.staged.msi.kept))
     msi = job.staged.as_fused(msi)
     hsi = store.read(store.open_array(job.folder / "stage" / "hsi.zarr"), window, np.array(job.staged.hsi.kept))

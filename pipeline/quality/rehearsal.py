@@ -26,9 +26,9 @@ import torch
 from numpy.typing import NDArray
 
 from hyperfuse.models import Observed
-from hyperfuse.models.operators import blur_matrix
 from hyperfuse.models.subspace.basis import Subspace
 from hyperfuse.models.subspace.noise import noise_level
+from hyperfuse.pipeline.observation.psf import coarse_pixel
 from hyperfuse.pipeline.observation.simulate import SimulatedPair
 from hyperfuse.pipeline.quality.msi_detail import F32, F64, filled
 
@@ -165,8 +165,7 @@ def msi_noise(msi: F32, steps: Sequence[int]) -> F64:
 
 def kept_by_averaging(ratio: int, psf_sigma_px: float) -> float:
     """Share of the variance of white noise that `models.operators.degrade` leaves."""
-    middle = blur_matrix(17, ratio, psf_sigma_px)[8].astype(np.float64)
-    return float((middle**2).sum() ** 2)
+    return float((coarse_pixel(ratio, psf_sigma_px).astype(np.float64) ** 2).sum() ** 2)
 
 
 def _with_noise(image: F32, noise: NDArray[np.floating], rng: np.random.Generator) -> F32:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.catalogs.formats.files import write_atomic
@@ -22,7 +23,7 @@ from hyperfuse.pipeline.fusion.residual import weights_of
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.geometry.tiling import Tile
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.encoding import INT16_RANGE, NODATA
+from hyperfuse.pipeline.job.encoding import decoded, encoded, valid_samples
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.ledger import Ledger, TileRecord
 from hyperfuse.pipeline.observation.simulate import SimulatedPair
@@ -140,16 +141,10 @@ def error_map(job: StagedJob, edge: int) -> F32 | None:
     # Rows of chunks one at a time: a thinned read of the whole would hold every band of the scene.
     for y0 in range(0, height, -(-array.chunks[1] // step) * step):
         y1 = min(y0 + -(-array.chunks[1] // step) * step, height)
-        part = unpacked(job, store.thin(array, Box(y0=y0, y1=y1, x0=0, x1=width), range(array.shape[0]), step))
+        stored = store.thin(array, Box(y0=y0, y1=y1, x0=0, x1=width), range(array.shape[0]), step)
+        part = decoded(stored, job.error_scale)
         image[y0 // step : y0 // step + part.shape[1]] = np.sqrt((part**2).mean(axis=0))
     return image
-
-
-def unpacked(job: StagedJob, stored: Any) -> F32:
-    """Stored standard errors in the HSI's unit, NaN where the product is not valid."""
-    if stored.dtype != np.int16:
-        return np.asarray(stored, np.float32)
-    return np.where(stored == NODATA, np.float32(np.nan), stored * np.float32(job.error_scale)).astype(np.float32)
 
 
 def _calibrated(job: StagedJob) -> Calibration:
@@ -213,10 +208,7 @@ def _product(job: StagedJob, window: Box) -> F32:
     """The fused samples of a window in coarse pixels, NaN where they are not valid."""
     fine, (lead_y, lead_x) = window.times(job.grids.ratio), job.grids.lead
     box = Box(y0=fine.y0 - lead_y, y1=fine.y1 - lead_y, x0=fine.x0 - lead_x, x1=fine.x1 - lead_x)
-    stored = store.read(store.open_array(job.fused), box)
-    if stored.dtype != np.int16:
-        return np.asarray(stored, np.float32)
-    return np.where(stored == NODATA, np.float32(np.nan), stored * np.float32(job.staged.scale)).astype(np.float32)
+    return decoded(store.read(store.open_array(job.fused), box), job.staged.scale)
 
 
 def _finished(job: StagedJob) -> dict[str, TileRecord]:
@@ -255,16 +247,11 @@ def _write_tile(
 ) -> TileRecord:
     started = time.monotonic()
     error = standard_error(found, _activity(job, found, tile.core))
-    stored = store.read(product, tile.core)
-    valid = (stored != NODATA) if stored.dtype == np.int16 else np.isfinite(stored)
-    clipped = 0
+    valid, clipped = valid_samples(store.read(product, tile.core)), 0
+    stored: NDArray[np.int16] | F32 = np.where(valid, error, np.float32(np.nan))
     if errors.dtype == np.int16:
-        counts = np.round(error / np.float32(job.error_scale))
-        clipped = int(((counts > INT16_RANGE[1]) & valid).sum())
-        packed = np.where(valid, np.minimum(counts, INT16_RANGE[1]), NODATA).astype(np.int16)
-    else:
-        packed = np.where(valid, error, np.float32(np.nan))
-    store.write(errors, tile.core, packed)
+        stored, clipped = encoded(error, job.error_scale, valid)
+    store.write(errors, tile.core, stored)
     shown = valid.any(axis=(1, 2))
     return TileRecord(
         key=tile.key,

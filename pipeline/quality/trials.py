@@ -18,11 +18,11 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import max_pool2d, pad
 
 from hyperfuse.catalogs.errors import ExpectedSkip, HyperFuseError, InputRejected
-from hyperfuse.models import FusionModel, Method, ModelSpec, Observed, available, method
+from hyperfuse.models import Method, ModelSpec, Observed, available, method
 from hyperfuse.models.weights_io import load_weights
+from hyperfuse.pipeline.fusion.method import pair_fuser
 from hyperfuse.pipeline.fusion.strict import project_whole
 from hyperfuse.pipeline.fusion.weights import checked_card
 from hyperfuse.pipeline.observation.protocol import Protocol
@@ -153,23 +153,15 @@ def fuse_whole(name: str, pair: SimulatedPair, *, weights: Path | None = None, d
 def fuse_by(
     chosen: Method, spec: ModelSpec, pair: SimulatedPair, tensors: Mapping[str, torch.Tensor] | None, *, device: str
 ) -> Fused:
-    """Fuse a whole pair at once by a method that is specified for it, with weights that may still be trained.
+    """Fuse a whole pair at once, as tiles are fused, by a method that is specified for it, with weights that may still be trained.
 
     Raises
     ------
     ValueError
         If the weights do not fit.
     """
-    with _Cost(device) as cost, torch.inference_mode():
-        (hsi, msi), masks, valid = padded(pair, spec, device)
-        height, width = pair.truth.shape[1:]
-        unscaled = _to_symmetric_range(hsi, msi) if spec.symmetric_range else None
-        sums = chosen.first_pass(spec, tensors).sums(hsi, msi, valid) if spec.needs_first_pass else None
-        model: FusionModel = chosen.build(spec, sums, tensors)
-        if isinstance(model, torch.nn.Module):
-            model.to(device)
-        fused = model(hsi, msi, *(masks if spec.masked else ()))[0, :, :height, :width].float()
-        image: NDArray[np.float32] = (fused if unscaled is None else unscaled(fused)).cpu().numpy()
+    with _Cost(device) as cost:
+        image = pair_fuser(chosen, spec, pair, tensors, torch.device(device)).whole()
     return Fused(image=image, seconds=cost.seconds, peak_bytes=cost.peak_bytes)
 
 
@@ -267,40 +259,6 @@ def _rows(
     except Exception as error:  # noqa: BLE001
         told = " ".join(str(error).split()) or type(error).__name__
         return [replace(unscored, method=each, unit=1.0, error=told) for each in names]
-
-
-def padded(
-    pair: SimulatedPair, spec: ModelSpec, device: str
-) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
-    """Both images filled and padded to the method's multiple, shape (1, band, y, x), their valid pixels, and those that count."""
-    ratio, step = spec.observed.ratio, spec.multiple_of
-    height, width = pair.hsi.shape[1:]
-    below, right = -height % step, -width % step
-    images, masks = [], []
-    for image, scale in ((pair.hsi, 1), (pair.msi, ratio)):
-        filled, shown = _filled(image)
-        rim = (0, right * scale, 0, below * scale)
-        images.append(pad(filled[None], rim, mode="replicate").to(device))
-        masks.append((pad(shown[None, None].float(), rim, mode="replicate") == 1).to(device))
-    whole = max_pool2d((~masks[1]).float(), ratio) == 0
-    counted = (masks[0] & whole)[:, 0]
-    counted[:, height:], counted[..., width:] = False, False
-    return images, masks, counted
-
-
-def _filled(image: NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The image with the mean of each band in its holes, and where all bands are valid, shape (y, x)."""
-    mean = np.nan_to_num(np.nanmean(image, axis=(1, 2), keepdims=True))
-    hole = np.isnan(image)
-    return torch.from_numpy(np.where(hole, mean, image).astype(np.float32)), torch.from_numpy(~hole.any(axis=0))
-
-
-def _to_symmetric_range(hsi: torch.Tensor, msi: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Map both images in place so that the HSI fills [-1, 1]; returns the inverse for the fused image."""
-    low, high = hsi.min(), hsi.max()
-    for image in (hsi, msi):
-        image.sub_(low).mul_(2.0 / (high - low)).sub_(1.0)
-    return lambda fused: (fused + 1.0) * ((high - low) / 2.0) + low
 
 
 class _Cost:

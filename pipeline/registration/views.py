@@ -288,7 +288,10 @@ def open_view(survey: Survey, window: Window, reach: Sequence[Move]) -> View:
 
 
 def smoothed(image: Array, sigma: float) -> tuple[Array, Array]:
-    """Gaussian mean of the valid samples of an image (y, x), and the share of the kernel that they carry."""
+    """Gaussian mean of the valid samples of an image (y, x), and the share of the kernel that they carry.
+
+    Not `models.operators.degrade`: the blurred image is sampled later, at any position, and not at the centers of coarse pixels.
+    """
     valid = np.isfinite(image)
     if valid.all():
         return gaussian_filter(image, sigma, mode="nearest"), np.ones_like(image)

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.encoding import NODATA
+from hyperfuse.pipeline.job.encoding import decoded
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.quality.accumulators import F32
 from hyperfuse.pipeline.quality.consistency import radiometry
-from hyperfuse.pipeline.quality.standard_error import unpacked
 from hyperfuse.pipeline.reports.color_maps import color_composite, composite_bands, picture_step, stretch
 from hyperfuse.pipeline.reports.spectra import Preset, count_scale, lattice_size, packed, presets
 
@@ -106,14 +105,12 @@ def job_spectra(job: StagedJob) -> SpectraData:
 
 def _product(job: StagedJob, bands: Sequence[int], rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
     stored = store.gather(store.open_array(job.fused), bands, rows, cols)
-    if stored.dtype != np.int16:
-        return stored.astype(np.float32)
-    return np.where(stored == NODATA, np.float32(np.nan), stored * np.float32(job.staged.scale)).astype(np.float32)
+    return decoded(stored, job.staged.scale)
 
 
 def _errors(job: StagedJob, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:
     """Standard errors of all bands."""
-    return unpacked(job, store.gather(store.open_array(job.errors), range(len(job.bands)), rows, cols))
+    return decoded(store.gather(store.open_array(job.errors), range(len(job.bands)), rows, cols), job.error_scale)
 
 
 def _hsi(job: StagedJob, bands: Sequence[int], rows: NDArray[np.int64], cols: NDArray[np.int64]) -> F32:

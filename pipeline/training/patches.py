@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.models.operators import blur_reach
+from hyperfuse.pipeline.observation.psf import gaussian_taps
 from hyperfuse.pipeline.observation.simulate import Cube, SimulatedPair
 from hyperfuse.pipeline.training.generated.structure import turned
 from hyperfuse.pipeline.training.pairs import Ground
@@ -178,8 +179,8 @@ def displaced_psf(n_coarse: int, ratio: int, sigma_px: float, margin: int, move_
     """
     center = margin + (np.arange(n_coarse) + 0.5) * ratio - 0.5 + move_px
     distance = np.arange(n_coarse * ratio + 2 * margin) - center[:, None]
-    weight = np.exp(-0.5 * (distance / sigma_px) ** 2) * (np.abs(distance) <= margin + ratio / 2)
-    return np.asarray(weight / weight.sum(axis=1, keepdims=True), np.float32)
+    # Cut where the margin ends for any center, so that no displacement sees less than another.
+    return gaussian_taps(distance, sigma_px, cut=margin + ratio / 2).astype(np.float32)
 
 
 def white_noise(

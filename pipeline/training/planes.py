@@ -22,10 +22,10 @@ from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected
 from hyperfuse.models import ModelSpec, method
 from hyperfuse.models.operators import blur_reach
 from hyperfuse.models.universal import Universal
+from hyperfuse.pipeline.fusion.windows import PairInMemory, scene_sums
 from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.observation.simulate import Cube, SimulatedPair, simulate
 from hyperfuse.pipeline.progress import Progress, silent
-from hyperfuse.pipeline.quality.trials import padded
 from hyperfuse.pipeline.training.generated.structure import turned
 from hyperfuse.pipeline.training.pairs import Ground
 from hyperfuse.pipeline.training.patches import Sample, displaced_psf, white_noise, whole_corners
@@ -147,8 +147,10 @@ def exercise(pair: SimulatedPair, spec: ModelSpec, patch: int) -> Exercise:
         If the scene has too few valid pixels.
     """
     chosen = method(spec.name)
-    (hsi, msi), masks, counted = padded(pair, spec, "cpu")
-    model = chosen.build(spec, chosen.first_pass(spec).sums(hsi, msi, counted))
+    windows = PairInMemory(pair, spec)
+    window = windows.read(windows.whole)
+    hsi, msi, masks = window.hsi, window.msi, window.masks
+    model = chosen.build(spec, scene_sums(windows, chosen.first_pass(spec)))
     assert isinstance(model, Universal)  # noqa: S101 (the caller's choice)
     parts = model.base.parts(hsi, msi, *masks)
     seen = model.planes(parts, *masks)

@@ -164,8 +164,8 @@ def hyperfuse(folder: str, network: str, edge: int, bands: int, core: int) -> di
             seconds = time.perf_counter() - started
         tiled = np.asarray(store.open_array(job.fused)[...])
         chosen = model(network, bands)
+        from hyperfuse.pipeline.fusion.windows import StagedPair
         from hyperfuse.pipeline.geometry.box import Box
-        from hyperfuse.pipeline.job.staged_pair import StagedPair
 
         height, width = job.grids.coarse_shape
         pair = StagedPair(job)

@@ -7,16 +7,9 @@ import pytest
 import torch
 
 from hyperfuse.catalogs.sensors import sigma_from_mtf
-from hyperfuse.pipeline.fusion.back_projection import (
-    LEAST,
-    BackProjection,
-    ResidualSpectrum,
-    kernel_radius,
-    psf_reach,
-    reach,
-    residual,
-    taps,
-)
+from hyperfuse.pipeline.fusion.back_projection import LEAST, BackProjection, ResidualSpectrum, residual
+from hyperfuse.pipeline.observation.psf import psf_reach, taps
+from hyperfuse.pipeline.observation.psf_overlap import kernel_radius, projection_reach
 
 CASES = [(2, 0.3), (3, 0.3), (4, 0.5), (8, 0.3)]
 BANDS = 3
@@ -81,7 +74,7 @@ def test_almost_no_residual_is_left_and_holes_do_not_matter(ratio, mtf):
 def test_a_window_with_its_reach_is_corrected_as_the_whole(ratio, mtf):
     """With holes and a rim that is no part of the product; and not with much less."""
     sigma = sigma_from_mtf(mtf, ratio)
-    far, core = reach(ratio, sigma), 4
+    far, core = projection_reach(ratio, sigma), 4
     assert far == 2 * psf_reach(ratio, sigma) + kernel_radius(ratio, sigma)
     size = 2 * far + core + 6
     fused, hsi = scene(size, ratio)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hyperfuse.catalogs.errors import QualityRefused
 from hyperfuse.catalogs.references.cubes import ReferenceCube
 from hyperfuse.pipeline.config import HarmonizeConfig, RunConfig, load_config
+from hyperfuse.pipeline.fusion.windows import StagedPair
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.product_files import QA
-from hyperfuse.pipeline.job.staged_pair import StagedPair
 from hyperfuse.pipeline.observation.harmonize import decide, harmonize, harmonize_whole
 from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.observation.radiometry import RadiometricFit, fit_line

@@ -69,6 +69,8 @@ def test_the_rim_is_not_scored(pair):
 class Recorder:
     """A method that wants multiples of 5 coarse pixels and returns the nearest HSI pixel."""
 
+    margin = 0
+
     def __init__(self):
         self.valid = None
         self.hsi = None
@@ -80,7 +82,7 @@ class Recorder:
     def first_pass(self, _spec, _weights=None):
         return self
 
-    def sums(self, _hsi, _msi, valid):
+    def sums(self, _hsi, _msi, valid, _origin):
         self.valid = valid
         return {}
 
