@@ -27,10 +27,10 @@ from hyperfuse.catalogs.formats.files import file_sha256
 from hyperfuse.catalogs.scene import Scene, Window
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
+from hyperfuse.pipeline.job.encoding import VARIABLE
 from hyperfuse.pipeline.job.product_files import MANIFEST
 from hyperfuse.pipeline.mosaic.settings import AreaConfig
 from hyperfuse.pipeline.products.product import Product
-from hyperfuse.pipeline.products.writers._read_back import VARIABLE
 
 _ON_LATTICE_PX = 1e-3
 _EDGE_POINTS = 21

@@ -33,15 +33,14 @@ from hyperfuse.catalogs.times import rfc3339
 from hyperfuse.pipeline.geometry.grids import on_lattice
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.completeness import MosaicSummary
-from hyperfuse.pipeline.job.encoding import NODATA
+from hyperfuse.pipeline.job.encoding import NODATA, VARIABLE
 from hyperfuse.pipeline.job.ledger import Ledger
 from hyperfuse.pipeline.job.records import code_version, job_key
+from hyperfuse.pipeline.job.template import TITLES, cube_attributes, georeference, write_axes, write_spectrum
 from hyperfuse.pipeline.mosaic.inputs import AreaInputs, ProductCube
 from hyperfuse.pipeline.mosaic.settings import AreaConfig
 from hyperfuse.pipeline.products.commit import staging_folder
-from hyperfuse.pipeline.products.writers._read_back import VARIABLE
 from hyperfuse.pipeline.products.writers.cog import PackedCube
-from hyperfuse.pipeline.products.writers.zarr import TITLES, cube_attributes, georeference, write_axes, write_spectrum
 
 SCHEMA = "hyperfuse-area/1"
 SOURCE = "source"

@@ -10,9 +10,9 @@ from typing import Any, cast
 import rioxarray
 import xarray as xr
 
+from hyperfuse.pipeline.job.encoding import VARIABLE
 from hyperfuse.pipeline.job.product_files import PROVENANCE, QA, REPORT
 from hyperfuse.pipeline.products.draft import BadProduct
-from hyperfuse.pipeline.products.writers._read_back import VARIABLE
 
 
 @dataclass(frozen=True, kw_only=True)

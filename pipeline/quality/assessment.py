@@ -1,4 +1,4 @@
-"""Every product is judged before it is published: `qa.json`, and the gates that decide how it is published.
+"""Every product is assessed before it is published: `qa.json`, and the gates that decide how it is published.
 
     consistency          with both inputs, and across tile borders        `pipeline.quality.consistency`
     no reference         D_lambda^K, D_s, HQNR                            `pipeline.quality.no_reference`
@@ -87,7 +87,7 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Verdict:
+class Assessment:
     """All that was found, and what follows."""
 
     record: dict[str, Any]
@@ -120,7 +120,7 @@ class Verdict:
         return {"state": record["state"], "warnings": record["warnings"], **picked, "reduced_resolution": reduced}
 
 
-def judge(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) -> Verdict:
+def assess(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) -> Assessment:
     """Measure a finished mosaic, hold it against the limits, and write `qa.json` into the job's folder.
 
     Parameters
@@ -169,10 +169,10 @@ def judge(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) -
         "seconds": round(time.monotonic() - started, 3),
     }
     write_atomic(job.folder / QA, json.dumps(record, indent=1, allow_nan=False))
-    return Verdict(record=record, maps=found.maps)
+    return Assessment(record=record, maps=found.maps)
 
 
-def require_passed(job: StagedJob, verdict: Verdict) -> None:
+def require_passed(job: StagedJob, assessment: Assessment) -> None:
     """Refuse a product that missed a gate, if the settings want that.
 
     Raises
@@ -180,7 +180,7 @@ def require_passed(job: StagedJob, verdict: Verdict) -> None:
     QualityRefused
         With the gates that were missed; the fused tiles and the report stay where the message says.
     """
-    warnings = verdict.record["warnings"]
+    warnings = assessment.record["warnings"]
     if job.config.quality.gate == "refuse" and warnings:
         raise QualityRefused(
             f"{job.config.output}: {len(warnings)} quality gates are missed ({'; '.join(warnings)}); see the report in "

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.pipeline.geometry.box import Box
+from hyperfuse.pipeline.job.encoding import VARIABLE
 from hyperfuse.pipeline.job.store import chunk_boxes
 from hyperfuse.pipeline.products.product import Product
-from hyperfuse.pipeline.products.writers._read_back import VARIABLE, geobox
+from hyperfuse.pipeline.products.writers._read_back import geobox
 from hyperfuse.pipeline.progress import Progress, Steps, silent
 from hyperfuse.pipeline.quality.accumulators import F32
 from hyperfuse.pipeline.reports.color_maps import EDGE_PX, choices

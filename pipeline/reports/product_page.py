@@ -11,7 +11,7 @@ from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.product_files import REPORT
 from hyperfuse.pipeline.job.records import InputRecord
-from hyperfuse.pipeline.quality.assessment import Verdict, own_row
+from hyperfuse.pipeline.quality.assessment import Assessment, own_row
 from hyperfuse.pipeline.quality.consistency import MAP_EDGE
 from hyperfuse.pipeline.quality.standard_error import error_map
 from hyperfuse.pipeline.reports.arrows import Arrows, displacement_arrows
@@ -50,14 +50,14 @@ _VALIDITY = (
 _SHARES = {"valid", "invalid_pixels", "filled_hsi", "filled_msi", "implausible_samples"}
 
 
-def write_report(job: StagedJob, verdict: Verdict, provenance: dict[str, Any]) -> Path:
+def write_report(job: StagedJob, assessment: Assessment, provenance: dict[str, Any]) -> Path:
     """Write `report.html` into the job's folder.
 
     Parameters
     ----------
     job : StagedJob
         Staged and fused.
-    verdict : Verdict
+    assessment : Assessment
     provenance : dict
         The record of `pipeline.products.provenance`.
 
@@ -65,7 +65,7 @@ def write_report(job: StagedJob, verdict: Verdict, provenance: dict[str, Any]) -
     -------
     Path
     """
-    qa = verdict.record
+    qa = assessment.record
     quantity = _measured(job.record.hsi)
     data = {
         "qa": {key: qa[key] for key in ("consistency", "seams")},
@@ -75,10 +75,10 @@ def write_report(job: StagedJob, verdict: Verdict, provenance: dict[str, Any]) -
     }
     found, arrows = composites(job), displacement_arrows(job.folder, job.grids.product)
     maps = [
-        disagreement("Spectral angle between the degraded product and the HSI", verdict.maps.hsi_sam_deg, "deg"),
-        disagreement("Error of the degraded product, root mean square over bands", verdict.maps.hsi_rmse, quantity),
+        disagreement("Spectral angle between the degraded product and the HSI", assessment.maps.hsi_sam_deg, "deg"),
+        disagreement("Error of the degraded product, root mean square over bands", assessment.maps.hsi_rmse, quantity),
         disagreement(
-            "Error of the product through the MSI's responses", verdict.maps.msi_rmse, _measured(job.record.msi)
+            "Error of the product through the MSI's responses", assessment.maps.msi_rmse, _measured(job.record.msi)
         ),
     ]
     errors = error_map(job, MAP_EDGE)

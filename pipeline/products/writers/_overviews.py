@@ -14,7 +14,6 @@ Zarr convention `multiscales`, version 0.1, https://github.com/zarr-conventions/
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,12 @@ from odc.geo.geobox import GeoBox
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
+from hyperfuse.pipeline.job.encoding import VARIABLE
 from hyperfuse.pipeline.job.folder import StagedJob
+from hyperfuse.pipeline.job.template import lay_out
 from hyperfuse.pipeline.products.draft import Asset, BadProduct
-from hyperfuse.pipeline.products.writers._read_back import VARIABLE, require_dataset
 from hyperfuse.pipeline.products.writers._read_back import geobox as expected_geobox
+from hyperfuse.pipeline.products.writers._read_back import require_dataset
 
 MEDIA_TYPE = "application/vnd.zarr; version=3"
 SMALLEST_PX = 256
@@ -86,7 +87,7 @@ def halved(samples: NDArray[Any], nodata: int | None) -> NDArray[Any]:
     return np.where(kept, mean, np.nan).astype(samples.dtype)
 
 
-def create(job: StagedJob, parent: Path, lay_out: Callable[[StagedJob, Path, GeoBox], None]) -> Asset:
+def create(job: StagedJob, parent: Path) -> Asset:
     """Build all levels from the finished mosaic.
 
     Parameters
@@ -94,8 +95,6 @@ def create(job: StagedJob, parent: Path, lay_out: Callable[[StagedJob, Path, Geo
     job : StagedJob
     parent : Path
         Where the product is built.
-    lay_out : callable
-        Called with the job, a group and its grid: makes the group with its empty cube, as the product's own is made.
     """
     root, grids = parent / folder_name(job.name), levels(job.grids.product)
     store.create_group(root, _describe(job, grids))

@@ -15,12 +15,9 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
+from hyperfuse.pipeline.job.encoding import ERRORS, VARIABLE
 from hyperfuse.pipeline.products.draft import BadProduct
 
-VARIABLE = "reflectance"
-"""Name of the cube whatever it measures, so that a reader needs to know one name."""
-ERRORS = "reflectance_standard_error"
-"""Name of its standard errors, in products that have them."""
 _CORNER_PX = 1e-3
 """A reader may rebuild the grid from pixel centers; its corners may be off by rounding, not by more."""
 

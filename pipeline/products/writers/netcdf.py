@@ -17,11 +17,9 @@ import xarray as xr
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.catalogs.formats.arrays import refuse_hdf5_surprises
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.encoding import NODATA
+from hyperfuse.pipeline.job.encoding import ERRORS, NODATA, VARIABLE
 from hyperfuse.pipeline.products.draft import Asset, BadProduct, Draft
 from hyperfuse.pipeline.products.writers._read_back import (
-    ERRORS,
-    VARIABLE,
     n_valid,
     require_dataset,
     require_valid,

@@ -30,13 +30,14 @@ from hyperfuse.catalogs.stac.fused_products import DIGEST, JOB_KEY
 from hyperfuse.catalogs.times import rfc3339
 from hyperfuse.pipeline.composite import true_color
 from hyperfuse.pipeline.job.completeness import MosaicSummary
+from hyperfuse.pipeline.job.encoding import ERRORS, VARIABLE
 from hyperfuse.pipeline.job.product_files import MANIFEST
+from hyperfuse.pipeline.job.template import processing_level
 from hyperfuse.pipeline.products.draft import Asset, BadProduct, Draft
 from hyperfuse.pipeline.products.prov_rocrate import address
-from hyperfuse.pipeline.products.writers._read_back import ERRORS, VARIABLE, require_values
 from hyperfuse.pipeline.products.writers._read_back import geobox as expected_geobox
+from hyperfuse.pipeline.products.writers._read_back import require_values
 from hyperfuse.pipeline.products.writers.zarr import MEDIA_TYPE as ZARR
-from hyperfuse.pipeline.products.writers.zarr import processing_level
 
 STAC_VERSION = "1.1.0"
 _DOI = re.compile(r"doi:(10\.\S+?)[.,;)]?(?:\s|$)")
