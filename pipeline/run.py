@@ -190,8 +190,8 @@ def publish_product(job: StagedJob, *, started: datetime, progress: Progress = s
     assessment = assess(job, summary, progress)
     for warning in assessment.record["warnings"]:
         log.warning("quality: %s", warning)
-    record = provenance(job, summary, started=started, ended=ended, effort=effort) | {"quality": assessment.summary}
-    write_report(job, assessment, record)
+    record = provenance(job, summary, started=started, ended=ended, effort=effort, quality=assessment.summary)
+    write_report(job, assessment, record.model_dump(mode="json"))
     require_passed(job, assessment)
     product = publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=progress)
     place_of(job).remove()
