@@ -186,11 +186,7 @@ def _known(network: str) -> str:
 def _product_record(product: Any) -> dict[str, Any]:
     return {
         "product": str(product.path),
-        "files": {
-            key: str(path)
-            for key in ("zarr", "cog", "netcdf", "envi", "item", "report")
-            if (path := getattr(product, key)) is not None
-        },
+        "files": {name: str(path) for name, path in product.files.items()},
         "job_key": product.job_key,
         "registration": product.provenance.get("registration"),
         "grid": {key: product.provenance["product"][key] for key in ("shape", "transform", "valid_fraction")},

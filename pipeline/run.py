@@ -38,15 +38,15 @@ from hyperfuse.pipeline.job.completeness import finished, mosaic
 from hyperfuse.pipeline.job.folder import Job, StagedJob
 from hyperfuse.pipeline.job.notices import tell_harmony, tell_observation
 from hyperfuse.pipeline.job.stage import stage
+from hyperfuse.pipeline.job.template import create
 from hyperfuse.pipeline.plan import job_record, open_pair, require_resources, warn_coverage
 from hyperfuse.pipeline.products.commit import require_parent, resources_named, staging_folder
 from hyperfuse.pipeline.products.draft import Draft
 from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.provenance import provenance
 from hyperfuse.pipeline.products.publish import publish, require_free
-from hyperfuse.pipeline.products.writers import writer
 from hyperfuse.pipeline.progress import Meter, Progress, silent
-from hyperfuse.pipeline.quality.assessment import judge, require_passed
+from hyperfuse.pipeline.quality.assessment import assess, require_passed
 from hyperfuse.pipeline.quality.residual_decision import decide
 from hyperfuse.pipeline.quality.standard_error import estimate_errors
 from hyperfuse.pipeline.reports.product_page import write_product_page
@@ -150,7 +150,7 @@ def stage_pair(opened: OpenRun) -> StagedJob:
     coarse_pass(job, device, progress)
     strict_pass(job, device, progress)
     if not job.fused.is_dir():
-        writer("zarr").create(job)  # type: ignore[attr-defined]
+        create(job)
     return job
 
 
@@ -187,12 +187,12 @@ def publish_product(job: StagedJob, *, started: datetime, progress: Progress = s
     if job.config.publish.uncertainty:
         estimate_errors(job, progress)
     ended = now()
-    verdict = judge(job, summary, progress)
-    for warning in verdict.record["warnings"]:
+    assessment = assess(job, summary, progress)
+    for warning in assessment.record["warnings"]:
         log.warning("quality: %s", warning)
-    record = provenance(job, summary, started=started, ended=ended, effort=effort) | {"quality": verdict.summary}
-    write_product_page(job, verdict, record)
-    require_passed(job, verdict)
+    record = provenance(job, summary, started=started, ended=ended, effort=effort, quality=assessment.summary)
+    write_product_page(job, assessment, record.model_dump(mode="json"))
+    require_passed(job, assessment)
     product = publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=progress)
     place_of(job).remove()
     return product

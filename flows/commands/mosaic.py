@@ -94,7 +94,7 @@ def _record(product: Any) -> dict[str, Any]:
     facts = product.provenance["product"]
     return {
         "product": str(product.path),
-        "files": {key: str(path) for key in ("zarr", "cog", "item") if (path := getattr(product, key)) is not None},
+        "files": {name: str(path) for name, path in product.files.items()},
         "job_key": product.job_key,
         "inputs": product.provenance["inputs"],
         "grid": {key: facts[key] for key in ("crs", "shape", "transform", "valid_fraction")},

@@ -12,6 +12,7 @@ from pyproj import Geod
 from hyperfuse.catalogs.pairing.ranking import Candidate
 from hyperfuse.pipeline.archive.built_from import Made
 from hyperfuse.pipeline.config import RunConfig
+from hyperfuse.pipeline.products.writers import writer
 
 ASSUMED = 1e6
 """Samples (pixels times bands) per second before any product tells: a cautious figure for one CPU core."""
@@ -19,7 +20,6 @@ START_SECONDS = 15.0
 """Opening, registering and publishing the smallest scene; products that were measured include it."""
 _STORED = 0.6
 """Compressed over uncompressed size: noise bounds what lossless codecs save."""
-_DATA = {"zarr", "cog", "netcdf", "envi"}
 _WGS84 = Geod(ellps="WGS84")
 
 
@@ -69,5 +69,5 @@ class Pace:
         samples = abs(area) * pair.overlap / pair.msi.gsd_m**2 * pair.hsi.n_bands
         seconds = samples / self.rates.get(config.network, ASSUMED) + START_SECONDS
         item = 2 if config.publish.dtype == "int16" else 4
-        copies = len(_DATA & set(config.publish.formats))
+        copies = sum(writer(name).open_cube is not None for name in config.publish.formats)
         return Cost(hours=seconds / 3600, gigabytes=samples * item * copies * _STORED / 1e9)

@@ -283,7 +283,7 @@ def _is_offered(name: str, job: StagedJob) -> bool:
     first, hidden = PurePosixPath(name).parts[0], PurePosixPath(name).name.startswith(".")
     if first == "product":
         return name == (job.fused / "zarr.json").relative_to(job.folder).as_posix()
-    return first not in {"tiles", "incoming", "running", "release", "cog", "lock"} and not hidden
+    return first not in {"tiles", "incoming", "running", "release", "writing", "lock"} and not hidden
 
 
 def _is_staged_chunk(name: str) -> bool:

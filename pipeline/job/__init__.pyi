@@ -5,4 +5,3 @@ from .ledger import Ledger as Ledger
 from .ledger import TileRecord as TileRecord
 from .records import JobRecord as JobRecord
 from .records import StagedRecord as StagedRecord
-from .staged_pair import StagedPair as StagedPair

@@ -7,6 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+VARIABLE = "reflectance"
+"""Name of the cube whatever it measures, so that a reader needs to know one name."""
+ERRORS = "reflectance_standard_error"
+"""Name of its standard errors, in products that have them."""
+WORKING_FORMAT = "zarr"
+"""Format in whose layout tiles are written: a product that is published in it needs no copy."""
 NODATA = -32768
 """Stored value of a sample that is not valid, int16 products; float32 products have NaN."""
 

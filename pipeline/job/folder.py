@@ -40,6 +40,7 @@ from hyperfuse.models import ModelSpec, Observed, method
 from hyperfuse.pipeline.config import RunConfig
 from hyperfuse.pipeline.geometry.grids import NestedGrids, block_steps
 from hyperfuse.pipeline.geometry.tiling import TilePlan
+from hyperfuse.pipeline.job.encoding import ERRORS, VARIABLE
 from hyperfuse.pipeline.job.ledger import Ledger
 from hyperfuse.pipeline.job.records import JobRecord, StagedRecord
 from hyperfuse.pipeline.observation.psf_overlap import projection_reach
@@ -176,12 +177,12 @@ class Job:
     @property
     def fused(self) -> Path:
         """The array that tiles write."""
-        return self.product / f"{self.name}.zarr" / "reflectance"
+        return self.product / f"{self.name}.zarr" / VARIABLE
 
     @property
     def errors(self) -> Path:
         """The array with the standard error of each of its samples, if `publish.uncertainty` asks for it."""
-        return self.fused.with_name("reflectance_standard_error")
+        return self.fused.with_name(ERRORS)
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,11 @@ class StagedJob(Job):
     def plan(self) -> TilePlan:
         """Tiles."""
         return self.tiled(self.spec)
+
+    @property
+    def packed(self) -> bool:
+        """Whether samples are stored as int16 counts."""
+        return self.config.publish.dtype == "int16"
 
     @property
     def error_scale(self) -> float:

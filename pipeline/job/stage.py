@@ -27,7 +27,7 @@ from hyperfuse.pipeline.job.records import ImageSums, StagedRecord
 from hyperfuse.pipeline.observation.blind import blind
 from hyperfuse.pipeline.observation.harmonize import harmonize
 from hyperfuse.pipeline.observation.sample import NotEstimable, Sample, sampled_blocks
-from hyperfuse.pipeline.observation.sensor_model import Observation, assess
+from hyperfuse.pipeline.observation.sensor_model import Observation, with_misfit
 from hyperfuse.pipeline.pipelining import Workers, in_this_process
 from hyperfuse.pipeline.progress import Progress
 from hyperfuse.pipeline.registration.estimate import estimate
@@ -113,12 +113,12 @@ def _observe(job: Job, hsi: ImageSums, msi: ImageSums) -> Observation:
     except NotEstimable as why:
         return tables.model_copy(update={"note": f"the tables of the sensors are used untested: {why}"})
     if job.config.observe == "tables":
-        return assess(tables, sample)
+        return with_misfit(tables, sample)
     try:
         return blind(tables, sample, hsi_bands, msi_bands)
     except NotEstimable as why:
         note = f"no blind estimate, the tables of the sensors are used: {why}"
-        return assess(tables, sample).model_copy(update={"note": note})
+        return with_misfit(tables, sample).model_copy(update={"note": note})
 
 
 class _Sums:

@@ -27,10 +27,10 @@ from hyperfuse.catalogs.formats.files import file_sha256
 from hyperfuse.catalogs.scene import Scene, Window
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
+from hyperfuse.pipeline.job.encoding import VARIABLE
 from hyperfuse.pipeline.job.product_files import MANIFEST
 from hyperfuse.pipeline.mosaic.settings import AreaConfig
 from hyperfuse.pipeline.products.product import Product
-from hyperfuse.pipeline.products.writers._read_back import VARIABLE
 
 _ON_LATTICE_PX = 1e-3
 _EDGE_POINTS = 21
@@ -231,12 +231,12 @@ def _opened(path: Path) -> tuple[Scene, Product]:
     product = Product.load(path)
     if product.zarr is None or not product.zarr.is_dir():
         raise InputRejected(
-            f"{path}: published as {', '.join(product.provenance['product']['formats'])}, expected a cube in Zarr; publish it "
+            f"{path}: published as {', '.join(product.formats)}, expected a cube in Zarr; publish it "
             "again with zarr among publish.formats"
         )
     array_path = product.zarr / VARIABLE
     try:
-        facts = product.provenance["product"]
+        facts = product.facts
         array = store.open_array(array_path)
         found, wanted = store.n_chunk_files(array_path, array)
         if found != wanted:
@@ -244,19 +244,19 @@ def _opened(path: Path) -> tuple[Scene, Product]:
                 f"{path}: {found} of {wanted} chunks of its cube are there; run `hyperfuse verify` on it, publish it again"
             )
         bands = Bands(
-            center_nm=np.array(facts["wavelength_nm"], np.float64),
-            fwhm_nm=np.array([np.nan if v is None else v for v in facts["fwhm_nm"]], np.float64),
-            good=np.ones(len(facts["wavelength_nm"]), bool),
-            source_band=np.array(facts["source_band"], np.int64),
-            names=tuple(f"{nm:.1f} nm" for nm in facts["wavelength_nm"]),
+            center_nm=np.array(facts.wavelength_nm, np.float64),
+            fwhm_nm=np.array([np.nan if v is None else v for v in facts.fwhm_nm], np.float64),
+            good=np.ones(len(facts.wavelength_nm), bool),
+            source_band=np.array(facts.source_band, np.int64),
+            names=tuple(f"{nm:.1f} nm" for nm in facts.wavelength_nm),
         )
         cube = ProductCube(
             path=array_path,
             shape=(array.shape[0], array.shape[1], array.shape[2]),
             block=(array.chunks[1], array.chunks[2]),
-            scale=float(facts["scale"]),
-            offset=float(facts["offset"]),
-            nodata=facts["nodata"],
+            scale=float(facts.scale),
+            offset=float(facts.offset),
+            nodata=facts.nodata,
         )
         scene = Scene(
             name=product.name,
@@ -264,9 +264,9 @@ def _opened(path: Path) -> tuple[Scene, Product]:
             sensor="generic",
             cube=cube,
             bands=bands,
-            geobox=GeoBox(tuple(facts["shape"]), Affine(*facts["transform"]), facts["crs"]),
-            quantity=facts["quantity"],
-            unit=facts["unit"],
+            geobox=GeoBox(facts.shape, Affine(*facts.transform), facts.crs),
+            quantity=facts.quantity,
+            unit=facts.unit,
             time=_time(product.provenance["inputs"]),
             digest=file_sha256(path / MANIFEST),
         )

@@ -15,15 +15,13 @@ from __future__ import annotations
 import math
 import platform
 import socket
-import sys
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import rasterio
+from pydantic import Field
 from pyproj import CRS
 
 from hyperfuse.catalogs.outline import bbox_of, grid_outline, projection
@@ -33,15 +31,16 @@ from hyperfuse.catalogs.times import rfc3339
 from hyperfuse.pipeline.geometry.grids import on_lattice
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.completeness import MosaicSummary
-from hyperfuse.pipeline.job.encoding import NODATA, encoded
+from hyperfuse.pipeline.job.encoding import NODATA, VARIABLE, encoded
 from hyperfuse.pipeline.job.ledger import Ledger
 from hyperfuse.pipeline.job.records import code_version, job_key
+from hyperfuse.pipeline.job.template import TITLES, cube_attributes, georeference, write_axes, write_spectrum
 from hyperfuse.pipeline.mosaic.inputs import AreaInputs, ProductCube
 from hyperfuse.pipeline.mosaic.settings import AreaConfig
 from hyperfuse.pipeline.products.commit import staging_folder
-from hyperfuse.pipeline.products.writers._read_back import VARIABLE
-from hyperfuse.pipeline.products.writers.cog import PackedCube
-from hyperfuse.pipeline.products.writers.zarr import TITLES, cube_attributes, georeference, write_axes, write_spectrum
+from hyperfuse.pipeline.products.draft import WORKPLACE, FinishedCube
+from hyperfuse.pipeline.products.provenance import software
+from hyperfuse.pipeline.products.records import FacilityFacts, ProductFacts, Record
 
 SCHEMA = "hyperfuse-area/1"
 SOURCE = "source"
@@ -108,22 +107,14 @@ class Area:
         return all(cube.nodata is not None for cube in self._cubes)
 
     @property
+    def dtype(self) -> Literal["int16", "float32"]:
+        """Type of the stored samples."""
+        return "int16" if self.integer else "float32"
+
+    @property
     def scale(self) -> float:
         """Physical value of one count: the largest of the products, which holds the range of all."""
         return max(cube.scale for cube in self._cubes) if self.integer else 1.0
-
-    @property
-    def cube(self) -> PackedCube:
-        """The finished cube, for other formats."""
-        return PackedCube(
-            array=self.fused,
-            geobox=self.inputs.target,
-            crs=str(self.inputs.target.crs),
-            bands=self.inputs.bands,
-            scale=self.scale,
-            quantity=self.inputs.scenes[0].quantity,
-            unit=self.inputs.scenes[0].unit,
-        )
 
     @property
     def bytes(self) -> int:
@@ -150,7 +141,7 @@ def create(area: Area) -> None:
         VARIABLE,
         shape=(len(inputs.bands), height, width),
         chunks=(min(config.chunk_bands, len(inputs.bands)), min(config.chunk, height), min(config.chunk, width)),
-        dtype="int16" if area.integer else "float32",
+        dtype=area.dtype,
         fill=NODATA if area.integer else math.nan,
         dims=("wavelength", "y", "x"),
         attributes=cube_attributes(first.quantity, first.unit, scale=area.scale if area.integer else None, timed=False)
@@ -178,25 +169,73 @@ def create(area: Area) -> None:
     write_axes(layer, inputs.target)
 
 
-def close(area: Area, *, started: datetime, ended: datetime, summary: MosaicSummary) -> None:
-    """Add what only the finished mosaic knows, and consolidate both groups."""
-    cube = area.fused.parent
-    known = store.attributes(cube)["hrhsi"]
-    code, n_products = code_version(), len(area.inputs.scenes)
+def finished_cube(area: Area, *, started: datetime, ended: datetime, summary: MosaicSummary) -> FinishedCube:
+    """The area's cube as writers take it, with what only the finished mosaic knows."""
+    first, code, n_products = area.inputs.scenes[0], code_version(), len(area.inputs.scenes)
     history = (
         f"{rfc3339(started)} HyperFuse {code}: last run started\n"
         f"{rfc3339(ended)} HyperFuse {code}: {n_products} products blended in {summary.n_tiles} blocks"
     )
+    known = store.attributes(area.fused.parent)["hrhsi"]
     more = {"valid_fraction": summary.valid_fraction, "clipped_samples": summary.clipped}
-    store.update_attributes(cube, {"history": history, "date_created": rfc3339(ended), "hrhsi": known | more})
-    store.consolidate(cube)
-    store.consolidate(area.source.parent)
+    return FinishedCube(
+        name=area.name,
+        folder=area.product,
+        workplace=area.folder / WORKPLACE,
+        key=area.key,
+        array=area.fused,
+        geobox=area.inputs.target,
+        crs=str(area.inputs.target.crs),
+        bands=area.inputs.bands,
+        dtype=area.dtype,
+        scale=area.scale,
+        quantity=first.quantity,
+        unit=first.unit,
+        time=None,
+        title="Area mosaic",
+        about=f"{n_products} products blended",
+        closing={"history": history, "date_created": rfc3339(ended), "hrhsi": known | more},
+    )
+
+
+class AreaTiles(Record):
+    """How the work was cut."""
+
+    core: int
+    """Edge of a block, pixels of the area."""
+    finished: int
+    resumed: int
+    """Blocks that an earlier run had finished."""
+
+
+class AreaProvenance(Record):
+    """How an area mosaic came to be."""
+
+    schema_: str = Field(alias="schema")
+    """Name and version of this schema."""
+    job_key: str
+    """SHA-256 of everything that decides the content."""
+    product: ProductFacts
+    inputs: list[dict[str, Any]]
+    """The products, in the order of their numbers in the source layer."""
+    config: dict[str, Any]
+    """Settings of the run, all of them."""
+    seams: dict[str, Any]
+    """Differences of the products where they overlap, and steps of the mosaic where its source changes."""
+    tiles: AreaTiles
+    software: dict[str, str]
+    """Versions by package; `code_version` is that of HyperFuse with a digest of its sources."""
+    facility: FacilityFacts
+    started: str
+    """RFC 3339, UTC."""
+    ended: str
+    """RFC 3339, UTC."""
 
 
 def area_provenance(
     area: Area, summary: MosaicSummary, seams: dict[str, Any], *, started: datetime, ended: datetime, resumed: int
-) -> dict[str, Any]:
-    """The record of a finished area, plain JSON.
+) -> AreaProvenance:
+    """The record of a finished area.
 
     Parameters
     ----------
@@ -209,30 +248,25 @@ def area_provenance(
     resumed : int
         Blocks that an earlier run had finished.
     """
-    return {
-        "schema": SCHEMA,
-        "job_key": area.key,
-        "product": _facts(area, summary),
-        "inputs": _listed(area),
-        "config": area.config.model_dump(mode="json"),
-        "seams": {
+    return AreaProvenance(
+        schema=SCHEMA,
+        job_key=area.key,
+        product=_facts(area, summary),
+        inputs=_listed(area),
+        config=area.config.model_dump(mode="json"),
+        seams={
             "pairs": [{k: v for k, v in pair.items() if k not in {"mean", "rms"}} for pair in seams["pairs"]],
             "steps": seams["steps"],
         },
-        "tiles": {"core": area.config.chunk, "finished": summary.n_tiles, "resumed": resumed},
-        "software": {
-            "code_version": code_version(),
-            "python": sys.version.split()[0],
-            "gdal": rasterio.__gdal_version__,
-            **{name: version(name) for name in _PACKAGES},
-        },
-        "facility": {"host": socket.gethostname(), "platform": platform.platform()},
-        "started": rfc3339(started),
-        "ended": rfc3339(ended),
-    }
+        tiles=AreaTiles(core=area.config.chunk, finished=summary.n_tiles, resumed=resumed),
+        software=software(_PACKAGES),
+        facility=FacilityFacts(host=socket.gethostname(), platform=platform.platform()),
+        started=rfc3339(started),
+        ended=rfc3339(ended),
+    )
 
 
-def item_properties(area: Area, facts: dict[str, Any], created: datetime) -> dict[str, Any]:
+def item_properties(area: Area, facts: AreaProvenance, created: datetime) -> dict[str, Any]:
     """Properties of the STAC item."""
     pixel = pixel_size_m(area.inputs.target)
     sensors = sorted({sensor for product in area.inputs.products for sensor in _sensors(product.provenance["inputs"])})
@@ -253,16 +287,16 @@ def item_properties(area: Area, facts: dict[str, Any], created: datetime) -> dic
         "license": area.config.license,
         **projection(area.inputs.target),
         "processing:level": "L3",
-        "processing:datetime": facts["ended"],
-        "processing:version": facts["software"]["code_version"],
-        "processing:facility": facts["facility"]["host"],
+        "processing:datetime": facts.ended,
+        "processing:version": facts.software["code_version"],
+        "processing:facility": facts.facility.host,
         "processing:lineage": f"{n_products} products blended over {area.config.feather_px} px from their edges",
-        "processing:software": {name: str(value) for name, value in facts["software"].items()},
-        "processing:expression": {"format": "hyperfuse-area", "expression": facts["config"]},
+        "processing:software": {name: str(value) for name, value in facts.software.items()},
+        "processing:expression": {"format": "hyperfuse-area", "expression": facts.config},
         JOB_KEY: area.key,
-        "hrhsi:valid_fraction": facts["product"]["valid_fraction"],
-        "hrhsi:clipped_samples": facts["product"]["clipped_samples"],
-        "hrhsi:seams": facts["seams"]["steps"],
+        "hrhsi:valid_fraction": facts.product.valid_fraction,
+        "hrhsi:clipped_samples": facts.product.clipped_samples,
+        "hrhsi:seams": facts.seams["steps"],
     }
 
 
@@ -297,28 +331,28 @@ def _described(area: Area) -> dict[str, Any]:
     }
 
 
-def _facts(area: Area, summary: MosaicSummary) -> dict[str, Any]:
-    """What anybody can check on the product itself; the keys of `pipeline.products.provenance.product_facts`."""
+def _facts(area: Area, summary: MosaicSummary) -> ProductFacts:
+    """What anybody can check on the product itself."""
     target, bands, first = area.inputs.target, area.inputs.bands, area.inputs.scenes[0]
-    return {
-        "name": area.name,
-        "crs": str(target.crs),
-        "crs_wkt": CRS.from_user_input(str(target.crs)).to_wkt(),
-        "shape": list(target.shape),
-        "transform": list(tuple(target.affine)[:6]),
-        "wavelength_nm": [float(nm) for nm in bands.center_nm],
-        "fwhm_nm": bands.to_json()["fwhm_nm"],
-        "source_band": [int(band) for band in bands.source_band],
-        "quantity": first.quantity,
-        "unit": first.unit,
-        "dtype": "int16" if area.integer else "float32",
-        "scale": area.scale,
-        "offset": 0.0,
-        "nodata": NODATA if area.integer else None,
-        "valid_fraction": summary.valid_fraction,
-        "clipped_samples": summary.clipped,
-        "formats": list(area.config.formats),
-    }
+    return ProductFacts(
+        name=area.name,
+        crs=str(target.crs),
+        crs_wkt=CRS.from_user_input(str(target.crs)).to_wkt(),
+        shape=tuple(target.shape),
+        transform=tuple(target.affine)[:6],
+        wavelength_nm=bands.center_nm.tolist(),
+        fwhm_nm=bands.to_json()["fwhm_nm"],
+        source_band=bands.source_band.tolist(),
+        quantity=first.quantity,
+        unit=first.unit,
+        dtype=area.dtype,
+        scale=area.scale,
+        offset=0.0,
+        nodata=NODATA if area.integer else None,
+        valid_fraction=summary.valid_fraction,
+        clipped_samples=summary.clipped,
+        formats=area.config.formats,
+    )
 
 
 def _listed(area: Area) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -32,7 +32,7 @@ from hyperfuse.pipeline.job.product_files import PROVENANCE, THUMBNAIL
 from hyperfuse.pipeline.mosaic.blend import Block, blend_block
 from hyperfuse.pipeline.mosaic.feather import reach, stage_validity
 from hyperfuse.pipeline.mosaic.inputs import extents, open_inputs
-from hyperfuse.pipeline.mosaic.record import Area, area_provenance, close, create, item_properties, packed
+from hyperfuse.pipeline.mosaic.record import Area, area_provenance, create, finished_cube, item_properties, packed
 from hyperfuse.pipeline.mosaic.seams import SeamSums, joined, seam_record
 from hyperfuse.pipeline.mosaic.settings import AreaConfig
 from hyperfuse.pipeline.products.commit import put_in_place, require_disk, require_parent, resources_named
@@ -41,7 +41,6 @@ from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.publish import COMMON_ASSETS, plain_asset, require_vacant, write_manifest
 from hyperfuse.pipeline.products.thumbnail import cube_picture
 from hyperfuse.pipeline.products.writers import writer
-from hyperfuse.pipeline.products.writers.cog import write_cube
 from hyperfuse.pipeline.products.writers.stac import assemble, band_entries
 from hyperfuse.pipeline.products.writers.zarr import MEDIA_TYPE as ZARR
 from hyperfuse.pipeline.progress import Progress, Steps, silent
@@ -180,19 +179,18 @@ def publish_area(held: AreaRun) -> Product:
     for entry in area.product.iterdir():
         # What a run left that died while it published.
         if entry not in {area.fused.parent, area.source.parent}:
-            entry.unlink()
-    close(area, started=held.started, ended=ended, summary=summary)
-    write_atomic(area.product / PROVENANCE, json.dumps(facts, indent=1, allow_nan=False))
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    cube = finished_cube(area, started=held.started, ended=ended, summary=summary)
+    write_atomic(area.product / PROVENANCE, json.dumps(facts.model_dump(mode="json"), indent=1, allow_nan=False))
     write_atomic(area.product / SEAMS, json.dumps(seams, allow_nan=False))
     cube_picture(area.fused, area.inputs.bands, area.product / THUMBNAIL)
     step()
-    assets = [*_assets(area)]
-    if "cog" in area.config.formats:
-        assets += write_cube(area.cube, area.product / f"{area.name}.tif", workplace=area.folder / "cog")
+    writers = [writer(name) for name in area.config.formats if name != "stac"]
+    assets = [asset for one in writers for asset in one.write(cube)]
+    store.consolidate(area.source.parent)
     step()
-    for name in area.config.formats:
-        if name != "stac":
-            writer(name).check(area.product, facts["product"])
+    for one in writers:
+        one.check(area.product, facts.product)
     step()
     described, checksum = write_manifest(
         area.product,
@@ -202,7 +200,7 @@ def publish_area(held: AreaRun) -> Product:
             path.relative_to(area.product).as_posix(): {"chunks": store.n_chunk_files(path, store.open_array(path))[0]}
             for path in (area.fused, area.source)
         },
-        assets=(*assets, *COMMON_ASSETS),
+        assets=(*assets, *_layers(area), *COMMON_ASSETS),
     )
     record = assemble(
         area.name,
@@ -213,11 +211,11 @@ def publish_area(held: AreaRun) -> Product:
             for name, p in zip(area.inputs.names, area.inputs.products, strict=True)
         ],
         assets=described,
-        bands=band_entries(area.inputs.bands, summary, facts["product"]),
+        bands=band_entries(area.inputs.bands, summary, facts.product),
         manifest_sha256=checksum,
     )
     write_atomic(area.product / f"{area.name}.json", json.dumps(record, indent=1, allow_nan=False))
-    writer("stac").check(area.product, facts["product"])
+    writer("stac").check(area.product, facts.product)
     step()
     put_in_place(area.product, area.config.output)
     shutil.rmtree(area.folder, ignore_errors=True)
@@ -300,11 +298,12 @@ def _meet(first: Box, second: Box) -> bool:
     return first.y0 < second.y1 and second.y0 < first.y1 and first.x0 < second.x1 and second.x0 < first.x1
 
 
-def _assets(area: Area) -> Sequence[Asset]:
-    cube, layer = area.fused.parent.name, area.source.parent.name
-    quantity = area.inputs.scenes[0].quantity
+def _layers(area: Area) -> tuple[Asset, ...]:
+    """What an area has beside its cube."""
+    source = plain_asset(
+        "source", area.source.parent.name, ZARR, "Number of the product with the largest weight", "metadata"
+    )
     return (
-        Asset(key="zarr", href=cube, media_type=ZARR, title="Area mosaic, Zarr v3 group", roles=("data", quantity)),
-        plain_asset("source", layer, ZARR, "Number of the product with the largest weight", "metadata"),
+        replace(source, is_folder=True),
         plain_asset("seams", SEAMS, "application/json", "Differences where products overlap", "metadata"),
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from hyperfuse.pipeline import formats
 from hyperfuse.pipeline.config import usage_error
 
 
@@ -35,8 +36,8 @@ class AreaConfig(BaseModel):
     """Bands per Zarr chunk."""
     memory_gb: float = Field(default=1.0, gt=0)
     """Budget of the samples (GB) that are blended at once; fewer bands are then taken at a time, the result is the same."""
-    formats: tuple[Literal["zarr", "cog", "stac"], ...] = ("zarr", "cog", "stac")
-    """Formats of the area; Zarr and STAC item are always among them."""
+    formats: tuple[str, ...] = ("zarr", "cog", "stac")
+    """Formats of the area, by module name; Zarr and STAC item are always among them."""
     license: str = "other"
     """SPDX identifier, or `other`; goes to the STAC item."""
 
@@ -44,8 +45,10 @@ class AreaConfig(BaseModel):
     @classmethod
     def _always_zarr(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not {"zarr", "stac"} <= set(value):
-            raise ValueError("an area is always published as zarr and stac; cog may be left out")
-        return tuple(name for name in ("zarr", "cog", "stac") if name in value)
+            raise ValueError("an area is always published as zarr and stac; other formats may be left out")
+        if unknown := sorted(set(value) - set(formats.available())):
+            raise ValueError(f"there is no format {unknown[0]!r}; choose some of {', '.join(formats.available())}")
+        return ("zarr", *sorted(set(value) - {"zarr", "stac"}), "stac")
 
     @field_validator("bounds")
     @classmethod

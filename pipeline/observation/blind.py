@@ -23,7 +23,7 @@ from hyperfuse.catalogs.bands import SIGMA_PER_FWHM, Bands
 from hyperfuse.catalogs.sensors import sigma_from_mtf
 from hyperfuse.pipeline.observation.psf import Psf
 from hyperfuse.pipeline.observation.sample import BLUR, F64, MTF_RANGE, NotEstimable, Sample, centered
-from hyperfuse.pipeline.observation.sensor_model import GOOD_R2, Observation, assess
+from hyperfuse.pipeline.observation.sensor_model import GOOD_R2, Observation, with_misfit
 
 _ROUNDS = 3
 """Alternations of SRF and PSF."""
@@ -97,7 +97,7 @@ def blind(start: Observation, sample: Sample, hsi: Bands, msi: Bands) -> Observa
             "srf_origin": "blind",
         }
     )
-    found = assess(estimate, sample)
+    found = with_misfit(estimate, sample)
     best = max((band.r2 for band in found.misfit if band is not None), default=0.0)
     if best < GOOD_R2:
         raise NotEstimable(f"the HSI predicts no MSI band well (R2 {best:.2f} at best, expected {GOOD_R2} or more)")

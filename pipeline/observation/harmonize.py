@@ -21,7 +21,7 @@ from hyperfuse.catalogs.scene import Quantity
 from hyperfuse.pipeline.config import HarmonizeConfig, RunConfig
 from hyperfuse.pipeline.observation.radiometry import RadiometricFit
 from hyperfuse.pipeline.observation.sample import NotEstimable, Sample
-from hyperfuse.pipeline.observation.sensor_model import Observation, assess
+from hyperfuse.pipeline.observation.sensor_model import Observation, with_misfit
 from hyperfuse.pipeline.observation.simulate import SimulatedPair
 
 F32 = NDArray[np.float32]
@@ -226,7 +226,7 @@ def harmonize_whole(pair: SimulatedPair, limits: HarmonizeConfig) -> tuple[Simul
         for step, sigma in zip(observed.steps, observed.msi_sigma_px or (0.0,) * observed.msi_bands, strict=True)
     ]
     with suppress(NotEstimable):  # then there is nothing to compare, and nothing is changed
-        observation = assess(observation, Sample.of(pair.hsi[None], pair.msi[None], observed.ratio, own))
+        observation = with_misfit(observation, Sample.of(pair.hsi[None], pair.msi[None], observed.ratio, own))
     found = decide(limits, observation, ("reflectance", "reflectance"), pair.name)
     return replace(pair, msi=found.corrected(pair.msi)), found
 

@@ -54,7 +54,7 @@ def known(hsi: Bands, msi: Bands, *, psf_sigma_px: float, psf_origin: Origin) ->
     )
 
 
-def assess(observation: Observation, sample: Sample) -> Observation:
+def with_misfit(observation: Observation, sample: Sample) -> Observation:
     """The same observation model with its misfit on a sample of the pair."""
     psf = Psf(observation.psf_sigma_px, *observation.psf_center_px)
     srf = np.array(observation.srf)

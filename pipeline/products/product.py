@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import rioxarray
 import xarray as xr
+from pydantic import ValidationError
 
+from hyperfuse.pipeline.formats import available
 from hyperfuse.pipeline.job.product_files import PROVENANCE, QA, REPORT
 from hyperfuse.pipeline.products.draft import BadProduct
-from hyperfuse.pipeline.products.writers._read_back import VARIABLE
+from hyperfuse.pipeline.products.records import ProductFacts
+from hyperfuse.pipeline.products.writers import Writer, writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,20 +28,12 @@ class Product:
     """Identifier: the folder's name when it was published."""
     job_key: str
     """SHA-256 of everything that decides its content."""
-    zarr: Path | None
-    """The Zarr group, if published."""
-    cog: Path | None
-    """The cloud-optimized GeoTIFF, if published."""
-    netcdf: Path | None
-    """The NetCDF file, if published."""
-    envi: Path | None
-    """The ENVI image, if published; its header lies beside it."""
-    item: Path | None
-    """The STAC item, if published."""
+    formats: tuple[str, ...]
+    """Names of the formats that were published."""
     report: Path | None
     """The report to look at; None for a product that was made without."""
     provenance: dict[str, Any]
-    """The record of how it came to be."""
+    """The record of how it came to be, as it stands in the file: products of other versions may have other fields."""
 
     @classmethod
     def load(cls, path: Path) -> Product:
@@ -51,7 +46,7 @@ class Product:
         """
         try:
             record = json.loads((path / PROVENANCE).read_bytes())
-            name, formats = str(record["product"]["name"]), list(record["product"]["formats"])
+            name, formats = str(record["product"]["name"]), tuple(map(str, record["product"]["formats"]))
             key = str(record["job_key"])
         except FileNotFoundError as error:
             raise BadProduct(
@@ -61,18 +56,65 @@ class Product:
             raise BadProduct(f"{path}: {PROVENANCE} is no record of a product ({error})") from error
         if Path(name).name != name:
             raise BadProduct(f"{path}: {PROVENANCE} gives the name {name!r}, expected a file name")
-        place = {
-            field: path / f"{name}.{suffix}" if fmt in formats else None
-            for field, (fmt, suffix) in {
-                "zarr": ("zarr", "zarr"),
-                "cog": ("cog", "tif"),
-                "netcdf": ("netcdf", "nc"),
-                "envi": ("envi", "img"),
-                "item": ("stac", "json"),
-            }.items()
-        }
         report = path / REPORT if (path / REPORT).is_file() else None
-        return cls(path=path, name=name, job_key=key, report=report, provenance=record, **place)
+        return cls(path=path, name=name, job_key=key, formats=formats, report=report, provenance=record)
+
+    def path_of(self, name: str) -> Path | None:
+        """What a reader of a format opens; None if it was not published.
+
+        Raises
+        ------
+        LookupError
+            If it was published by a version that knows more formats.
+        """
+        return writer(name).path(self.path, self.name) if name in self.formats else None
+
+    @property
+    def zarr(self) -> Path | None:
+        """The Zarr group, if published."""
+        return self.path_of("zarr")
+
+    @property
+    def cog(self) -> Path | None:
+        """The cloud-optimized GeoTIFF, if published."""
+        return self.path_of("cog")
+
+    @property
+    def netcdf(self) -> Path | None:
+        """The NetCDF file, if published."""
+        return self.path_of("netcdf")
+
+    @property
+    def envi(self) -> Path | None:
+        """The ENVI image, if published; its header lies beside it."""
+        return self.path_of("envi")
+
+    @property
+    def item(self) -> Path | None:
+        """The STAC item, if published."""
+        return self.path_of("stac")
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """What there is to open, by format; the STAC item is the `item`, and the `report` is among them."""
+        found = {writer.name: writer.path(self.path, self.name) for writer in self._writers()}
+        named = {"item" if name == "stac" else name: path for name, path in found.items()}
+        return named if self.report is None else named | {"report": self.report}
+
+    @cached_property
+    def facts(self) -> ProductFacts:
+        """What its record says of the product itself.
+
+        Raises
+        ------
+        BadProduct
+            If the record is damaged.
+        """
+        try:
+            return ProductFacts.model_validate(self.provenance["product"])
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise BadProduct(f"{self.path}: {PROVENANCE} does not describe a product (product.{where})") from error
 
     @property
     def method(self) -> str:
@@ -98,18 +140,18 @@ class Product:
     def open(self) -> xr.Dataset:
         """The cube, lazy, in physical units; variable `reflectance` with dimensions wavelength (or band), y, x.
 
+        Of several formats the first that holds the standard errors too, or else the first.
+
         Raises
         ------
         LookupError
             If no format with samples was published.
         """
-        if self.zarr is not None:
-            dataset: xr.Dataset = xr.open_zarr(self.zarr)
-            return dataset
-        if self.netcdf is not None:
-            return xr.open_dataset(self.netcdf, engine="netcdf4", chunks={})
-        raster = self.cog or self.envi
-        if raster is not None:
-            cube = rioxarray.open_rasterio(raster, mask_and_scale=True, chunks={})
-            return cast("xr.DataArray", cube).to_dataset(name=VARIABLE)
-        raise LookupError(f"{self.path}: none of zarr, netcdf, cog and envi among its formats")
+        for found in sorted(self._writers(), key=lambda one: not one.holds_errors):
+            if found.open_cube is not None:
+                return found.open_cube(found.path(self.path, self.name))
+        raise LookupError(f"{self.path}: published as {', '.join(self.formats)}, none of which this version can open")
+
+    def _writers(self) -> list[Writer]:
+        """Writers of its formats, as far as this version has them."""
+        return [writer(name) for name in self.formats if name in available()]

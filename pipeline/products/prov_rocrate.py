@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from hyperfuse.pipeline.products.draft import Asset
+from hyperfuse.pipeline.products.records import Provenance, SceneFacts
 
 _PREFIXES = {"hf": "urn:hyperfuse:", "sha256": "urn:sha256:"}
 _CRATE = "ro-crate-metadata.json"
@@ -34,65 +35,66 @@ def address(uri: str) -> str:
     return quote(uri, safe=":/?&=%#,@+") if known else Path(uri).absolute().as_uri()
 
 
-def prov_document(record: dict[str, Any]) -> dict[str, Any]:
+def prov_document(record: Provenance) -> dict[str, Any]:
     """A provenance record as PROV-JSON.
 
     Parameters
     ----------
-    record : dict
-        Content of `provenance.json`.
+    record : Provenance
     """
-    key, method, weights = record["job_key"], record["method"], record["method"]["weights_sha256"]
+    key, method, weights = record.job_key, record.method, record.method.weights_sha256
     product, plan, registration, fusion = (f"hf:{what}/{key}" for what in ("product", "plan", "registration", "fusion"))
     software, host = (
-        f"hf:software/{quote(record['software']['code_version'])}",
-        f"hf:host/{quote(record['facility']['host'])}",
+        f"hf:software/{quote(record.software['code_version'])}",
+        f"hf:host/{quote(record.facility.host)}",
     )
-    inputs = {role: f"sha256:{scene['sha256']}" for role, scene in record["inputs"].items()}
-    entities = {inputs[role]: _scene(role, scene) for role, scene in record["inputs"].items()}
+    inputs = {role: f"sha256:{scene.sha256}" for role, scene in record.inputs.items()}
+    entities = {inputs[role]: _scene(role, scene) for role, scene in record.inputs.items()}
     entities[plan] = {
         "prov:type": _qualified("prov:Plan"),
         "prov:label": "settings of the run",
-        "prov:value": json.dumps(record["config"], sort_keys=True),
+        "prov:value": json.dumps(record.config, sort_keys=True),
     }
     entities[product] = {
         "prov:type": _qualified("hf:Product"),
-        "prov:label": record["product"]["name"],
-        "hf:valid_fraction": record["product"]["valid_fraction"],
-        **_stated(record.get("quality")),
+        "prov:label": record.product.name,
+        "hf:valid_fraction": record.product.valid_fraction,
+        **_stated(record.quality),
     }
-    used = [(registration, inputs[role], role) for role in inputs] + [(fusion, inputs[role], role) for role in inputs]
+    used: list[tuple[str, str, str]] = [
+        (activity, inputs[role], role) for activity in (registration, fusion) for role in inputs
+    ]
     if weights is not None:
         entities[f"sha256:{weights}"] = {
             "prov:type": _qualified("hf:Weights"),
-            "prov:label": f"weights of {method['name']}",
+            "prov:label": f"weights of {method.name}",
         }
         used.append((fusion, f"sha256:{weights}", "weights"))
-    told = record["registration"]
+    told = record.registration
     return {
         "prefix": _PREFIXES,
         "entity": entities,
         "activity": {
-            registration: {"prov:label": "registration", "hf:decision": told["decision"], "hf:reason": told["reason"]},
+            registration: {"prov:label": "registration", "hf:decision": told.decision, "hf:reason": told.reason},
             fusion: {
-                "prov:startTime": record["started"],
-                "prov:endTime": record["ended"],
-                "prov:label": method["title"],
-                "hf:method": method["name"],
-                "hf:paper": method["paper"],
-                "hf:tiles": record["tiles"]["finished"],
+                "prov:startTime": record.started,
+                "prov:endTime": record.ended,
+                "prov:label": method.title,
+                "hf:method": method.name,
+                "hf:paper": method.paper,
+                "hf:tiles": record.tiles.finished,
             },
         },
         "agent": {
             software: {
                 "prov:type": _qualified("prov:SoftwareAgent"),
                 "prov:label": "HyperFuse",
-                **{f"hf:{name}": str(version) for name, version in record["software"].items()},
+                **{f"hf:{name}": str(version) for name, version in record.software.items()},
             },
             host: {
-                "prov:label": record["facility"]["host"],
-                "hf:platform": record["facility"]["platform"],
-                "hf:devices": ", ".join(record["facility"]["devices"]),
+                "prov:label": record.facility.host,
+                "hf:platform": record.facility.platform,
+                "hf:devices": ", ".join(record.facility.devices or []),
             },
         },
         "used": {
@@ -100,7 +102,7 @@ def prov_document(record: dict[str, Any]) -> dict[str, Any]:
             for k, (by, what, role) in enumerate(used)
         },
         "wasInformedBy": {"_:informed": {"prov:informed": fusion, "prov:informant": registration}},
-        "wasGeneratedBy": {"_:generated": {"prov:entity": product, "prov:activity": fusion, "prov:time": record["ended"]}},
+        "wasGeneratedBy": {"_:generated": {"prov:entity": product, "prov:activity": fusion, "prov:time": record.ended}},
         "wasDerivedFrom": {
             f"_:derived{k}": {"prov:generatedEntity": product, "prov:usedEntity": scene, "prov:activity": fusion}
             for k, scene in enumerate(dict.fromkeys(inputs.values()))
@@ -113,13 +115,12 @@ def prov_document(record: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def crate(record: dict[str, Any], assets: Sequence[Asset], *, published: str, license_id: str) -> dict[str, Any]:
+def crate(record: Provenance, assets: Sequence[Asset], *, published: str, license_id: str) -> dict[str, Any]:
     """The metadata that make a product folder a Process Run Crate.
 
     Parameters
     ----------
-    record : dict
-        Content of `provenance.json`.
+    record : Provenance
     assets : sequence of Asset
         Files and folders of the product.
     published : str
@@ -127,10 +128,10 @@ def crate(record: dict[str, Any], assets: Sequence[Asset], *, published: str, li
     license_id : str
         SPDX identifier, or `other`.
     """
-    method, facts, scenes = record["method"], record["product"], record["inputs"].values()
+    method, facts, scenes = record.method, record.product, record.inputs.values()
     parts = [_part(asset) for asset in assets]
-    inputs = list({scene["sha256"]: _input(scene) for scene in scenes}.values())
-    names = " and ".join(scene["name"] for scene in scenes)
+    inputs = list({scene.sha256: _input(scene) for scene in scenes}.values())
+    names = " and ".join(scene.name for scene in scenes)
     graph: list[dict[str, Any]] = [
         {
             "@id": _CRATE,
@@ -141,11 +142,11 @@ def crate(record: dict[str, Any], assets: Sequence[Asset], *, published: str, li
         {
             "@id": "./",
             "@type": "Dataset",
-            "name": facts["name"],
-            "description": f"{names}, fused by {method['title']}",
+            "name": facts.name,
+            "description": f"{names}, fused by {method.title}",
             "datePublished": published,
             "license": license_id,
-            "identifier": f"urn:hyperfuse:product/{record['job_key']}",
+            "identifier": f"urn:hyperfuse:product/{record.job_key}",
             "conformsTo": {"@id": _PROFILE},
             "hasPart": _ids(parts),
             "mentions": {"@id": "#run"},
@@ -155,38 +156,38 @@ def crate(record: dict[str, Any], assets: Sequence[Asset], *, published: str, li
             "@id": "#run",
             "@type": "CreateAction",
             "name": f"Fusion of {names}",
-            "description": method["paper"],
+            "description": method.paper,
             "instrument": {"@id": "#hyperfuse"},
             "object": _ids([*inputs, {"@id": "#settings"}]),
             "result": _ids([part for part, asset in zip(parts, assets, strict=True) if "data" in asset.roles]),
-            "startTime": record["started"],
-            "endTime": record["ended"],
+            "startTime": record.started,
+            "endTime": record.ended,
             "actionStatus": {"@id": "http://schema.org/CompletedActionStatus"},
         },
         {
             "@id": "#hyperfuse",
             "@type": "SoftwareApplication",
             "name": "HyperFuse",
-            "softwareVersion": record["software"]["code_version"],
-            "softwareRequirements": [f"{name} {value}" for name, value in record["software"].items() if name != "code_version"],
+            "softwareVersion": record.software["code_version"],
+            "softwareRequirements": [f"{name} {value}" for name, value in record.software.items() if name != "code_version"],
         },
         {
             "@id": "#settings",
             "@type": "PropertyValue",
             "name": "settings of the run",
-            "value": json.dumps(record["config"], sort_keys=True),
+            "value": json.dumps(record.config, sort_keys=True),
         },
     ]  # fmt: skip
     return {"@context": f"{_CRATE_VERSION}/context", "@graph": graph + parts + inputs}
 
 
-def _scene(role: str, scene: dict[str, Any]) -> dict[str, Any]:
+def _scene(role: str, scene: SceneFacts) -> dict[str, Any]:
     return {
         "prov:type": _qualified("hf:Scene"),
-        "prov:label": scene["name"],
-        "prov:location": {"$": address(scene["uri"]), "type": "xsd:anyURI"},
+        "prov:label": scene.name,
+        "prov:location": {"$": address(scene.uri), "type": "xsd:anyURI"},
         "hf:role": role,
-        "hf:sensor": scene["sensor"],
+        "hf:sensor": scene.sensor,
     }
 
 
@@ -200,7 +201,7 @@ def _stated(quality: dict[str, Any] | None) -> dict[str, Any]:
 
 def _part(asset: Asset) -> dict[str, Any]:
     """A file or folder of the product."""
-    folder = asset.media_type.startswith("application/vnd.zarr")
+    folder = asset.is_folder
     return {
         "@id": quote(asset.href) + ("/" if folder else ""),
         "@type": "Dataset" if folder else "File",
@@ -209,14 +210,14 @@ def _part(asset: Asset) -> dict[str, Any]:
     }
 
 
-def _input(scene: dict[str, Any]) -> dict[str, Any]:
+def _input(scene: SceneFacts) -> dict[str, Any]:
     """An input, by its content: the same scene is the same thing wherever it lay."""
     return {
-        "@id": f"urn:sha256:{scene['sha256']}",
+        "@id": f"urn:sha256:{scene.sha256}",
         "@type": "CreativeWork",
-        "name": scene["name"],
-        "contentUrl": address(scene["uri"]),
-        "identifier": f"sha256:{scene['sha256']}",
+        "name": scene.name,
+        "contentUrl": address(scene.uri),
+        "identifier": f"sha256:{scene.sha256}",
     }
 
 

@@ -30,6 +30,7 @@ from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected
 from hyperfuse.catalogs.formats.files import file_sha256, write_atomic
 from hyperfuse.catalogs.times import rfc3339
 from hyperfuse.pipeline.job import store
+from hyperfuse.pipeline.job.encoding import WORKING_FORMAT
 from hyperfuse.pipeline.job.folder import Job, StagedJob
 from hyperfuse.pipeline.job.product_files import CRATE, MANIFEST, PROV, PROVENANCE, QA, REPORT, THUMBNAIL
 from hyperfuse.pipeline.products.commit import files_of, put_in_place
@@ -96,14 +97,15 @@ def publish(draft: Draft, *, progress: Progress = silent) -> Product:
     _sweep(job)
     step = Steps(progress, "publish", 2 * len(formats) + 3)
     assets: list[Asset] = []
+    cube, record = draft.cube, draft.provenance.model_dump(mode="json")
     for name in formats:
-        assets += writer(name).write(draft)
+        assets += writer(name).write(cube)
         step()
     root = _product_root(job)
-    write_atomic(root / PROVENANCE, json.dumps(draft.provenance, indent=1, allow_nan=False))
+    write_atomic(root / PROVENANCE, json.dumps(record, indent=1, allow_nan=False))
     write_atomic(root / PROV, json.dumps(prov_document(draft.provenance), indent=1, allow_nan=False))
     for name in formats:
-        writer(name).check(root, draft.provenance["product"])
+        writer(name).check(root, draft.provenance.product)
         step()
     thumbnail(job, root / THUMBNAIL)
     for name in (TABLE, FIGURE, QA, REPORT):
@@ -172,9 +174,9 @@ def verify(path: Path, *, progress: Progress = silent) -> Product:
     step = Steps(progress, "verify", len(recorded) + 1)
     _require_samefiles_of(path, recorded, step)
     product = Product.load(path)
-    for name in product.provenance["product"]["formats"]:
+    for name in product.formats:
         try:
-            writer(name).check(path, product.provenance["product"])
+            writer(name).check(path, product.facts)
         except LookupError as error:
             raise BadProduct(f"{path}: this version cannot check the format {name!r}") from error
     step()
@@ -183,7 +185,7 @@ def verify(path: Path, *, progress: Progress = silent) -> Product:
 
 def _is_published(job: StagedJob) -> bool:
     """Whether the rename has happened: the product folder is gone, or was not what was renamed."""
-    renamed = not job.product.exists() or "zarr" not in job.config.publish.formats
+    renamed = not job.product.exists() or WORKING_FORMAT not in job.config.publish.formats
     return renamed and _is_of(job.config.output, job.record.key)
 
 
@@ -213,9 +215,9 @@ def _sweep(job: StagedJob) -> None:
 def _product_root(job: StagedJob) -> Path:
     """The folder that will be renamed, holding what the writers wrote.
 
-    The mosaic stays where it is if Zarr was not asked for: a rerun after a crash finds its tiles there.
+    The mosaic stays where it is if the working format was not asked for: a rerun after a crash finds its tiles there.
     """
-    if "zarr" in job.config.publish.formats:
+    if WORKING_FORMAT in job.config.publish.formats:
         return job.product
     root = job.folder / "release"
     _remove(root)
@@ -258,7 +260,7 @@ def _seal(draft: Draft, root: Path, assets: list[Asset]) -> None:
         return
     record = item(draft, sealed, checksum)
     write_atomic(root / f"{job.name}.json", json.dumps(record, indent=1, allow_nan=False))
-    writer("stac").check(root, draft.provenance["product"])
+    writer("stac").check(root, draft.provenance.product)
 
 
 def write_manifest(

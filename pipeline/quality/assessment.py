@@ -1,4 +1,4 @@
-"""Every product is judged before it is published: `qa.json`, and the gates that decide how it is published.
+"""Every product is assessed before it is published: `qa.json`, and the gates that decide how it is published.
 
     consistency          with both inputs, and across tile borders        `pipeline.quality.consistency`
     no reference         D_lambda^K, D_s, HQNR                            `pipeline.quality.no_reference`
@@ -89,7 +89,7 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Verdict:
+class Assessment:
     """All that was found, and what follows."""
 
     record: dict[str, Any]
@@ -122,7 +122,7 @@ class Verdict:
         return {"state": record["state"], "warnings": record["warnings"], **picked, "reduced_resolution": reduced}
 
 
-def judge(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) -> Verdict:
+def assess(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) -> Assessment:
     """Measure a finished mosaic, hold it against the limits, and write `qa.json` into the job's folder.
 
     Parameters
@@ -172,10 +172,10 @@ def judge(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) -
         "seconds": round(time.monotonic() - started, 3),
     }
     write_atomic(job.folder / QA, json.dumps(record, indent=1, allow_nan=False))
-    return Verdict(record=record, maps=found.maps)
+    return Assessment(record=record, maps=found.maps)
 
 
-def require_passed(job: StagedJob, verdict: Verdict) -> None:
+def require_passed(job: StagedJob, assessment: Assessment) -> None:
     """Refuse a product that missed a gate, if the settings want that.
 
     Raises
@@ -183,8 +183,8 @@ def require_passed(job: StagedJob, verdict: Verdict) -> None:
     QualityRefused
         With the gates that were missed; the fused tiles and the report stay where the message says.
     """
-    warnings = verdict.record["warnings"]
-    if hopeless := [gate["sentence"] for gate in verdict.record["gates"] if gate["refuses"]]:
+    warnings = assessment.record["warnings"]
+    if hopeless := [gate["sentence"] for gate in assessment.record["gates"] if gate["refuses"]]:
         raise QualityRefused(
             f"{job.config.output}: {'; '.join(hopeless)}: the images do not lie on each other or do not show the same; see the "
             f"report in {job.folder}, look at the displacement with `hyperfuse register`, give a known move as align.east_m "

@@ -25,7 +25,7 @@ from hyperfuse.pipeline.quality.trials import evaluate
 log = logging.getLogger(__name__)
 
 EDGE_PX = (64, 256)
-"""Coarse pixels along the edge of the window, least and most: more than the judge's, since a decision hangs on it."""
+"""Coarse pixels along the edge of the window, least and most: more than the assessment's trial has, since a decision hangs on it."""
 _LEAST_PX = 16
 """Pixels of the trial's HSI along an edge below which its scores say nothing of the scene."""
 

@@ -26,8 +26,8 @@ from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import decoded, encoded, valid_samples
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.ledger import Ledger, TileRecord
+from hyperfuse.pipeline.job.template import create_errors
 from hyperfuse.pipeline.observation.simulate import SimulatedPair
-from hyperfuse.pipeline.products.writers import writer
 from hyperfuse.pipeline.progress import Progress, silent
 from hyperfuse.pipeline.quality.job_trial import central_window, job_trial
 from hyperfuse.pipeline.quality.msi_detail import F32, activity, activity_reach
@@ -61,7 +61,7 @@ def estimate_errors(job: StagedJob, progress: Progress = silent) -> None:
     """
     calibration(job)
     if not job.errors.is_dir():
-        writer("zarr").create_errors(job)  # type: ignore[attr-defined]
+        create_errors(job)
     done = _finished(job)
     todo = job.plan.batches(job.config.tiles.batch, done=done.keys())
     progress("standard error", len(done), job.plan.n_tiles)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.pipeline.geometry.box import Box
+from hyperfuse.pipeline.job.encoding import VARIABLE
 from hyperfuse.pipeline.job.store import chunk_boxes
 from hyperfuse.pipeline.products.product import Product
-from hyperfuse.pipeline.products.writers._read_back import VARIABLE, geobox
 from hyperfuse.pipeline.progress import Progress, Steps, silent
 from hyperfuse.pipeline.quality.accumulators import F32
 from hyperfuse.pipeline.reports.color_maps import composite_bands, picture_step
@@ -149,10 +149,10 @@ def compare(paths: Sequence[Path], *, progress: Progress = silent) -> Comparison
 
 def _require_comparable(products: Sequence[Product]) -> None:
     first = products[0]
-    wanted, facts = geobox(first.provenance["product"]), first.provenance["product"]
+    wanted, facts = first.facts.geobox, first.provenance["product"]
     for product in products[1:]:
         other = product.provenance["product"]
-        found = geobox(other)
+        found = product.facts.geobox
         away = (
             max(max(map(abs, np.subtract(~wanted.affine @ (found.affine @ at), at))) for at in _corners(*wanted.shape))
             if found.shape == wanted.shape and found.crs == wanted.crs

@@ -11,7 +11,7 @@ from typing import Any
 from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.product_files import REPORT
-from hyperfuse.pipeline.quality.assessment import Verdict, own_row
+from hyperfuse.pipeline.quality.assessment import Assessment, own_row
 from hyperfuse.pipeline.quality.consistency import MAP_EDGE
 from hyperfuse.pipeline.quality.standard_error import error_map
 from hyperfuse.pipeline.reports.arrows import Arrows, displacement_arrows
@@ -80,14 +80,14 @@ class _ProductPage:
     """What `product_page.js` reads."""
 
 
-def write_product_page(job: StagedJob, verdict: Verdict, provenance: dict[str, Any]) -> Path:
+def write_product_page(job: StagedJob, assessment: Assessment, provenance: dict[str, Any]) -> Path:
     """Write `report.html` into the job's folder.
 
     Parameters
     ----------
     job : StagedJob
         Staged and fused.
-    verdict : Verdict
+    assessment : Assessment
     provenance : dict
         The record of `pipeline.products.provenance`.
 
@@ -95,7 +95,7 @@ def write_product_page(job: StagedJob, verdict: Verdict, provenance: dict[str, A
     -------
     Path
     """
-    qa = verdict.record
+    qa = assessment.record
     quantity = quantity_label(job.record.hsi.quantity, job.record.hsi.unit)
     page = _ProductPage(
         title=f"{job.name}: {job.record.hsi.name} fused with {job.record.msi.name}",
@@ -106,7 +106,7 @@ def write_product_page(job: StagedJob, verdict: Verdict, provenance: dict[str, A
         arrows=displacement_arrows(job.folder, job.grids.product),
         uncertainty=_uncertainty(qa["uncertainty"]),
         agreement=_agreement(qa["consistency"]),
-        maps=_maps(job, verdict, quantity),
+        maps=_maps(job, assessment, quantity),
         reduced_about=_reduced_about(qa["reduced_resolution"]),
         reduced=_reduced(qa["reduced_resolution"]["rows"], own_row(job)),
         no_reference=None
@@ -138,9 +138,9 @@ def _about(job: StagedJob, provenance: dict[str, Any]) -> str:
     )
 
 
-def _maps(job: StagedJob, verdict: Verdict, quantity: str) -> list[Map]:
+def _maps(job: StagedJob, assessment: Assessment, quantity: str) -> list[Map]:
     """Where the product disagrees with its inputs, and its standard errors; maps without a value are left out."""
-    maps, errors, msi = verdict.maps, error_map(job, MAP_EDGE), job.record.msi
+    maps, errors, msi = assessment.maps, error_map(job, MAP_EDGE), job.record.msi
     msi_quantity = quantity_label(msi.quantity, msi.unit)
     shown = [
         color_map("Spectral angle between the degraded product and the HSI", maps.hsi_sam_deg, "deg"),

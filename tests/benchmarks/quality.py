@@ -18,7 +18,7 @@ from hyperfuse.catalogs.weight_cards import WeightCard
 from hyperfuse.models import Observed, method
 from hyperfuse.pipeline.fusion.weights import save_weights
 from hyperfuse.pipeline.job.completeness import mosaic
-from hyperfuse.pipeline.quality.assessment import judge
+from hyperfuse.pipeline.quality.assessment import assess
 from hyperfuse.pipeline.run import fuse_tiles, open_run, stage_pair
 from tests.synthetic import config
 
@@ -48,7 +48,7 @@ def main() -> None:
             fused = time.monotonic() - started
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             started = time.monotonic()
-            judge(job, mosaic(job))
+            assess(job, mosaic(job))
             judged = time.monotonic() - started
             after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(

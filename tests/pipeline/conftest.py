@@ -20,10 +20,10 @@ from hyperfuse.pipeline.job.encoding import NODATA
 from hyperfuse.pipeline.job.folder import Job, StagedJob
 from hyperfuse.pipeline.job.ledger import TileRecord
 from hyperfuse.pipeline.job.records import ImageSums, InputRecord, JobRecord, StagedRecord
+from hyperfuse.pipeline.job.template import create
 from hyperfuse.pipeline.observation.sensor_model import Observation
 from hyperfuse.pipeline.products.draft import Draft
 from hyperfuse.pipeline.products.provenance import provenance
-from hyperfuse.pipeline.products.writers import zarr as zarr_writer
 from hyperfuse.pipeline.registration.record import Registration
 
 SCALE = 1e-4
@@ -93,7 +93,7 @@ def build_job(
     (job.folder / "job.json").write_text(record.model_dump_json())
     (job.folder / "staged.json").write_text(_staged(n_bands).model_dump_json())
     job = job.as_staged()
-    zarr_writer.create(job)
+    create(job)
     _fill(job, truth(n_bands, shape) if cube is None else cube)
     summary = mosaic(job)
     started = datetime(2026, 11, 21, 11, 0, tzinfo=UTC)

@@ -27,10 +27,10 @@ from odc.geo.geobox import GeoBox
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.folder import StagedJob
-from hyperfuse.pipeline.products.draft import Asset, BadProduct
-from hyperfuse.pipeline.products.writers._read_back import VARIABLE, require_dataset
-from hyperfuse.pipeline.products.writers._read_back import geobox as expected_geobox
+from hyperfuse.pipeline.job.encoding import VARIABLE
+from hyperfuse.pipeline.products.draft import Asset, BadProduct, FinishedCube
+from hyperfuse.pipeline.products.records import ProductFacts
+from hyperfuse.pipeline.products.writers._read_back import require_dataset
 
 MEDIA_TYPE = "application/vnd.zarr; version=3"
 SMALLEST_PX = 256
@@ -86,23 +86,21 @@ def halved(samples: NDArray[Any], nodata: int | None) -> NDArray[Any]:
     return np.where(kept, mean, np.nan).astype(samples.dtype)
 
 
-def create(job: StagedJob, parent: Path, lay_out: Callable[[StagedJob, Path, GeoBox], None]) -> Asset:
+def create(cube: FinishedCube, lay_out: Callable[[Path, GeoBox], None]) -> Asset:
     """Build all levels from the finished mosaic.
 
     Parameters
     ----------
-    job : StagedJob
-    parent : Path
-        Where the product is built.
+    cube : FinishedCube
     lay_out : callable
-        Called with the job, a group and its grid: makes the group with its empty cube, as the product's own is made.
+        Called with a group and its grid: makes the group with its empty cube, as the product's own is made.
     """
-    root, grids = parent / folder_name(job.name), levels(job.grids.product)
-    store.create_group(root, _describe(job, grids))
-    source = store.open_array(job.fused)
+    root, grids = cube.folder / folder_name(cube.name), levels(cube.geobox)
+    store.create_group(root, _describe(cube, grids))
+    source = store.open_array(cube.array)
     for level, grid in enumerate(grids, start=1):
         group = root / str(level)
-        lay_out(job, group, grid)
+        lay_out(group, grid)
         target = store.open_array(group / VARIABLE, write=True)
         for box in store.chunk_boxes(target.shape, target.chunks):
             store.write(target, box, _averaged(source, box, target))
@@ -110,11 +108,16 @@ def create(job: StagedJob, parent: Path, lay_out: Callable[[StagedJob, Path, Geo
         source = store.open_array(group / VARIABLE)
     store.consolidate(root)
     return Asset(
-        key="overviews", href=root.name, media_type=MEDIA_TYPE, title="Overviews, Zarr v3 groups", roles=("overview",)
+        key="overviews",
+        href=root.name,
+        media_type=MEDIA_TYPE,
+        title="Overviews, Zarr v3 groups",
+        roles=("overview",),
+        is_folder=True,
     )
 
 
-def check(folder: Path, expected: dict[str, Any]) -> None:
+def check(folder: Path, expected: ProductFacts) -> None:
     """Read every level as a stranger would, and every chunk.
 
     Raises
@@ -122,10 +125,10 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
     BadProduct
         With the file or property that is wrong.
     """
-    root = folder / folder_name(expected["name"])
-    for level, grid in enumerate(levels(expected_geobox(expected)), start=1):
+    root = folder / folder_name(expected.name)
+    for level, grid in enumerate(levels(expected.geobox), start=1):
         of = f"{root.name}/{level}"
-        here = expected | {"shape": list(grid.shape), "transform": list(tuple(grid.affine)[:6])}
+        here = expected.model_copy(update={"shape": grid.shape, "transform": tuple(grid.affine)[:6]})
         try:
             with xr.open_zarr(root, group=str(level)) as dataset:
                 require_dataset(dataset, here, of)
@@ -158,7 +161,7 @@ def _quartered(values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(padded[:, ::2, ::2] + padded[:, 1::2, ::2] + padded[:, ::2, 1::2] + padded[:, 1::2, 1::2])
 
 
-def _describe(job: StagedJob, grids: list[GeoBox]) -> dict[str, Any]:
+def _describe(cube: FinishedCube, grids: list[GeoBox]) -> dict[str, Any]:
     """Attributes of the group that holds the levels."""
     layout: list[dict[str, Any]] = []
     for level, grid in enumerate(grids, start=1):
@@ -176,7 +179,7 @@ def _describe(job: StagedJob, grids: list[GeoBox]) -> dict[str, Any]:
     return {
         "zarr_conventions": [_CONVENTION],
         "multiscales": {"layout": layout, "resampling_method": "average"},
-        "title": f"Overviews of {job.name}",
+        "title": f"Overviews of {cube.name}",
         "comment": "Level 1 has two pixels of the product along each axis, level 2 four; means of valid samples.",
-        "hrhsi": {"job_key": job.record.key, "product": f"../{job.fused.parent.name}"},
+        "hrhsi": {"job_key": cube.key, "product": f"../{cube.group.name}"},
     }

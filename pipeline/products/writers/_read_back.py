@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import odc.geo.xr  # noqa: F401 (registers .odc)
-import rioxarray  # noqa: F401 (registers .rio)
+import rioxarray
 import xarray as xr
-from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
+from hyperfuse.pipeline.job.encoding import ERRORS, VARIABLE
 from hyperfuse.pipeline.products.draft import BadProduct
+from hyperfuse.pipeline.products.records import ProductFacts
 
-VARIABLE = "reflectance"
-"""Name of the cube whatever it measures, so that a reader needs to know one name."""
-ERRORS = "reflectance_standard_error"
-"""Name of its standard errors, in products that have them."""
 _CORNER_PX = 1e-3
 """A reader may rebuild the grid from pixel centers; its corners may be off by rounding, not by more."""
 
 
-def geobox(expected: dict[str, Any]) -> GeoBox:
-    """Grid of the product's record."""
-    return GeoBox(tuple(expected["shape"]), Affine(*expected["transform"]), expected["crs_wkt"])
-
-
-def require_grid(found: GeoBox | None, expected: dict[str, Any], of: str) -> None:
+def require_grid(found: GeoBox | None, expected: ProductFacts, of: str) -> None:
     """Refuse another grid.
 
     Raises
@@ -38,7 +31,7 @@ def require_grid(found: GeoBox | None, expected: dict[str, Any], of: str) -> Non
     BadProduct
         If size, CRS or a corner differ.
     """
-    wanted = geobox(expected)
+    wanted = expected.geobox
     if found is None or found.crs is None or wanted.crs is None:
         raise BadProduct(f"{of}: a reader finds no CRS, expected {wanted.crs}")
     if tuple(found.shape) != tuple(wanted.shape):
@@ -70,13 +63,13 @@ def require_values(found: Sequence[Any] | NDArray[Any], expected: Sequence[float
         raise BadProduct(f"{of}: value {first + 1} is {have[first]:g}, expected {wanted[first]:g}")
 
 
-def require_packing(source: Any, expected: dict[str, Any], of: str, *, units: set[str | None]) -> None:
+def require_packing(source: Any, expected: ProductFacts, of: str, *, units: set[str | None]) -> None:
     """Refuse a raster of GDAL with another number of bands, or samples that mean something else.
 
     Parameters
     ----------
     source : rasterio.DatasetReader
-    expected : dict
+    expected : ProductFacts
     of : str
         The file, for the message.
     units : set of str
@@ -87,16 +80,16 @@ def require_packing(source: Any, expected: dict[str, Any], of: str, *, units: se
     BadProduct
         With the first property that differs.
     """
-    n_bands = len(expected["wavelength_nm"])
+    n_bands = len(expected.wavelength_nm)
     if source.count != n_bands:
         raise BadProduct(f"{of}: {source.count} bands, expected {n_bands}")
     nodata = {None if value is None or np.isnan(value) else value for value in source.nodatavals}
     for what, have, wanted in (
-        ("sample type", set(source.dtypes), expected["dtype"]),
-        ("nodata", nodata, expected["nodata"]),
-        ("scale", set(source.scales), expected["scale"]),
-        ("offset", set(source.offsets), expected["offset"]),
-        ("unit", units, expected["unit"]),
+        ("sample type", set(source.dtypes), expected.dtype),
+        ("nodata", nodata, expected.nodata),
+        ("scale", set(source.scales), expected.scale),
+        ("offset", set(source.offsets), expected.offset),
+        ("unit", units, expected.unit),
     ):
         if have != {wanted}:
             raise BadProduct(f"{of}: its {what} is {' or '.join(map(str, have))}, expected {wanted}")
@@ -104,7 +97,7 @@ def require_packing(source: Any, expected: dict[str, Any], of: str, *, units: se
         raise BadProduct(f"{of}: it declares no nodata")
 
 
-def require_dataset(dataset: xr.Dataset, expected: dict[str, Any], of: str) -> None:
+def require_dataset(dataset: xr.Dataset, expected: ProductFacts, of: str) -> None:
     """Refuse a dataset that xarray, rioxarray or odc-geo do not understand as the record has it.
 
     Raises
@@ -117,32 +110,38 @@ def require_dataset(dataset: xr.Dataset, expected: dict[str, Any], of: str) -> N
     found = None if cube.rio.crs is None else GeoBox(cube.rio.shape, cube.rio.transform(), cube.rio.crs.to_wkt())
     require_grid(found, expected, f"{of}, read with rioxarray")
     for name, key in (("wavelength", "wavelength_nm"), ("fwhm", "fwhm_nm"), ("source_band", "source_band")):
-        require_values(dataset[name].values, expected[key], f"{of}/{name}")
+        require_values(dataset[name].values, getattr(expected, key), f"{of}/{name}")
     packing = {
-        "dtype": (str(cube.encoding["dtype"]), expected["dtype"]),
-        "unit": (cube.attrs.get("units"), expected["unit"]),
-        "scale": (cube.encoding.get("scale_factor", 1.0), expected["scale"]),
-        "offset": (cube.encoding.get("add_offset", 0.0), expected["offset"]),
+        "dtype": (str(cube.encoding["dtype"]), expected.dtype),
+        "unit": (cube.attrs.get("units"), expected.unit),
+        "scale": (cube.encoding.get("scale_factor", 1.0), expected.scale),
+        "offset": (cube.encoding.get("add_offset", 0.0), expected.offset),
     }
     for what, (have, wanted) in packing.items():
         if have != wanted:
             raise BadProduct(f"{of}/{VARIABLE}: its {what} is {have}, expected {wanted}")
     _require_nodata(cube, expected, of)
-    if "error_scale" in expected:
+    if expected.error_scale is not None:
         _require_errors(dataset, expected, of)
 
 
-def variables(expected: dict[str, Any]) -> tuple[str, ...]:
+def open_raster(path: Path) -> xr.Dataset:
+    """A raster that GDAL reads, lazy, in physical units, as every format's samples are opened."""
+    cube = rioxarray.open_rasterio(path, mask_and_scale=True, chunks={})
+    return cast("xr.DataArray", cube).to_dataset(name=VARIABLE)
+
+
+def variables(expected: ProductFacts) -> tuple[str, ...]:
     """Names of the cubes that a product's record promises."""
-    return (VARIABLE, ERRORS) if "error_scale" in expected else (VARIABLE,)
+    return (VARIABLE, ERRORS) if expected.error_scale is not None else (VARIABLE,)
 
 
-def n_valid(samples: NDArray[Any], expected: dict[str, Any]) -> int:
+def n_valid(samples: NDArray[Any], expected: ProductFacts) -> int:
     """Stored samples that are data."""
-    return int(np.count_nonzero(np.isfinite(samples) if expected["nodata"] is None else samples != expected["nodata"]))
+    return int(np.count_nonzero(np.isfinite(samples) if expected.nodata is None else samples != expected.nodata))
 
 
-def require_valid(found: int, size: int, expected: dict[str, Any], of: str) -> None:
+def require_valid(found: int, size: int, expected: ProductFacts, of: str) -> None:
     """Refuse another number of valid samples than the record's share of all.
 
     Raises
@@ -150,27 +149,27 @@ def require_valid(found: int, size: int, expected: dict[str, Any], of: str) -> N
     BadProduct
         With both numbers.
     """
-    wanted = round(expected["valid_fraction"] * size)
+    wanted = round(expected.valid_fraction * size)
     if found != wanted:
         raise BadProduct(f"{of}: {found} valid samples, expected {wanted}")
 
 
-def _require_nodata(cube: xr.DataArray, expected: dict[str, Any], of: str) -> None:
+def _require_nodata(cube: xr.DataArray, expected: ProductFacts, of: str) -> None:
     nodata = cube.encoding.get("_FillValue")
-    if nodata is None or not (nodata == expected["nodata"] or (expected["nodata"] is None and np.isnan(nodata))):
-        raise BadProduct(f"{of}/{cube.name}: its nodata is {nodata}, expected {expected['nodata'] or 'NaN'}")
+    if nodata is None or not (nodata == expected.nodata or (expected.nodata is None and np.isnan(nodata))):
+        raise BadProduct(f"{of}/{cube.name}: its nodata is {nodata}, expected {expected.nodata or 'NaN'}")
 
 
-def _require_errors(dataset: xr.Dataset, expected: dict[str, Any], of: str) -> None:
+def _require_errors(dataset: xr.Dataset, expected: ProductFacts, of: str) -> None:
     """Refuse standard errors that are not laid out as the cube, or not tied to it."""
     cube, errors = dataset[VARIABLE], dataset[ERRORS]
     _require_nodata(errors, expected, of)
     for what, have, wanted in (
         ("dimensions", errors.dims, cube.dims),
         ("shape", errors.shape, cube.shape),
-        ("unit", errors.attrs.get("units"), expected["unit"]),
-        ("dtype", str(errors.encoding["dtype"]), expected["dtype"]),
-        ("scale", errors.encoding.get("scale_factor", 1.0), expected["error_scale"]),
+        ("unit", errors.attrs.get("units"), expected.unit),
+        ("dtype", str(errors.encoding["dtype"]), expected.dtype),
+        ("scale", errors.encoding.get("scale_factor", 1.0), expected.error_scale),
     ):
         if have != wanted:
             raise BadProduct(f"{of}/{ERRORS}: its {what} is {have}, expected {wanted}")

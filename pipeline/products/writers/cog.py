@@ -12,28 +12,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 import rasterio.shutil
+import xarray as xr
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.errors import HyperFuseError
-from hyperfuse.catalogs.scene import Quantity
 from hyperfuse.pipeline.composite import true_color
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import NODATA
-from hyperfuse.pipeline.products.draft import Asset, BadProduct, Draft
-from hyperfuse.pipeline.products.writers._read_back import require_grid, require_packing, require_values
+from hyperfuse.pipeline.products.draft import Asset, BadProduct, FinishedCube
+from hyperfuse.pipeline.products.records import ProductFacts
+from hyperfuse.pipeline.products.writers._read_back import open_raster, require_grid, require_packing, require_values
 
+SUFFIX = ".tif"
 MEDIA_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 BLOCK = 256
 """Edge of a tile of the file."""
@@ -48,57 +48,15 @@ _GDAL = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class PackedCube:
-    """A finished cube in a product's Zarr array, and what a raster file has to say of it."""
-
-    array: Path
-    """The array (band, y, x)."""
-    geobox: GeoBox
-    """Its grid."""
-    crs: str
-    """CRS of the grid as the record has it."""
-    bands: Bands
-    """Its bands."""
-    scale: float
-    """Physical value of one stored count; 1 for floats."""
-    quantity: Quantity
-    """What the samples measure."""
-    unit: str
-    """Unit of the physical values."""
-
-
-def write(draft: Draft) -> list[Asset]:
-    """Build `<name>.tif` from the mosaic; peak memory does not depend on the size of the scene."""
-    job = draft.job
-    cube = PackedCube(
-        array=job.fused,
-        geobox=job.grids.product,
-        crs=job.record.grid.crs,
-        bands=job.bands,
-        scale=job.staged.scale if job.config.publish.dtype == "int16" else 1.0,
-        quantity=job.record.hsi.quantity,
-        unit=job.record.hsi.unit,
-    )
-    return write_cube(cube, draft.folder / f"{job.name}.tif", workplace=job.folder / "cog")
-
-
-def write_cube(cube: PackedCube, target: Path, *, workplace: Path) -> list[Asset]:
-    """Build the file of any product's cube.
-
-    Parameters
-    ----------
-    cube : PackedCube
-    target : Path
-        File to write.
-    workplace : Path
-        Folder on the same file system, outside of the product; it is made, and gone at the end.
+def write(cube: FinishedCube) -> list[Asset]:
+    """Build `<name>.tif`; peak memory does not depend on the size of the scene.
 
     Raises
     ------
     BadProduct
         If a chunk of the cube does not decode.
     """
+    target, workplace = cube.folder / f"{cube.name}{SUFFIX}", cube.workplace
     # Outside the product folder: a killed GDAL leaves a file that opens and reads as zeros, and side files.
     workplace.mkdir(exist_ok=True)
     plain, final = workplace / "plain.tif", workplace / "final.tif"
@@ -134,7 +92,7 @@ def write_cube(cube: PackedCube, target: Path, *, workplace: Path) -> list[Asset
     ]
 
 
-def check(folder: Path, expected: dict[str, Any]) -> None:
+def check(folder: Path, expected: ProductFacts) -> None:
     """Read the file as a stranger would: everything it says of itself, and a sample of its blocks.
 
     Raises
@@ -142,7 +100,7 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
     BadProduct
         With the property or window that is wrong.
     """
-    path = folder / f"{expected['name']}.tif"
+    path = folder / f"{expected.name}{SUFFIX}"
     if path.with_name(f"{path.name}.aux.xml").exists():
         raise BadProduct(f"{path.name}.aux.xml: metadata beside the file; remove it")
     try:
@@ -155,7 +113,12 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
         raise BadProduct(f"{path.name}: cannot be read ({error})") from error
 
 
-def _write_plain(cube: PackedCube, path: Path) -> None:
+def open_cube(path: Path) -> xr.Dataset:
+    """The cube, lazy, in physical units."""
+    return open_raster(path)
+
+
+def _write_plain(cube: FinishedCube, path: Path) -> None:
     array = store.open_array(cube.array)
     n_bands, height, width = array.shape
     with rasterio.open(
@@ -197,7 +160,7 @@ def _levels(shape: Sequence[int]) -> list[int]:
     return [2**k for k in range(1, 32) if max(shape) > BLOCK * 2 ** (k - 1)]
 
 
-def _describe(target: Any, cube: PackedCube) -> None:
+def _describe(target: Any, cube: FinishedCube) -> None:
     """Scale, unit and spectrum of every band, in all the places where readers look."""
     bands, colors = cube.bands, true_color(cube.bands)
     n_bands = len(bands)
@@ -225,18 +188,18 @@ def _micro(nm: float) -> str:
     return f"{nm / 1000.0:.12g}"
 
 
-def _check_metadata(source: Any, expected: dict[str, Any], of: str) -> None:
+def _check_metadata(source: Any, expected: ProductFacts, of: str) -> None:
     found = None if source.crs is None else GeoBox(source.shape, source.transform, source.crs.to_wkt())
     require_grid(found, expected, of)
     require_packing(source, expected, of, units=set(source.units))
     tags = [source.tags(band) for band in source.indexes]
     imagery = [source.tags(band, ns="IMAGERY") for band in source.indexes]
-    require_values([float(t["wavelength"]) for t in tags], expected["wavelength_nm"], f"{of}, wavelength")
-    require_values([float(t.get("fwhm", "nan")) for t in tags], expected["fwhm_nm"], f"{of}, fwhm")
+    require_values([float(t["wavelength"]) for t in tags], expected.wavelength_nm, f"{of}, wavelength")
+    require_values([float(t.get("fwhm", "nan")) for t in tags], expected.fwhm_nm, f"{of}, fwhm")
     centers = [float(t["CENTRAL_WAVELENGTH_UM"]) * 1000.0 for t in imagery]
-    require_values(centers, expected["wavelength_nm"], f"{of}, CENTRAL_WAVELENGTH_UM")
+    require_values(centers, expected.wavelength_nm, f"{of}, CENTRAL_WAVELENGTH_UM")
     widths = [float(t.get("FWHM_UM", "nan")) * 1000.0 for t in imagery]
-    require_values(widths, expected["fwhm_nm"], f"{of}, FWHM_UM")
+    require_values(widths, expected.fwhm_nm, f"{of}, FWHM_UM")
     if set(source.block_shapes) != {(BLOCK, BLOCK)}:
         raise BadProduct(f"{of}: its blocks are {source.block_shapes[0]}, expected tiles of {BLOCK} x {BLOCK}")
     if len(source.overviews(1)) != len(_levels(source.shape)):
@@ -245,11 +208,11 @@ def _check_metadata(source: Any, expected: dict[str, Any], of: str) -> None:
         raise BadProduct(f"{of}: it is no cloud-optimized GeoTIFF")
 
 
-def _check_blocks(source: Any, expected: dict[str, Any], of: str) -> None:
-    rows, cols = (-(-size // BLOCK) for size in expected["shape"])
+def _check_blocks(source: Any, expected: ProductFacts, of: str) -> None:
+    rows, cols = (-(-size // BLOCK) for size in expected.shape)
     for block in np.unique(np.linspace(0, rows * cols - 1, _SAMPLED_BLOCKS).round().astype(int)):
         row, col = divmod(int(block), cols)
-        height, width = (min(BLOCK, size - n * BLOCK) for n, size in zip((row, col), expected["shape"], strict=True))
+        height, width = (min(BLOCK, size - n * BLOCK) for n, size in zip((row, col), expected.shape, strict=True))
         try:
             source.read(window=Window(col * BLOCK, row * BLOCK, width, height))
         except RasterioError as error:

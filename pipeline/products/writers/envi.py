@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import xarray as xr
 from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
 
@@ -23,16 +24,19 @@ from hyperfuse.catalogs.times import rfc3339
 from hyperfuse.pipeline.composite import true_color
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import NODATA
-from hyperfuse.pipeline.job.folder import StagedJob
-from hyperfuse.pipeline.products.draft import Asset, BadProduct, Draft
+from hyperfuse.pipeline.products.draft import Asset, BadProduct, FinishedCube
+from hyperfuse.pipeline.products.records import ProductFacts
 from hyperfuse.pipeline.products.writers._read_back import (
     n_valid,
+    open_raster,
     require_grid,
     require_packing,
     require_valid,
     require_values,
 )
 
+SUFFIX = ".img"
+"""Of the samples; the header lies beside them as `.hdr`."""
 _BAND_GROUP = 32
 """Bands that are mapped at once: 256 lines of each touch about 32 MiB of pages, however long the lines are."""
 _LINES = 256
@@ -41,15 +45,14 @@ _GDAL = {"GDAL_PAM_ENABLED": "NO"}
 """What a reader knows must come from the header, not from a side file."""
 
 
-def write(draft: Draft) -> list[Asset]:
+def write(cube: FinishedCube) -> list[Asset]:
     """Build `<name>.img` and `<name>.hdr` from the mosaic; peak memory does not depend on the size of the scene."""
-    job = draft.job
-    image = draft.folder / f"{job.name}.img"
+    image = cube.folder / f"{cube.name}{SUFFIX}"
     header = image.with_suffix(".hdr")
     for path in (image, header):
         path.unlink(missing_ok=True)
-    _write_header(job, image)
-    array = store.open_array(job.fused)
+    _write_header(cube, image)
+    array = store.open_array(cube.array)
     # A mapped page that finds no space on the disk kills the process, so the space is taken first.
     with image.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, array.size * array.dtype.itemsize)
@@ -60,20 +63,19 @@ def write(draft: Draft) -> list[Asset]:
             mapped = np.memmap(image, dtype=array.dtype.newbyteorder("<"), mode="r+", shape=array.shape)
             mapped[(group, *box.slices)] = samples[group]
             del mapped
-    quantity = job.record.hsi.quantity
     return [
         Asset(
             key="envi",
             href=image.name,
             media_type="application/octet-stream",
             title="Fused cube, ENVI standard file",
-            roles=("data", quantity),
+            roles=("data", cube.quantity),
         ),
         Asset(key="envi-header", href=header.name, media_type="text/plain", title="ENVI header", roles=("metadata",)),
     ]
 
 
-def check(folder: Path, expected: dict[str, Any]) -> None:
+def check(folder: Path, expected: ProductFacts) -> None:
     """Read header and samples as a stranger would.
 
     Raises
@@ -81,7 +83,7 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
     BadProduct
         With the property that is wrong.
     """
-    path = folder / f"{expected['name']}.img"
+    path = folder / f"{expected.name}{SUFFIX}"
     try:
         with rasterio.Env(**_GDAL), rasterio.open(path, driver="ENVI") as source:
             _check_header(source, expected, path)
@@ -92,24 +94,28 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
         raise BadProduct(f"{path.name}: cannot be read ({error})") from error
 
 
-def _write_header(job: StagedJob, image: Path) -> None:
-    bands, colors = job.bands, true_color(job.bands)
-    hsi, packed = job.record.hsi, job.config.publish.dtype == "int16"
-    height, width = job.grids.product.shape
+def open_cube(path: Path) -> xr.Dataset:
+    """The cube, lazy, in physical units."""
+    return open_raster(path)
+
+
+def _write_header(cube: FinishedCube, image: Path) -> None:
+    bands, colors = cube.bands, true_color(cube.bands)
+    height, width = cube.geobox.shape
     fields = {
         "wavelength": _listed(bands.center_nm),
         "fwhm": _listed(bands.fwhm_nm),
         "bbl": _listed(np.ones(len(bands), int)),
         "wavelength_units": "Nanometers",
-        "data_units": hsi.unit,
+        "data_units": cube.unit,
     }
     if colors is not None:
         fields["default_bands"] = _listed(np.array(colors) + 1)
-    if packed and hsi.quantity == "reflectance":
+    if cube.packed and cube.quantity == "reflectance":
         # GDAL reads the gains that it writes itself; spectral packages read counts per reflectance of 1.
-        fields["reflectance_scale_factor"] = f"{1.0 / job.staged.scale:.12g}"
-    if hsi.time is not None:
-        fields["acquisition_time"] = rfc3339(hsi.time)
+        fields["reflectance_scale_factor"] = f"{1.0 / cube.scale:.12g}"
+    if cube.time is not None:
+        fields["acquisition_time"] = rfc3339(cube.time)
     with (
         rasterio.Env(**_GDAL),
         rasterio.open(
@@ -119,18 +125,18 @@ def _write_header(job: StagedJob, image: Path) -> None:
             count=len(bands),
             height=height,
             width=width,
-            dtype=job.config.publish.dtype,
-            crs=job.record.grid.crs,
-            transform=job.grids.product.affine,
-            nodata=NODATA if packed else np.nan,
+            dtype=cube.dtype,
+            crs=cube.crs,
+            transform=cube.geobox.affine,
+            nodata=NODATA if cube.packed else np.nan,
             INTERLEAVE="BSQ",
         ) as target,
     ):
-        target.scales = [job.staged.scale if packed else 1.0] * len(bands)
+        target.scales = [cube.scale] * len(bands)
         target.update_tags(ns="ENVI", **{key: _braced(value) for key, value in fields.items()})
     # GDAL describes the file by the path where it was built, which is gone when anybody reads it.
     header = image.with_suffix(".hdr")
-    about = f"{job.name}: {hsi.name} fused with {job.record.msi.name} by {job.config.network}"
+    about = f"{cube.name}: {cube.about}"
     text = header.read_text(encoding="utf-8").replace(str(image), about.translate({ord("{"): "(", ord("}"): ")"}), 1)
     header.write_text(text, encoding="utf-8")
 
@@ -145,14 +151,14 @@ def _braced(value: str) -> str:
     return f"{{{value}}}" if " " in value and not value.startswith("{") else value
 
 
-def _check_header(source: Any, expected: dict[str, Any], path: Path) -> None:
+def _check_header(source: Any, expected: ProductFacts, path: Path) -> None:
     of = path.name
     found = None if source.crs is None else GeoBox(source.shape, source.transform, source.crs.to_wkt())
     require_grid(found, expected, of)
     header = source.tags(ns="ENVI")
     require_packing(source, expected, of, units={header.get("data_units", "").strip("{}")})
-    require_values(_numbers(header["wavelength"]), expected["wavelength_nm"], f"{of}, wavelength")
-    require_values(_numbers(header["fwhm"]), expected["fwhm_nm"], f"{of}, fwhm")
+    require_values(_numbers(header["wavelength"]), expected.wavelength_nm, f"{of}, wavelength")
+    require_values(_numbers(header["fwhm"]), expected.fwhm_nm, f"{of}, fwhm")
     if header.get("wavelength_units") != "Nanometers":
         raise BadProduct(f"{of}: its wavelengths are in {header.get('wavelength_units')}, expected Nanometers")
     if _numbers(header["bbl"]) != [1.0] * source.count:
@@ -163,12 +169,12 @@ def _check_header(source: Any, expected: dict[str, Any], path: Path) -> None:
         raise BadProduct(f"{of}: {path.stat().st_size} bytes, expected {size}")
 
 
-def _check_samples(path: Path, expected: dict[str, Any]) -> None:
-    height, width = expected["shape"]
-    shape = (len(expected["wavelength_nm"]), height, width)
+def _check_samples(path: Path, expected: ProductFacts) -> None:
+    height, width = expected.shape
+    shape = (len(expected.wavelength_nm), height, width)
     valid = 0
     for band in range(shape[0]):
-        samples = np.memmap(path, dtype=np.dtype(expected["dtype"]).newbyteorder("<"), mode="r", shape=shape)[band]
+        samples = np.memmap(path, dtype=np.dtype(expected.dtype).newbyteorder("<"), mode="r", shape=shape)[band]
         valid += sum(n_valid(samples[first : first + _LINES], expected) for first in range(0, height, _LINES))
     require_valid(valid, int(np.prod(shape)), expected, path.name)
 

@@ -17,18 +17,18 @@ import xarray as xr
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.catalogs.formats.arrays import refuse_hdf5_surprises
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.encoding import NODATA
-from hyperfuse.pipeline.products.draft import Asset, BadProduct, Draft
+from hyperfuse.pipeline.job.encoding import ERRORS, NODATA, VARIABLE
+from hyperfuse.pipeline.products.draft import Asset, BadProduct, FinishedCube
+from hyperfuse.pipeline.products.records import ProductFacts
 from hyperfuse.pipeline.products.writers._read_back import (
-    ERRORS,
-    VARIABLE,
     n_valid,
     require_dataset,
     require_valid,
     variables,
 )
-from hyperfuse.pipeline.products.writers.zarr import closing_attributes
 
+SUFFIX = ".nc"
+HOLDS_ERRORS = True
 _LEVEL = 4
 _ZARR_ONLY = ("zarr_conventions", "proj:", "spatial:")
 """GeoZarr's conventions; a colon is no character of a CF attribute's name."""
@@ -36,37 +36,34 @@ _LIKE_SAMPLES = {"valid_min", "valid_max", "flag_values"}
 """Attributes that CF wants in the type of the variable itself."""
 
 
-def write(draft: Draft) -> list[Asset]:
+def write(cube: FinishedCube) -> list[Asset]:
     """Build `<name>.nc` from the mosaic, chunk by chunk; peak memory does not depend on the size of the scene."""
-    job = draft.job
-    target = draft.folder / f"{job.name}.nc"
+    target, group = cube.folder / f"{cube.name}{SUFFIX}", cube.group
     target.unlink(missing_ok=True)
-    group = job.fused.parent
     dataset: Any
     with netCDF4.Dataset(target, "w", format="NETCDF4") as dataset:
         dataset.set_auto_maskandscale(False)
-        _set_attributes(dataset, store.attributes(group) | closing_attributes(draft))
-        array = store.open_array(job.fused)
+        _set_attributes(dataset, store.attributes(group) | cube.closing)
+        array = store.open_array(cube.array)
         for dimension, size in zip(("wavelength", "y", "x"), array.shape, strict=True):
             dataset.createDimension(dimension, size)
         for path in sorted(path.parent for path in group.glob("*/zarr.json")):
             if path.name not in {VARIABLE, ERRORS}:
                 _copy(dataset, path)
-        for path in (job.fused, job.errors) if job.config.publish.uncertainty else (job.fused,):
+        for path in (cube.array,) if cube.errors is None else (cube.array, cube.errors):
             _copy_cube(dataset, path)
-    quantity = job.record.hsi.quantity
     return [
         Asset(
             key="netcdf",
             href=target.name,
             media_type="application/x-netcdf",
             title="Fused cube, NetCDF-4 after the CF conventions",
-            roles=("data", quantity),
+            roles=("data", cube.quantity),
         )
     ]
 
 
-def check(folder: Path, expected: dict[str, Any]) -> None:
+def check(folder: Path, expected: ProductFacts) -> None:
     """Read the file as a stranger would, and every chunk of it.
 
     Raises
@@ -74,7 +71,7 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
     BadProduct
         With the property that is wrong.
     """
-    path = folder / f"{expected['name']}.nc"
+    path = folder / f"{expected.name}{SUFFIX}"
     try:
         refuse_hdf5_surprises(path)
         with xr.open_dataset(path, engine="netcdf4") as dataset:
@@ -90,6 +87,11 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
         raise
     except (HyperFuseError, OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
         raise BadProduct(f"{path.name}: cannot be read ({error})") from error
+
+
+def open_cube(path: Path) -> xr.Dataset:
+    """The cube, lazy, in physical units."""
+    return xr.open_dataset(path, engine="netcdf4", chunks={})
 
 
 def _copy_cube(dataset: Any, path: Path) -> None:

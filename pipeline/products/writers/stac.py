@@ -30,14 +30,16 @@ from hyperfuse.catalogs.stac.fused_products import DIGEST, JOB_KEY
 from hyperfuse.catalogs.times import rfc3339
 from hyperfuse.pipeline.composite import true_color
 from hyperfuse.pipeline.job.completeness import MosaicSummary
+from hyperfuse.pipeline.job.encoding import ERRORS, VARIABLE
 from hyperfuse.pipeline.job.product_files import MANIFEST
-from hyperfuse.pipeline.products.draft import Asset, BadProduct, Draft
+from hyperfuse.pipeline.job.template import processing_level
+from hyperfuse.pipeline.products.draft import Asset, BadProduct, Draft, FinishedCube
 from hyperfuse.pipeline.products.prov_rocrate import address
-from hyperfuse.pipeline.products.writers._read_back import ERRORS, VARIABLE, require_values
-from hyperfuse.pipeline.products.writers._read_back import geobox as expected_geobox
+from hyperfuse.pipeline.products.records import ProductFacts
+from hyperfuse.pipeline.products.writers._read_back import require_values
 from hyperfuse.pipeline.products.writers.zarr import MEDIA_TYPE as ZARR
-from hyperfuse.pipeline.products.writers.zarr import processing_level
 
+SUFFIX = ".json"
 STAC_VERSION = "1.1.0"
 _DOI = re.compile(r"doi:(10\.\S+?)[.,;)]?(?:\s|$)")
 _PYSTAC = (STACError, STACTypeError, RequiredPropertyMissing)
@@ -50,7 +52,7 @@ EXTENSIONS = (
 )
 
 
-def write(draft: Draft) -> list[Asset]:  # noqa: ARG001 (the item describes the others, so `publish` asks for it last)
+def write(cube: FinishedCube) -> list[Asset]:  # noqa: ARG001 (the item describes the others, so `publish` asks for it last)
     """Nothing yet: see `item`."""
     return []
 
@@ -80,7 +82,7 @@ def item(draft: Draft, assets: Sequence[Asset], manifest_sha256: str) -> dict[st
         ]
         + _model_links(draft),
         assets=assets,
-        bands=band_entries(job.bands, draft.summary, draft.provenance["product"]),
+        bands=band_entries(job.bands, draft.summary, draft.provenance.product),
         manifest_sha256=manifest_sha256,
     )
 
@@ -150,7 +152,7 @@ def assemble(
     return record
 
 
-def check(folder: Path, expected: dict[str, Any]) -> None:
+def check(folder: Path, expected: ProductFacts) -> None:
     """Read the item with pystac, validate it without a network, and follow its links into the product.
 
     Raises
@@ -158,7 +160,7 @@ def check(folder: Path, expected: dict[str, Any]) -> None:
     BadProduct
         With what is wrong.
     """
-    path = folder / f"{expected['name']}.json"
+    path = folder / f"{expected.name}{SUFFIX}"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["properties"].get(DIGEST) != digest(record):
@@ -199,15 +201,15 @@ def _properties(draft: Draft) -> dict[str, Any]:
         "license": job.config.publish.license,
         **projection(job.grids.product),
         "processing:level": processing_level(job),
-        "processing:datetime": facts["ended"],
-        "processing:version": facts["software"]["code_version"],
-        "processing:facility": facts["facility"]["host"],
+        "processing:datetime": facts.ended,
+        "processing:version": facts.software["code_version"],
+        "processing:facility": facts.facility.host,
         "processing:lineage": (
             f"{msi.name} registered to {hsi.name} ({registration.decision}: {registration.reason}); fused with "
-            f"{facts['method']['title']} in {job.plan.n_tiles} tiles; {facts['method']['paper']}"
+            f"{facts.method.title} in {job.plan.n_tiles} tiles; {facts.method.paper}"
         ),
-        "processing:software": {name: str(value) for name, value in facts["software"].items()},
-        "processing:expression": {"format": "hyperfuse-config", "expression": facts["config"]},
+        "processing:software": {name: str(value) for name, value in facts.software.items()},
+        "processing:expression": {"format": "hyperfuse-config", "expression": facts.config},
         JOB_KEY: job.record.key,
         "hrhsi:method": job.config.network,
         "hrhsi:ratio": job.record.grid.ratio,
@@ -215,7 +217,7 @@ def _properties(draft: Draft) -> dict[str, Any]:
         "hrhsi:registration": registration.model_dump(mode="json"),
         "hrhsi:valid_fraction": draft.summary.valid_fraction,
         "hrhsi:clipped_samples": draft.summary.clipped,
-        **({"hrhsi:quality": facts["quality"]} if "quality" in facts else {}),
+        **({} if facts.quality is None else {"hrhsi:quality": facts.quality}),
     }
 
 
@@ -238,7 +240,7 @@ def _model_links(draft: Draft) -> list[dict[str, str]]:
     if weights is not None and path is not None:
         title = f"weights of {network}, SHA-256 {weights['sha256']}"
         links.append({"rel": "derived_from", "href": path.absolute().as_uri(), "title": title})
-    paper = draft.provenance["method"]["paper"]
+    paper = draft.provenance.method.paper
     if found := _DOI.search(paper):
         links.append({"rel": "cite-as", "href": f"https://doi.org/{quote(found[1], safe='/')}", "title": paper})
     return links
@@ -253,27 +255,26 @@ def _grid(geobox: GeoBox) -> dict[str, Any]:
     }
 
 
-def band_entries(bands: Bands, summary: MosaicSummary, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def band_entries(bands: Bands, summary: MosaicSummary, facts: ProductFacts) -> list[dict[str, Any]]:
     """One entry per band, in the cube's order, without the name, which depends on the format.
 
     Parameters
     ----------
     bands : Bands
     summary : MosaicSummary
-    facts : dict
-        The `product` part of the provenance record.
+    facts : ProductFacts
     """
     common = dict(zip(true_color(bands) or (), ("red", "green", "blue"), strict=False))
     entries = []
     for index, (center, width) in enumerate(zip(bands.center_nm, bands.fwhm_nm, strict=True)):
         entry: dict[str, Any] = {
             "description": f"{center:.1f} nm",
-            "data_type": facts["dtype"],
-            "nodata": "nan" if facts["nodata"] is None else facts["nodata"],
-            "unit": facts["unit"],
+            "data_type": facts.dtype,
+            "nodata": "nan" if facts.nodata is None else facts.nodata,
+            "unit": facts.unit,
             "eo:center_wavelength": float(f"{center / 1000.0:.12g}"),
-            "raster:scale": facts["scale"],
-            "raster:offset": facts["offset"],
+            "raster:scale": facts.scale,
+            "raster:offset": facts.offset,
             "statistics": {"valid_percent": 100.0 * summary.valid[index] / summary.pixels},
         }
         if math.isfinite(width):
@@ -319,9 +320,9 @@ def _validate(record: dict[str, Any], of: str) -> None:
         raise BadProduct(f"{of}: pystac does not read its identifier {record['id']}")
 
 
-def _check_assets(folder: Path, record: dict[str, Any], expected: dict[str, Any], of: str) -> None:
-    if record["id"] != expected["name"]:
-        raise BadProduct(f"{of}: describes {record['id']}, expected {expected['name']}")
+def _check_assets(folder: Path, record: dict[str, Any], expected: ProductFacts, of: str) -> None:
+    if record["id"] != expected.name:
+        raise BadProduct(f"{of}: describes {record['id']}, expected {expected.name}")
     for key, asset in record["assets"].items():
         target = folder / asset["href"]
         if not target.resolve().is_relative_to(folder.resolve()):
@@ -332,10 +333,10 @@ def _check_assets(folder: Path, record: dict[str, Any], expected: dict[str, Any]
             _check_file(target, asset, of)
         if "data" in asset["roles"]:
             centers = [band["eo:center_wavelength"] * 1000.0 for band in asset["bands"]]
-            require_values(centers, expected["wavelength_nm"], f"{of}, wavelengths of {key}")
-            require_values(asset["proj:transform"], expected["transform"], f"{of}, transform of {key}")
-            if asset["proj:shape"] != list(expected_geobox(expected).shape):
-                raise BadProduct(f"{of}: {key} has {asset['proj:shape']} pixels, expected {expected['shape']}")
+            require_values(centers, expected.wavelength_nm, f"{of}, wavelengths of {key}")
+            require_values(asset["proj:transform"], expected.transform, f"{of}, transform of {key}")
+            if asset["proj:shape"] != list(expected.geobox.shape):
+                raise BadProduct(f"{of}: {key} has {asset['proj:shape']} pixels, expected {expected.shape}")
     if "manifest" not in record["assets"]:
         raise BadProduct(f"{of}: it does not name the manifest")
 

@@ -20,6 +20,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, OutOfResources, UsageError
 from hyperfuse.catalogs.scene import Scene
+from hyperfuse.pipeline.formats import available
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.mosaic import blend, feather
 from hyperfuse.pipeline.mosaic import run as workflow
@@ -29,6 +30,7 @@ from hyperfuse.pipeline.mosaic.settings import AreaConfig, area_config
 from hyperfuse.pipeline.products.draft import BadProduct
 from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.publish import verify
+from hyperfuse.pipeline.products.writers import cog, writer
 from tests.pipeline.mosaic.products import GSD, ORIGIN, TIMES, grid, ground, product
 
 HEIGHT, WIDTH = 70, 110
@@ -362,12 +364,12 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(halves, tmp_path, monkey
 def test_a_run_that_died_while_it_published_publishes_whole(halves, tmp_path, monkeypatch):
     settings: dict[str, Any] = {"formats": ("zarr", "cog", "stac")}
 
-    def dying(cube, target, *, workplace):
-        target.write_bytes(b"half a file")
+    def dying(cube):
+        (cube.folder / f"{cube.name}.tif").write_bytes(b"half a file")
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(workflow, "write_cube", dying)
+        patch.setattr(cog, "write", dying)
         with pytest.raises(Killed):
             area(tmp_path, *halves, **settings)
     assert not (tmp_path / "area").exists()
@@ -427,3 +429,13 @@ def test_inputs_are_records_until_samples_are_asked_for(halves, monkeypatch, tmp
     inputs = open_inputs(AreaConfig(products=halves, output=tmp_path / "area"))
     assert inputs.names == ("west", "east")
     assert inputs.target == grid(0, 0, HEIGHT, WIDTH)
+
+
+def test_every_format_is_open_to_an_area(halves, tmp_path):
+    made = area(tmp_path, *halves, formats=available())
+    assert made.formats == ("zarr", *sorted(set(available()) - {"zarr", "stac"}), "stac")
+    assert verify(made.path).path == made.path
+    wanted = made.open()["reflectance"].values
+    for name in set(available()) - {"stac"}:
+        with writer(name).open_cube(made.path_of(name)) as dataset:
+            np.testing.assert_allclose(dataset["reflectance"].values, wanted, atol=1e-7)

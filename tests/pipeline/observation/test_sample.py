@@ -16,7 +16,7 @@ from hyperfuse.pipeline.config import load_config
 from hyperfuse.pipeline.observation.blind import blind
 from hyperfuse.pipeline.observation.psf import Psf
 from hyperfuse.pipeline.observation.sample import MAX_PIXELS, NotEstimable, Sample, sampled_blocks, sigma_from_mtf
-from hyperfuse.pipeline.observation.sensor_model import Observation, assess, known
+from hyperfuse.pipeline.observation.sensor_model import Observation, known, with_misfit
 from hyperfuse.pipeline.run import open_run, run
 from tests import DATA
 from tests.synthetic import config, scene, whole
@@ -103,8 +103,8 @@ def test_sampled_blocks_are_bounded_apart_and_inside(shape, n_hsi, n_msi, ratio)
 def test_misfit_of_right_tables_is_small_and_of_a_wrong_psf_larger():
     hsi, msi, hsi_bands, msi_bands = pair(f"{PLACE}&mtf=0.3")
     sample = Sample.of(hsi, msi, 4)
-    right = assess(tables(hsi_bands, msi_bands, 4), sample)
-    wrong = assess(right.model_copy(update={"psf_sigma_px": 2.5}), sample)
+    right = with_misfit(tables(hsi_bands, msi_bands, 4), sample)
+    wrong = with_misfit(right.model_copy(update={"psf_sigma_px": 2.5}), sample)
     for told, blurred in zip(right.misfit, wrong.misfit, strict=True):
         assert told.r2 > 0.998
         assert told.relative_rmse < 0.02
@@ -177,7 +177,7 @@ def test_a_wrong_table_is_corrected_in_part():
     found = estimate(hsi, msi, truth.bands, table)
     off = np.abs(centroids(found, truth.bands) - srf @ truth.bands.center_nm)
     assert off.mean() < 6.0
-    told = assess(tables(truth.bands, table, 4), Sample.of(hsi, msi, 4))
+    told = with_misfit(tables(truth.bands, table, 4), Sample.of(hsi, msi, 4))
     assert all(mine.r2 >= theirs.r2 - 1e-4 for mine, theirs in zip(found.misfit, told.misfit, strict=True))
     assert found.misfit[0].r2 > told.misfit[0].r2 + 0.003
 

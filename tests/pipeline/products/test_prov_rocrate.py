@@ -11,6 +11,7 @@ import pytest
 from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.prov_rocrate import address, prov_document
 from hyperfuse.pipeline.products.publish import publish
+from hyperfuse.pipeline.products.records import Provenance
 from tests.pipeline.conftest import build_job
 
 
@@ -44,7 +45,7 @@ def test_prov_names_weights_and_state(product: Product) -> None:
     record = json.loads(json.dumps(product.provenance))
     record["method"]["weights_sha256"] = "c" * 64
     record["inputs"]["msi"]["sha256"] = "d" * 64
-    document = prov_document(record | {"quality": {"state": "published with warnings"}})
+    document = prov_document(Provenance.model_validate(record | {"quality": {"state": "published with warnings"}}))
     assert f"sha256:{'c' * 64}" in document["entity"]
     assert {relation["prov:role"] for relation in document["used"].values()} == {"hsi", "msi", "weights"}
     assert len(document["wasDerivedFrom"]) == 2

@@ -31,7 +31,7 @@ def next_version(parent: Path, *, replaces: bool = True) -> Draft:
     config = config.model_copy(update={"publish": config.publish.model_copy(update={"replace": replaces})})
     record = draft.job.record.model_copy(update={"key": NEW, "config": config})
     job = replace(draft.job, record=record)
-    return replace(draft, job=job, provenance=draft.provenance | {"job_key": NEW})
+    return replace(draft, job=job, provenance=draft.provenance.model_copy(update={"job_key": NEW}))
 
 
 @pytest.fixture

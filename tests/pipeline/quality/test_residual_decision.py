@@ -60,7 +60,7 @@ def test_a_residual_that_harms_is_left_out_and_everybody_can_read_why(tmp_path, 
     assert gated.provenance["method"]["weights_sha256"] == read_card(weights).sha256
     qa = json.loads((gated.path / "qa.json").read_text())
     assert qa["learned"] == told
-    # The judge's trial is of what was published.
+    # The assessment's trial is of what was published.
     ours = next(row for row in qa["reduced_resolution"]["rows"] if row["method"] == NETWORK)
     assert ours["error"] is None
     assert told["sentence"] in (gated.path / "report.html").read_text()

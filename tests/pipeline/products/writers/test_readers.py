@@ -46,7 +46,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def expected(draft: Draft) -> tuple[np.ndarray, float]:
     """Physical values, and by how much packing may change them."""
     geobox = draft.job.grids.product
-    packed = draft.provenance["product"]["dtype"] == "int16"
+    packed = draft.provenance.product.dtype == "int16"
     return truth(len(draft.job.bands), tuple(geobox.shape)), 0.5001 * SCALE if packed else 0.0
 
 
@@ -184,7 +184,7 @@ def test_a_netcdf_that_points_elsewhere_is_refused(finished_job: Callable[..., D
     with h5py.File(product.netcdf, "a") as file:
         file["elsewhere"] = h5py.ExternalLink(str(tmp_path / "other.nc"), "/secret")
     with pytest.raises(BadProduct, match="link to another file"):
-        writer("netcdf").check(product.path, draft.provenance["product"])
+        writer("netcdf").check(product.path, draft.provenance.product)
 
 
 def test_a_short_envi_file_is_refused(finished_job: Callable[..., Draft]) -> None:
@@ -193,7 +193,7 @@ def test_a_short_envi_file_is_refused(finished_job: Callable[..., Draft]) -> Non
     with product.envi.open("r+b") as file:
         file.truncate(product.envi.stat().st_size - 100)
     with pytest.raises(BadProduct, match="bytes, expected"):
-        writer("envi").check(product.path, draft.provenance["product"])
+        writer("envi").check(product.path, draft.provenance.product)
 
 
 def test_envi_header_says_how_to_show_it(finished_job: Callable[..., Draft]) -> None:

@@ -56,7 +56,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_reader_finds_the_same_cube(draft: Draft) -> None:
-    job, facts = draft.job, draft.provenance["product"]
+    job, facts = draft.job, draft.provenance.product
     product = publish(draft)
     geobox, bands = job.grids.product, job.bands
     wanted = truth(len(bands), tuple(geobox.shape))
@@ -67,14 +67,14 @@ def test_every_reader_finds_the_same_cube(draft: Draft) -> None:
     cube = dataset["reflectance"]
     assert cube.dims == ("wavelength", "y", "x")
     assert cube.dtype.kind == "f"
-    np.testing.assert_allclose(cube.values, wanted, atol=0.5001 * SCALE if facts["dtype"] == "int16" else 0)
+    np.testing.assert_allclose(cube.values, wanted, atol=0.5001 * SCALE if facts.dtype == "int16" else 0)
     np.testing.assert_array_equal(np.isnan(cube.values), np.isnan(wanted))
     assert cube.odc.geobox.crs == geobox.crs
     assert cube.odc.geobox.shape == geobox.shape
     assert cube.odc.geobox.affine.almost_equals(geobox.affine, 1e-9)
     assert CRS(cube.rio.crs) == CRS(geobox.crs.proj)
     assert cube.rio.transform() == geobox.affine
-    assert cube.rio.encoded_nodata == -32768 if facts["dtype"] == "int16" else np.isnan(cube.rio.encoded_nodata)
+    assert cube.rio.encoded_nodata == -32768 if facts.dtype == "int16" else np.isnan(cube.rio.encoded_nodata)
     np.testing.assert_array_equal(dataset["wavelength"], bands.center_nm)
     np.testing.assert_array_equal(dataset["fwhm"], bands.fwhm_nm)
     np.testing.assert_array_equal(dataset["source_band"], bands.source_band)
@@ -84,9 +84,9 @@ def test_every_reader_finds_the_same_cube(draft: Draft) -> None:
     with rasterio.open(product.cog) as source:
         assert CRS(source.crs.to_wkt()) == CRS(geobox.crs.proj)
         assert source.transform == geobox.affine
-        assert source.dtypes == (facts["dtype"],) * len(bands)
-        assert source.nodata == facts["nodata"] or np.isnan(source.nodata)
-        assert set(source.scales) == {facts["scale"]}
+        assert source.dtypes == (facts.dtype,) * len(bands)
+        assert source.nodata == facts.nodata or np.isnan(source.nodata)
+        assert set(source.scales) == {facts.scale}
         microns = [float(source.tags(i, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"]) for i in source.indexes]
         np.testing.assert_allclose(microns, bands.center_nm / 1000, rtol=1e-11)
         assert source.descriptions == tuple(f"{nm:.1f} nm" for nm in bands.center_nm)
@@ -185,7 +185,7 @@ def test_item_validates_offline(draft: Draft) -> None:
     product = publish(draft)
     assert product.item is not None
     item = pystac.Item.from_file(str(product.item))
-    writer("stac").check(product.path, draft.provenance["product"])
+    writer("stac").check(product.path, draft.provenance.product)
     assert item.id == "fused"
     assert set(item.assets) == {"zarr", "fused", "thumbnail", "provenance", "prov", "ro-crate", "manifest"}
     assert (item.datetime is None) == (draft.job.record.hsi.time is None)
@@ -195,7 +195,7 @@ def test_item_validates_offline(draft: Draft) -> None:
         assert asset["proj:shape"] == list(draft.job.grids.product.shape)
         microns = [band["eo:center_wavelength"] for band in asset["bands"]]
         np.testing.assert_allclose(microns, draft.job.bands.center_nm / 1000, rtol=1e-11)
-        assert {band["raster:scale"] for band in asset["bands"]} == {draft.provenance["product"]["scale"]}
+        assert {band["raster:scale"] for band in asset["bands"]} == {draft.provenance.product.scale}
     if draft.job.record.hsi.time is None:
         assert record["properties"]["hrhsi:time_unknown"] is True
 
