@@ -8,7 +8,6 @@ Must not know: what a method does with a window, where it runs, formats of produ
     folder          `Job` before staging, `StagedJob` after
     store           Zarr: the only module that imports it
     stage           both images registered, resampled once, and looked at
-    staged_pair     windows of the staged images, holes filled
     encoding        nodata and range of stored samples
     ledger completeness   finished tiles; whether all are there
 """
