@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,7 @@ _MEASURES = {
     "psnr_db": ("PSNR (dB)", 2), "psnr_max_db": ("PSNR max (dB)", 2), "sam_deg": ("SAM (deg)", 3), "ergas": ("ERGAS", 3),
     "ssim": ("SSIM", 4), "rmse": ("RMSE", 4), "cc": ("CC", 4), "seconds": ("s", 2), "peak_mb": ("MB", 0),
 }  # fmt: skip
+_LINE = ("ratio", "msi", "hsi_snr_db", "msi_snr_db", "planted")
 
 
 class Display:
@@ -180,7 +182,10 @@ class Display:
         self._out.print(table)
 
     def show_evaluation(self, record: dict[str, Any]) -> None:
-        """A table of rows and their means for each protocol."""
+        """A table of rows and their means for each protocol; of planted pairs one of rows and methods."""
+        if "field" in record:
+            self._show_field(record)
+            return
         measures = dict(_MEASURES)
         if any("over_noise" in row for row in record["rows"]):
             measures["over_noise"] = ("HSI / noise", 2)
@@ -206,6 +211,54 @@ class Display:
             self._out.print()
         if record["figure"] is not None:
             self._row("figure", record["figure"])
+
+    def _show_field(self, record: dict[str, Any]) -> None:
+        methods = list(dict.fromkeys(row["method"] for row in record["field"]))
+        lines: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+        for row in record["field"]:
+            lines.setdefault(tuple(row[key] for key in _LINE), {})[row["method"]] = row
+        for head in dict.fromkeys(key[:-1] for key in lines):
+            table = Table(
+                "planted", *methods, "cubes", box=None, pad_edge=False, title_justify="left",
+                title=f"ratio {head[0]}, MSI {head[1]}, PSNR (dB) / SAM (deg), mean over cubes",
+            )  # fmt: skip
+            for key, cells in lines.items():
+                if key[:-1] == head:
+                    shown = [f"{_shown(cells[m]['psnr_db'], 2)} / {_shown(cells[m]['sam_deg'], 2)}" for m in methods]
+                    table.add_row(key[-1], *shown, str(max(cell["cubes"] for cell in cells.values())))
+            self._out.print(table)
+            self._out.print()
+        if record["beaten"]:
+            self._show_beaten(record["beaten"])
+        decided = {(row["cube"], row["ratio"], row.get("planted")): row["registration"]
+                   for row in record["rows"] if "registration" in row}  # fmt: skip
+        if decided:
+            told = {"accept": "accepted", "warn": "accepted with a doubt", "refuse": "refused and kept"}
+            counts = Counter(told[decision] for decision in decided.values())
+            self._row("registration", ", ".join(f"{n} {decision}" for decision, n in counts.items()))
+        self._show_failures(record, len(methods))
+
+    def _show_failures(self, record: dict[str, Any], n_methods: int) -> None:
+        failures: dict[tuple[str, ...], list[str]] = {}
+        for row in record["rows"]:
+            if row["error"]:
+                failures.setdefault((row["cube"], row.get("planted", "nothing"), row["error"]), []).append(
+                    row["method"]
+                )
+        for (cube, planted, error), failed in failures.items():
+            which = "" if len(failed) >= n_methods else f" ({', '.join(failed)})"
+            told = f"{cube}{'' if planted == 'nothing' else ', ' + planted}{which}: {error}"
+            self._out.print(f"[yellow]{escape(told)}[/yellow]", highlight=False)
+        if record["figure"] is not None:
+            self._row("figure", record["figure"])
+
+    def _show_beaten(self, beaten: list[dict[str, Any]]) -> None:
+        table = Table("planted", "ratio", "MSI", "cube", "method", "PSNR / SAM", "of the default", box=None, pad_edge=False,
+                      title="Better than the default in PSNR or SAM", title_justify="left")  # fmt: skip
+        for row in beaten:
+            scores = [f"{row[of + 'psnr_db']:.2f} / {row[of + 'sam_deg']:.2f}" for of in ("", "default_")]
+            table.add_row(row["planted"], str(row["ratio"]), row["msi"], row["cube"], row["method"], *scores)
+        self._out.print(table)
 
     def show_weights(self, record: dict[str, Any]) -> None:
         """A converted weight file in a few lines."""

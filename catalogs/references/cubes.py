@@ -21,6 +21,7 @@ from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.formats.matlab import MatlabFile, matlab_level, open_matlab
 from hyperfuse.catalogs.formats.signal import absorbed, without_signal
 from hyperfuse.catalogs.formats.stored import refuse_absurd
+from hyperfuse.catalogs.scene import Scene
 from hyperfuse.catalogs.sensors import Source, open_scene
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,11 @@ def open_cube(source: CubeSource) -> ReferenceCube:
     for note in cube.notes:
         log.info("%s: %s", cube.name, note)
     return replace(cube, bands=bands)
+
+
+def without_absorption(scene: Scene) -> Scene:
+    """The same scene whose bands in absorption ranges are not good."""
+    return replace(scene, bands=scene.bands.mark_bad(absorbed(scene.bands)))
 
 
 def band_numbers(text: str, size: int, *, of: str) -> list[int]:

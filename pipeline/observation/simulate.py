@@ -11,18 +11,31 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.references.cubes import ReferenceCube
-from hyperfuse.catalogs.references.responses import band_set
+from hyperfuse.catalogs.references.responses import BandSet, band_set
 from hyperfuse.catalogs.sensors import sigma_from_mtf
 from hyperfuse.models import Observed
 from hyperfuse.models.operators import BLUR_REACH, degrade
+from hyperfuse.pipeline.observation.field import (
+    Planting,
+    band_shifts,
+    changed_squares,
+    detectors,
+    ramp_gains,
+    sampled,
+    smiled,
+    stripe_gains,
+)
 from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.observation.psf import gaussian_taps
 
@@ -32,7 +45,8 @@ Cube = NDArray[np.float32]
 MIN_COVERAGE = 0.5
 """An MSI band of whose response less than this lies under good HSI bands is left out."""
 _MIN_SCORED = 4  # coarse pixels inside the rim along each axis
-_TOUCHED = 1e-3  # of a coarse pixel's PSF: more of it over a hole makes the pixel invalid
+TOUCHED = 1e-3
+"""Share of a coarse pixel's PSF: more of it over a hole makes the pixel invalid."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,6 +69,14 @@ class SimulatedPair:
     """Step of the cube's own unit per unit of `truth`."""
     notes: tuple[str, ...] = field(default=())
     """What had to be left out."""
+    changed: NDArray[np.bool_] | None = None
+    """Shape (y, x), fine pixels of the MSI that show another place; None if none does."""
+    bands: tuple[Bands, Bands] | None = None
+    """Those of HSI and MSI as a product tells them; None if they are not known."""
+    protocol: Protocol | None = None
+    """How it was simulated; None for a real pair."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """What a row of a table says of the pair itself, such as its registration."""
 
 
 def simulate(cube: ReferenceCube, protocol: Protocol) -> SimulatedPair:
@@ -76,10 +98,10 @@ def simulate(cube: ReferenceCube, protocol: Protocol) -> SimulatedPair:
     steps = responses.steps
     truth = _whole_pixels(cube.values[good], math.lcm(protocol.ratio, *steps), protocol, cube.name)
     truth, unit = _scaled(truth, protocol, cube.name)
-    weights = responses.weights[:, good]
     rng = np.random.default_rng(protocol.seed)
-    hsi = _noisy(_coarse(truth, protocol), protocol.hsi_snr_db, rng)
-    msi = _multispectral(truth, weights, steps, protocol, rng)
+    hsi = _hyperspectral(truth, cube.bands.center_nm[good], protocol, rng)
+    msi, changed = _multispectral(truth, responses.true_weights[:, good], steps, protocol, rng)
+    weights = responses.weights[:, good]
     # A pixel that the PSF mixes with a hole is known to nobody, so no method is scored there.
     hole = np.isnan(hsi).any(axis=0)
     if hole.all():
@@ -103,6 +125,9 @@ def simulate(cube: ReferenceCube, protocol: Protocol) -> SimulatedPair:
         rim_px=protocol.rim_px,
         unit=unit,
         notes=responses.notes,
+        changed=changed,
+        bands=(cube.bands[good], responses.told),
+        protocol=protocol,
     )
 
 
@@ -155,7 +180,7 @@ def _degraded(fine: Cube, step: int, sigma_px: float) -> Cube:
 
     seen = coarse(np.where(invalid, np.float32(0), fine))
     if invalid.any():
-        seen = np.where(coarse(invalid.astype(np.float32)) > _TOUCHED, np.float32(np.nan), seen)
+        seen = np.where(coarse(invalid.astype(np.float32)) > TOUCHED, np.float32(np.nan), seen)
     return np.ascontiguousarray(seen)
 
 
@@ -165,8 +190,12 @@ class _Seen:
 
     weights: NDArray[np.float64]
     """Shape (c, band), over all bands of the cube."""
+    true_weights: NDArray[np.float64]
+    """The same of the responses that the MSI really has."""
     steps: tuple[int, ...]
     """Fine pixels per own pixel of each."""
+    told: Bands
+    """Centers and widths that the MSI is said to have."""
     notes: tuple[str, ...]
     """Which were left out."""
 
@@ -187,40 +216,87 @@ def _seen(cube: ReferenceCube, protocol: Protocol) -> _Seen:
     notes = (f"{cube.name}: left out of {protocol.msi}: {left_out}",) if left_out else ()
     for note in notes:
         log.warning("%s", note)
-    return _Seen(weights=weights[seen], steps=tuple(int(s) for s in np.array(bands.steps)[seen]), notes=notes)
+    return _Seen(
+        weights=weights[seen],
+        true_weights=_true(bands, protocol.planted).weights(cube.bands)[0][seen],
+        steps=tuple(int(s) for s in np.array(bands.steps)[seen]),
+        told=bands.bands[seen],
+        notes=notes,
+    )
+
+
+def _true(bands: BandSet, planted: Planting) -> BandSet:
+    return replace(
+        bands,
+        responses=tuple(
+            replace(each, center_nm=each.center_nm + planted.srf_nm, fwhm_nm=each.fwhm_nm * planted.srf_factor)
+            for each in bands.responses
+        ),
+    )
+
+
+def _hyperspectral(truth: Cube, center_nm: NDArray[np.float64], protocol: Protocol, rng: np.random.Generator) -> Cube:
+    """The HSI with what is planted and its noise, shape (C, h, w)."""
+    planted = protocol.planted
+    coarse = smiled(_coarse(truth, center_nm, protocol), center_nm, planted.smile_nm)
+    if planted.stripes:
+        gains = stripe_gains(center_nm, coarse.shape[2], planted)
+        coarse = (coarse * gains[:, None, :]).astype(np.float32)
+    return noisy(coarse, protocol.hsi_snr_db, rng, more_db=planted.swir_noise_db * detectors(center_nm))
 
 
 def _multispectral(
     truth: Cube, weights: NDArray[np.float64], steps: tuple[int, ...], protocol: Protocol, rng: np.random.Generator
-) -> Cube:
-    """The MSI with its noise, which belongs to a band's own pixels: it is added before they become blocks."""
+) -> tuple[Cube, NDArray[np.bool_] | None]:
+    """The MSI with what is planted, and where it changed.
+
+    Noise belongs to a band's own pixels: it is added before they become blocks.
+    """
+    planted = protocol.planted
     planes = np.einsum("kc,cyx->kyx", weights, truth).astype(np.float32)
+    changed = None
+    if planted.n_changed:
+        planes, changed = changed_squares(planes, planted.n_changed)
+    if planted.gain:
+        planes = (planes * ramp_gains(len(planes), planes.shape[1:], planted)).astype(np.float32)
     bands = []
     for k, step in enumerate(steps):
         own = planes[k : k + 1] if step == 1 else blurred(planes[k : k + 1], step, protocol.mtf_nyquist)
-        bands.append(_noisy(own, protocol.msi_snr_db, rng).repeat(step, axis=1).repeat(step, axis=2))
-    return np.concatenate(bands)
+        bands.append(noisy(own, protocol.msi_snr_db, rng).repeat(step, axis=1).repeat(step, axis=2))
+    return np.concatenate(bands), changed
 
 
-def _coarse(truth: Cube, protocol: Protocol) -> Cube:
+def _coarse(truth: Cube, center_nm: NDArray[np.float64], protocol: Protocol) -> Cube:
     """The HSI without noise."""
+    ratio, planted = protocol.ratio, protocol.planted
+    if planted.moves:
+        return _displaced(truth, ratio, protocol.sigma_px * planted.psf_factor, band_shifts(center_nm, planted, ratio))
     if protocol.psf == "gaussian":
-        return _degraded(truth, protocol.ratio, protocol.sigma_px)
-    ratio = protocol.ratio
-    along = gaussian_taps(
-        np.arange(ratio) - (ratio - 1) / 2, protocol.sigma_px
-    )  # nothing of the neighbors, as in the papers
+        return _degraded(truth, ratio, protocol.sigma_px * planted.psf_factor)
+    # Nothing of the neighbors, as in the papers.
+    along = gaussian_taps(np.arange(ratio) - (ratio - 1) / 2, protocol.sigma_px)
     n_bands, height, width = truth.shape
     blocks = truth.reshape(n_bands, height // ratio, ratio, width // ratio, ratio)
     coarse: Cube = np.einsum("byixj,i,j->byx", blocks, along, along).astype(np.float32)
     return coarse
 
 
-def _noisy(image: Cube, snr_db: float | None, rng: np.random.Generator) -> Cube:
+def _displaced(fine: Cube, ratio: int, sigma_px: float, shifts: NDArray[np.float64]) -> Cube:
+    invalid = np.isnan(fine)
+    seen = sampled(np.where(invalid, np.float32(0), fine), ratio, sigma_px, shifts)
+    if invalid.any():
+        touched = sampled(invalid.astype(np.float32), ratio, sigma_px, shifts) > TOUCHED
+        seen[touched] = np.nan
+    return seen
+
+
+def noisy(image: Cube, snr_db: float | None, rng: np.random.Generator, *, more_db: ArrayLike = 0.0) -> Cube:
+    """The image with white noise, that of each band louder by `more_db`."""
     if snr_db is None:
         return image
     power = np.nanmean(image.astype(np.float64) ** 2, axis=(1, 2), keepdims=True)
-    noise = rng.standard_normal(image.shape) * np.sqrt(power / 10 ** (snr_db / 10))
+    ratio = 10 ** ((snr_db - np.reshape(more_db, (-1, 1, 1))) / 10)
+    noise = rng.standard_normal(image.shape) * np.sqrt(power / ratio)
     noisy: Cube = (image + noise).astype(np.float32)
     return noisy
 

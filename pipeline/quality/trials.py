@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,12 +19,13 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from hyperfuse.catalogs.errors import ExpectedSkip, HyperFuseError, InputRejected
+from hyperfuse.catalogs.errors import ExpectedSkip, HyperFuseError, InputRejected, QualityRefused
 from hyperfuse.models import Method, ModelSpec, Observed, available, method
 from hyperfuse.models.weights_io import load_weights
 from hyperfuse.pipeline.fusion.method import pair_fuser
 from hyperfuse.pipeline.fusion.strict import project_whole
 from hyperfuse.pipeline.fusion.weights import checked_card
+from hyperfuse.pipeline.observation.field import Planting, grown
 from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.observation.simulate import SimulatedPair
 from hyperfuse.pipeline.progress import Progress, silent
@@ -32,6 +33,8 @@ from hyperfuse.pipeline.quality.metrics import Comparison, Scores
 
 STRICT_SUFFIX = " strict"
 """What the name of a method ends with in a row of its strict mode."""
+OUTSIDE = "outside_"
+"""What the names of scores begin with that leave out what changed between the dates."""
 _SAMPLING_S = 0.01  # between two looks at the memory
 
 
@@ -44,7 +47,7 @@ class Trial:
     protocol: Protocol
     """How the pair is made."""
     make: Callable[[], SimulatedPair]
-    """Reads or simulates the pair; raises `InputRejected` or `ExpectedSkip` if that cannot be done."""
+    """Reads or simulates the pair; raises `InputRejected`, `ExpectedSkip` or `QualityRefused` if that cannot be done."""
 
     @classmethod
     def refused(cls, cube: str, protocol: Protocol, error: HyperFuseError) -> Trial:
@@ -66,6 +69,8 @@ class Fused:
     """First pass, construction and fusion."""
     peak_bytes: int
     """Memory above that of the process before, or allocated on the device."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """What a whole pipeline decided on the way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +93,10 @@ class Row:
     """Step of the cube's own unit per unit of the truth."""
     over_noise: float | None = None
     """Disagreement of the degraded image with the HSI, over the HSI's noise, of the worst band; None if not asked for."""
+    outside: Scores | None = None
+    """Scores where the MSI shows the place of the truth; None if it does everywhere."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """What a whole pipeline decided on the way."""
     error: str | None = None
     """Why it failed."""
 
@@ -101,11 +110,18 @@ class Row:
             "msi": self.protocol.msi,
             "hsi_snr_db": self.protocol.hsi_snr_db,
             "msi_snr_db": self.protocol.msi_snr_db,
+            **({} if self.protocol.planted == Planting() else {"planted": self.protocol.planted.name}),
             **{key: value if math.isfinite(value) else None for key, value in scores.items()},
             **({"rmse_own_unit": self.scores.rmse * self.unit} if self.scores is not None else {}),
             "seconds": round(self.seconds, 3),
             "peak_mb": round(self.peak_bytes / 1e6, 1),
             **({} if self.over_noise is None else {"over_noise": round(self.over_noise, 4)}),
+            **(
+                {}
+                if self.outside is None
+                else {OUTSIDE + "psnr_db": self.outside.psnr_db, OUTSIDE + "sam_deg": self.outside.sam_deg}
+            ),
+            **self.told,
             "error": self.error,
         }
 
@@ -160,13 +176,17 @@ def fuse_by(
     ValueError
         If the weights do not fit.
     """
-    with _Cost(device) as cost:
+    with Cost(device) as cost:
         image = pair_fuser(chosen, spec, pair, tensors, torch.device(device)).whole()
     return Fused(image=image, seconds=cost.seconds, peak_bytes=cost.peak_bytes)
 
 
-def score(fused: NDArray[np.float32], pair: SimulatedPair) -> Scores:
-    """Scores of a fused image inside the rim.
+Fuser = Callable[..., Fused]
+"""Fuses a whole pair, called as `fuse_whole` is."""
+
+
+def score(fused: NDArray[np.float32], pair: SimulatedPair, *, but: NDArray[np.bool_] | None = None) -> Scores:
+    """Scores of a fused image inside the rim, but where `but`, shape (y, x), is True.
 
     Raises
     ------
@@ -177,7 +197,8 @@ def score(fused: NDArray[np.float32], pair: SimulatedPair) -> Scores:
     height, width = pair.truth.shape[1:]
     inside = slice(rim, height - rim), slice(rim, width - rim)
     comparison = Comparison(pair.truth.shape[0], ratio)
-    comparison.add(fused[:, *inside], pair.truth[:, *inside])
+    truth = pair.truth if but is None else np.where(but, np.float32(np.nan), pair.truth)
+    comparison.add(fused[:, *inside], truth[:, *inside])
     return comparison.scores()
 
 
@@ -188,6 +209,7 @@ def evaluate(
     weights: Mapping[str, Path] | None = None,
     device: str = "cpu",
     strict: bool = False,
+    fuse: Fuser = fuse_whole,
     progress: Progress = silent,
 ) -> list[Row]:
     """A row for every trial and method, in this order.
@@ -202,6 +224,8 @@ def evaluate(
         A torch device.
     strict : bool
         Add a row for each method in strict mode, see `pipeline.fusion.strict`, named after it.
+    fuse : callable
+        How a pair is fused.
     progress : Progress
 
     Returns
@@ -211,7 +235,7 @@ def evaluate(
 
     Raises
     ------
-    InputRejected, ExpectedSkip
+    InputRejected, ExpectedSkip, QualityRefused
         If no pair can be made: the reason of the first.
     """
     rows: list[Row] = []
@@ -219,12 +243,12 @@ def evaluate(
     for n_before, trial in enumerate(trials):
         try:
             pair = trial.make()
-        except (InputRejected, ExpectedSkip) as error:
+        except (InputRejected, ExpectedSkip, QualityRefused) as error:
             refusals.append(error)
             rows += [Row(cube=trial.cube, method=m, protocol=trial.protocol, error=str(error)) for m in methods]
             continue
         for done, name in enumerate(methods, start=1):
-            rows += _rows(trial, name, pair, weights=(weights or {}).get(name), device=device, strict=strict)
+            rows += _rows(trial, name, pair, weights=(weights or {}).get(name), device=device, strict=strict, fuse=fuse)
             progress("evaluate", n_before * len(methods) + done, len(trials) * len(methods))
     if refusals and len(refusals) == len(trials):
         raise refusals[0]
@@ -232,17 +256,24 @@ def evaluate(
 
 
 def _rows(
-    trial: Trial, name: str, pair: SimulatedPair, *, weights: Path | None, device: str, strict: bool
+    trial: Trial, name: str, pair: SimulatedPair, *, weights: Path | None, device: str, strict: bool, fuse: Fuser
 ) -> list[Row]:
     """The row of a method, and that of its strict mode."""
     unscored = Row(cube=trial.cube, method=name, protocol=trial.protocol, unit=pair.unit)
     names = [name, f"{name}{STRICT_SUFFIX}"] if strict else [name]
     try:
-        fused = fuse_whole(name, pair, weights=weights, device=device)
-        plain = replace(unscored, scores=score(fused.image, pair), seconds=fused.seconds, peak_bytes=fused.peak_bytes)
+        fused = fuse(name, pair, weights=weights, device=device)
+        plain = replace(
+            unscored,
+            scores=score(fused.image, pair),
+            outside=None if pair.changed is None else score(fused.image, pair, but=grown(pair.changed)),
+            seconds=fused.seconds,
+            peak_bytes=fused.peak_bytes,
+            told={**pair.told, **fused.told},
+        )
         if not strict:
             return [plain]
-        with _Cost("cpu") as cost:
+        with Cost("cpu") as cost:
             made = project_whole(fused.image, pair)
         return [
             replace(plain, over_noise=made.before),
@@ -250,6 +281,7 @@ def _rows(
                 plain,
                 method=names[1],
                 scores=score(made.image, pair),
+                outside=None if pair.changed is None else score(made.image, pair, but=grown(pair.changed)),
                 seconds=fused.seconds + cost.seconds,
                 peak_bytes=max(fused.peak_bytes, cost.peak_bytes),
                 over_noise=made.after,
@@ -261,7 +293,7 @@ def _rows(
         return [replace(unscored, method=each, unit=1.0, error=told) for each in names]
 
 
-class _Cost:
+class Cost:
     """Time and peak memory of the block under `with`."""
 
     def __init__(self, device: str) -> None:

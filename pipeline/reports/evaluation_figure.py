@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.pipeline.observation.field import Planting
 from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.quality.trials import Row
 
@@ -83,4 +84,5 @@ def _groups(rows: Sequence[Row], protocol: Protocol) -> tuple[list[str], int]:
 
 def _title(protocol: Protocol) -> str:
     noise = "no noise" if protocol.hsi_snr_db is None else f"noise {protocol.hsi_snr_db:g} / {protocol.msi_snr_db:g} dB"
-    return f"ratio {protocol.ratio}, MSI {protocol.msi}, {noise}"
+    planted = "" if protocol.planted == Planting() else f", planted: {protocol.planted.name}"
+    return f"ratio {protocol.ratio}, MSI {protocol.msi}, {noise}{planted}"

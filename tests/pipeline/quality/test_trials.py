@@ -11,21 +11,23 @@ from matplotlib.image import imread
 
 from hyperfuse import models
 from hyperfuse.catalogs.bands import Bands
-from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, UsageError
+from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, QualityRefused, UsageError
 from hyperfuse.catalogs.pairs import ScenePair
 from hyperfuse.catalogs.references.cubes import CubeSource, ReferenceCube, open_cube
 from hyperfuse.catalogs.weight_cards import WeightCard
 from hyperfuse.models import ModelSpec
-from hyperfuse.pipeline.config import AlignConfig
+from hyperfuse.pipeline.config import AlignConfig, load_config
+from hyperfuse.pipeline.evaluation.field_table import summary
 from hyperfuse.pipeline.evaluation.means import means
-from hyperfuse.pipeline.evaluation.presets import AVIRIS_DROPPED, CUBES, PRESETS, cube_trials, preset_trials
+from hyperfuse.pipeline.evaluation.presets import AVIRIS_DROPPED, CUBES, PAIRS, PRESETS, cube_trials, preset_trials
 from hyperfuse.pipeline.fusion.weights import save_weights
+from hyperfuse.pipeline.observation.field import ROWS, planting
 from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.observation.simulate import simulate
 from hyperfuse.pipeline.quality import trials as module
 from hyperfuse.pipeline.quality.metrics import Scores
 from hyperfuse.pipeline.quality.reduced_resolution import pair_trial, reduced, reduced_protocol
-from hyperfuse.pipeline.quality.trials import Row, Trial, evaluate, fuse_whole, methods_without_weights, score
+from hyperfuse.pipeline.quality.trials import Fused, Row, Trial, evaluate, fuse_whole, methods_without_weights, score
 from hyperfuse.pipeline.reports.evaluation_figure import draw
 from tests import DATA
 from tests.synthetic import scene, whole
@@ -187,6 +189,80 @@ def test_figure(pair, tmp_path):
         draw(rows, tmp_path / "absent" / "bars.png")
 
 
+# --- the field protocol --------------------------------------------------------------------------------------------
+
+
+def small_cube(folder, name="jasper-ridge"):
+    """A cube of the presets in a folder of its own, of random mixtures."""
+    nm = np.arange(420.0, 2400.0, 30.0)
+    rng = np.random.default_rng(1)
+    spectra = np.abs(np.sin(nm[:, None] / np.array([300.0, 500.0, 900.0]))) + 0.1
+    values = np.einsum("ck,yxk->cyx", spectra, rng.dirichlet(np.ones(3), (60, 60))).astype(np.float32)
+    (folder / CUBES[name].uri).parent.mkdir(parents=True)
+    return ReferenceCube(name=name, values=values, bands=Bands.sort(nm, unit="nm", of=name, fwhm=[30.0] * len(nm)))
+
+
+def test_field_presets(tmp_path, monkeypatch):
+    """Every row for every band set, of the window in the middle; rows and sets can be chosen."""
+    cube = small_cube(tmp_path)
+    monkeypatch.setattr("hyperfuse.pipeline.evaluation.presets._opened", lambda _: cube)
+    trials = preset_trials("field-4", tmp_path)
+    assert [(t.protocol.msi, t.protocol.planted.name) for t in trials] == [
+        (msi, row) for msi in ("s2-4", "s2-6") for row in ROWS
+    ]
+    assert {t.protocol.msi for t in preset_trials("field-10", tmp_path)} == {"s2-10"}
+    assert {t.protocol.ratio for t in preset_trials("field-3", tmp_path)} == {3}
+    chosen = preset_trials("field-4", tmp_path, sets=["s2-6"], rows=[planting("shift-0.15")], window=32)
+    assert [(t.protocol.msi, t.protocol.planted.vnir_px) for t in chosen] == [("s2-6", 0.15)]
+    pair = chosen[0].make()
+    np.testing.assert_allclose(pair.truth * pair.unit, cube.values[:, 14:46, 14:46], rtol=1e-5)
+    assert pair.bands is not None
+    assert [len(bands) for bands in pair.bands] == [len(pair.hsi), len(pair.msi)]
+
+
+def test_what_changed_is_scored_apart(pair):
+    """The truth with errors in the changed squares only: whole it is wrong, outside of them it is perfect."""
+    changed = np.zeros(pair.truth.shape[1:], bool)
+    changed[40:50, 40:50] = True
+    wrong = pair.truth.copy()
+    wrong[:, 36:54, 36:54] += 0.1  # as far as the rim of 4 pixels that counts as changed
+    planted = Protocol(planted=planting("date-1"))
+    row = evaluate(
+        [Trial(cube="land", protocol=planted, make=lambda: replace(pair, changed=changed))], ["gsa"],
+        fuse=lambda *_, **__: Fused(image=wrong, seconds=1.0, peak_bytes=0),
+    )[0]  # fmt: skip
+    assert row.outside.rmse == 0.0
+    assert row.outside.pixels == 88 * 88 - 18 * 18
+    assert row.scores.rmse == pytest.approx(0.1 * 18 / 88, rel=1e-5)
+    assert row.to_json()["planted"] == "date-1"
+    assert row.to_json()["outside_sam_deg"] == row.outside.sam_deg
+    assert means([row])[0]["outside_sam_deg"] == row.outside.sam_deg
+
+
+def test_summary_of_the_field():
+    """Means are over the cubes that all methods fused; a method is named where one of its two scores is better."""
+
+    def row(cube, name, psnr_db, sam_deg, planted="mix"):
+        scores = Scores(psnr_db=psnr_db, psnr_max_db=0, sam_deg=sam_deg, ergas=0, ssim=0, rmse=0, cc=0, pixels=9)
+        return Row(cube=cube, method=name, protocol=Protocol(planted=planting(planted)), scores=scores)
+
+    rows = [
+        row("a", "map_subspace", 30.0, 3.0), row("a", "gsa", 31.0, 4.0),
+        row("b", "map_subspace", 34.0, 2.0), row("b", "gsa", 33.0, 2.5),
+        row("c", "map_subspace", 99.0, 0.0), replace(row("c", "gsa", 0, 0), scores=None, error="failed"),
+    ]  # fmt: skip
+    date = row("a", "gsa", 20.0, 9.0, "date-10")
+    found = summary([*rows, replace(date, outside=rows[1].scores)])
+    shown = [(r["planted"], r["method"], r["psnr_db"], r["sam_deg"], r["cubes"]) for r in found["field"]]
+    assert shown == [
+        ("mix", "map_subspace", 32.0, 2.5, 2), ("mix", "gsa", 32.0, 3.25, 2),
+        ("date-10", "gsa", 20.0, 9.0, 1), ("date-10 outside", "gsa", 31.0, 4.0, 1),
+    ]  # fmt: skip
+    assert [(r["cube"], r["method"], r["psnr_db"], r["default_psnr_db"]) for r in found["beaten"]] == [
+        ("a", "gsa", 31.0, 30.0)
+    ]
+
+
 # --- real pairs at reduced resolution ------------------------------------------------------------------------------
 
 
@@ -245,8 +321,95 @@ def test_a_reduced_pair_as_noisy_as_at_full_resolution():
     np.testing.assert_array_equal(noisy.msi, again.msi)
 
 
+def pair_config(hsi="hsi", msi="msi", recipe=RECIPE, **settings):
+    uris = {"hsi.uri": f"synthetic:{hsi}?{recipe}", "msi.uri": f"synthetic:{msi}?{recipe}", "output": "unused"}
+    return load_config(None, uris | settings)
+
+
+PAIR = "size=192&bands=40&seed=5"
+
+
+def test_a_pair_reduced_by_less_than_its_own_ratio():
+    """The MSI is brought to the HSI's pixels: the degraded MSI is the response of the truth, whatever the ratio."""
+    quiet = f"{PAIR.replace('=40', '=100')}&snr_hsi=inf&snr_msi=inf"
+    made = pair_trial(pair_config(recipe=quiet, **{"align.estimate": False}), ratio=2).make()
+    assert made.truth.shape == (100, 48, 48)
+    assert made.hsi.shape == (100, 24, 24)
+    assert made.msi.shape == (4, 48, 48)
+    predicted = np.einsum("kc,cyx->kyx", np.array(made.observed.srf), made.truth)
+    for ours, theirs in zip(predicted, made.msi, strict=True):
+        assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.998
+    assert made.told["registration"] == "accept"
+
+
+def test_settings_of_a_pair_count():
+    """A known move, another PSF, and a camera's numbers, which a line per band turns into reflectance."""
+    known = {"align.east_m": 0.0, "align.north_m": 0.0}
+    plain = pair_trial(pair_config(recipe=PAIR, **known)).make()
+    moved = pair_trial(pair_config(recipe=PAIR, **{"align.east_m": 20.0, "align.north_m": 0.0})).make()
+    assert (plain.told["east_m"], moved.told["east_m"]) == (0.0, 20.0)
+    assert np.abs(plain.msi - moved.msi).max() > 0.01 or np.abs(plain.truth - moved.truth).max() > 0.01
+    wide = pair_trial(pair_config(recipe=PAIR, psf_mtf=0.1, **known))
+    assert wide.protocol.mtf_nyquist == 0.1
+    camera = {"msi.scale": 200.0, "msi.offset": 30.0, "msi.quantity": "digital_number"}
+    numbers = pair_trial(pair_config(recipe=PAIR, **known, **camera)).make()
+    for ours, theirs in zip(numbers.msi, plain.msi, strict=True):
+        inside = np.isfinite(ours) & np.isfinite(theirs)
+        np.testing.assert_allclose(ours[inside], theirs[inside], atol=0.03)
+
+
+def test_a_pair_that_is_not_registered_is_no_benchmark():
+    """Two different places: refused with the reason, unless the geometry is to be trusted."""
+    other = {"msi.uri": f"synthetic:msi?{PAIR}&seed=8".replace("seed=5&", "")}
+    refused = pair_trial(pair_config(recipe=PAIR, **other))
+    with pytest.raises(QualityRefused, match="could not be registered"):
+        refused.make()
+    with pytest.raises(QualityRefused, match="could not be registered"):
+        evaluate([refused], ["bicubic"])
+    kept = pair_trial(pair_config(recipe=PAIR, **other, **{"align.on_refuse": "keep"})).make()
+    assert kept.told["registration"] == "refuse"
+
+
+def test_real_pairs_of_a_folder(tmp_path, monkeypatch):
+    """Pairs by name, plots by number, at the ratios that their sizes allow; tables and images lie in the folder."""
+    seen = []
+    monkeypatch.setattr(
+        "hyperfuse.pipeline.evaluation.presets.reduced_trial",
+        lambda config, **named: seen.append((config, named)) or "trial",
+    )
+    for name in ("HSI/MLBS_10.tif", "HSI/MLBS_2.tif", "RGB/MLBS_2.tif"):
+        path = tmp_path / "neon_idtrees_mlbs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    berlin = tmp_path / PAIRS["berlin-a"].settings["hsi.uri"]
+    berlin.parent.mkdir(parents=True)
+    berlin.touch()
+    assert len(preset_trials("real-pairs", tmp_path)) == 4
+    assert [(named["name"], named["ratio"], named["bands"]) for _, named in seen] == [
+        ("neon-mlbs MLBS_2", 2, "rgb"), ("neon-mlbs MLBS_10", 2, "rgb"), ("berlin-a", 2, "hymap-4"), ("berlin-a", 4, "hymap-4"),
+    ]  # fmt: skip
+    assert all(named["absorption"] for _, named in seen)
+    assert seen[0][0].msi.uri == str(tmp_path / "neon_idtrees_mlbs/RGB/MLBS_2.tif")
+    assert seen[0][0].hsi.wavelengths == str(tmp_path / "neon_idtrees_mlbs/neon_369_band_table.csv")
+    assert seen[0][0].msi.wavelengths == "650,550,470"
+    with pytest.raises(InputRejected, match="none of the pairs of real-pairs"):
+        preset_trials("real-pairs", tmp_path / "neon_idtrees_mlbs")
+
+
+def test_real_pairs_as_they_are():
+    """HARV is displaced by a good half meter, is registered, and is fused better than interpolated."""
+    if not (DATA / "neon_harv_pair").is_dir():
+        pytest.skip("real imagery is absent: neon_harv_pair (see the README)")
+    trial = next(t for t in preset_trials("real-pairs", DATA) if t.cube == "neon-harv" and t.protocol.ratio == 4)
+    control, fused = evaluate([trial], ["bicubic", "map_subspace"])
+    assert (control.told["registration"], control.protocol.msi) == ("accept", "rgb")
+    assert 300 < len(trial.make().truth) < 380  # of 426, without those in water vapor
+    assert control.told["east_m"] == pytest.approx(-0.4, abs=0.15)
+    assert fused.scores.psnr_db > control.scores.psnr_db + 1
+
+
 def test_reduced_pair_that_is_none():
-    swapped = pair_trial(f"synthetic:msi?{RECIPE}", f"synthetic:hsi?{RECIPE}")
+    swapped = pair_trial(pair_config(hsi="msi", msi="hsi"))
     with pytest.raises(InputRejected, match="swapped"):
         swapped.make()
     assert swapped.protocol.msi == "own"
@@ -280,7 +443,7 @@ def test_recorded_figures(name):
 
 
 def test_presets_that_cannot_be(tmp_path):
-    with pytest.raises(UsageError, match="choose one of real-3, real-4, real-6, gsd, aviris-172"):
+    with pytest.raises(UsageError, match="choose one of real-3, real-4, real-6, field-3"):
         preset_trials("real-5", tmp_path)
     with pytest.raises(InputRejected, match="no such folder"):
         preset_trials("real-4", tmp_path / "absent")
