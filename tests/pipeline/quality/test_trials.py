@@ -374,7 +374,7 @@ def test_real_pairs_of_a_folder(tmp_path, monkeypatch):
     """Pairs by name, plots by number, at the ratios that their sizes allow; tables and images lie in the folder."""
     seen = []
     monkeypatch.setattr(
-        "hyperfuse.pipeline.evaluation.presets.reduced_trial",
+        "hyperfuse.pipeline.evaluation.presets.pair_trial",
         lambda config, **named: seen.append((config, named)) or "trial",
     )
     for name in ("HSI/MLBS_10.tif", "HSI/MLBS_2.tif", "RGB/MLBS_2.tif"):
