@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help test quick map demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation clean
+.PHONY: help test quick map demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation schemas clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -90,6 +90,9 @@ bench-ceiling: $(VENV)/.installed-test  ## how much of what the default leaves c
 
 bench-adaptation: $(VENV)/.installed-test  ## what fitting a network to its scene brings at full resolution; DATA=DIR
 	$(BIN)/python -m tests.benchmarks.adaptation --data $(DATA)
+
+schemas: $(VENV)/.installed-test  ## the JSON schemas of the records that products hold, to docs/schemas
+	$(BIN)/python -m tests.schemas
 
 clean:           ## remove the virtual environment and what the demo made
 	rm -rf $(VENV) demo

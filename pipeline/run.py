@@ -188,9 +188,9 @@ def publish_product(job: StagedJob, *, started: datetime, progress: Progress = s
         estimate_errors(job, progress)
     ended = now()
     assessment = assess(job, summary, progress)
-    for warning in assessment.record["warnings"]:
+    for warning in assessment.qa.warnings:
         log.warning("quality: %s", warning)
-    record = provenance(job, summary, started=started, ended=ended, effort=effort, quality=assessment.summary)
+    record = provenance(job, summary, started=started, ended=ended, effort=effort, quality=assessment.qa.summary)
     write_product_page(job, assessment, record.model_dump(mode="json"))
     require_passed(job, assessment)
     product = publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=progress)

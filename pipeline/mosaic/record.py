@@ -32,6 +32,7 @@ from hyperfuse.pipeline.geometry.grids import on_lattice
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.completeness import MosaicSummary
 from hyperfuse.pipeline.job.encoding import NODATA, VARIABLE, encoded
+from hyperfuse.pipeline.job.json_record import JsonRecord
 from hyperfuse.pipeline.job.ledger import Ledger
 from hyperfuse.pipeline.job.records import code_version, job_key
 from hyperfuse.pipeline.job.template import TITLES, cube_attributes, georeference, write_axes, write_spectrum
@@ -40,7 +41,7 @@ from hyperfuse.pipeline.mosaic.settings import AreaConfig
 from hyperfuse.pipeline.products.commit import staging_folder
 from hyperfuse.pipeline.products.draft import WORKPLACE, FinishedCube
 from hyperfuse.pipeline.products.provenance import software
-from hyperfuse.pipeline.products.records import FacilityFacts, ProductFacts, Record
+from hyperfuse.pipeline.products.records import FacilityFacts, ProductFacts
 
 SCHEMA = "hyperfuse-area/1"
 SOURCE = "source"
@@ -198,7 +199,7 @@ def finished_cube(area: Area, *, started: datetime, ended: datetime, summary: Mo
     )
 
 
-class AreaTiles(Record):
+class AreaTiles(JsonRecord):
     """How the work was cut."""
 
     core: int
@@ -208,7 +209,7 @@ class AreaTiles(Record):
     """Blocks that an earlier run had finished."""
 
 
-class AreaProvenance(Record):
+class AreaProvenance(JsonRecord):
     """How an area mosaic came to be."""
 
     schema_: str = Field(alias="schema")

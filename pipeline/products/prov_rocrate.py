@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from hyperfuse.pipeline.products.draft import Asset
 from hyperfuse.pipeline.products.records import Provenance, SceneFacts
+from hyperfuse.pipeline.quality.records import QualitySummary
 
 _PREFIXES = {"hf": "urn:hyperfuse:", "sha256": "urn:sha256:"}
 _CRATE = "ro-crate-metadata.json"
@@ -195,8 +196,8 @@ def _qualified(name: str) -> dict[str, str]:
     return {"$": name, "type": "prov:QUALIFIED_NAME"}
 
 
-def _stated(quality: dict[str, Any] | None) -> dict[str, Any]:
-    return {} if quality is None else {"hf:state": quality["state"]}
+def _stated(quality: QualitySummary | None) -> dict[str, Any]:
+    return {} if quality is None else {"hf:state": quality.state}
 
 
 def _part(asset: Asset) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from hyperfuse.pipeline.products.records import (
     SceneFacts,
     TileFacts,
 )
+from hyperfuse.pipeline.quality.records import QualitySummary
 
 _PACKAGES = ("hyperfuse", "numpy", "torch", "xarray", "dask", "zarr", "rasterio", "pyproj", "odc-geo", "scipy")
 
@@ -41,7 +42,7 @@ def provenance(
     started: datetime,
     ended: datetime,
     effort: dict[str, Any],
-    quality: dict[str, Any] | None = None,
+    quality: QualitySummary | None = None,
 ) -> Provenance:
     """The record of a finished job.
 
@@ -53,7 +54,7 @@ def provenance(
         UTC, of the run that finished it.
     effort : dict
         Tiles that an earlier run had finished, and the pace of the run that fused the rest.
-    quality : dict, optional
+    quality : QualitySummary, optional
         The few numbers of `qa.json` that the product's other records have too.
     """
     record, staged = job.record, job.staged

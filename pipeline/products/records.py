@@ -6,31 +6,20 @@ from typing import Any, Literal
 
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from hyperfuse.catalogs.scene import Quantity
+from hyperfuse.pipeline.job.json_record import JsonRecord
 from hyperfuse.pipeline.job.records import InputRecord
 from hyperfuse.pipeline.observation.harmonize import Harmony
 from hyperfuse.pipeline.observation.sensor_model import Observation
+from hyperfuse.pipeline.quality.records import QualitySummary
 from hyperfuse.pipeline.registration.record import Registration
 
 SCHEMA = "hyperfuse-provenance/1"
 
 
-class Record(BaseModel):
-    """Base of the records of a product; fields of later versions are kept."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True, serialize_by_alias=True)
-
-    @model_serializer(mode="wrap")
-    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what was not given: a key that stands in a record says something."""
-        fields = type(self).model_fields.items()
-        absent = {field.alias or name for name, field in fields if name not in self.model_fields_set}
-        return {key: value for key, value in handler(self).items() if key not in absent}
-
-
-class ProductFacts(Record):
+class ProductFacts(JsonRecord):
     """What anybody can check on a product itself, without the job: every format is read back against this."""
 
     name: str
@@ -96,7 +85,7 @@ class ObservationFacts(Observation):
     """Fine rows and columns before the first coarse pixel that lies whole in the product."""
 
 
-class MethodFacts(Record):
+class MethodFacts(JsonRecord):
     """The method of fusion."""
 
     name: str
@@ -125,7 +114,7 @@ class MethodFacts(Record):
     """Whether the product was projected back onto the HSI."""
 
 
-class TileFacts(Record):
+class TileFacts(JsonRecord):
     """How the work was cut."""
 
     core: int
@@ -139,7 +128,7 @@ class TileFacts(Record):
     """Pixels that were computed over pixels of the product."""
 
 
-class FacilityFacts(Record):
+class FacilityFacts(JsonRecord):
     """Where it was computed."""
 
     host: str
@@ -147,7 +136,7 @@ class FacilityFacts(Record):
     devices: list[str] | None = None
 
 
-class Provenance(Record):
+class Provenance(JsonRecord):
     """How a fused product came to be: everything needed to compute it again, and to trust it."""
 
     schema_: str = Field(alias="schema")
@@ -173,5 +162,5 @@ class Provenance(Record):
     """RFC 3339, UTC."""
     ended: str
     """RFC 3339, UTC."""
-    quality: dict[str, Any] | None = None
+    quality: QualitySummary | None = None
     """The few numbers of `qa.json` that the STAC item has too."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,21 @@ from hyperfuse.pipeline.quality.accumulators import Agreement
 from hyperfuse.pipeline.quality.consistency import PLAUSIBLE, Consistency, Maps, consistency
 from hyperfuse.pipeline.quality.job_trial import central_window, job_trial
 from hyperfuse.pipeline.quality.no_reference import NoReference, no_reference
+from hyperfuse.pipeline.quality.records import (
+    SCHEMA,
+    BandedAgreement,
+    ConsistencyRecord,
+    Gate,
+    ObservationSummary,
+    QualityRecord,
+    ReducedResolution,
+    ReducedRow,
+    StrictFacts,
+    Validity,
+)
 from hyperfuse.pipeline.quality.standard_error import uncertainty_record
 from hyperfuse.pipeline.quality.trials import STRICT_SUFFIX, Row, evaluate
 
-SCHEMA = "hyperfuse-qa/1"
 CONTROLS = ("bicubic", "gsa")
 """Methods that the chosen one is measured beside."""
 _FAINT = 0.05
@@ -71,55 +82,19 @@ CONVENTIONS = {
 """Definitions, in the words that stand in `qa.json`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gate:
-    """A limit and what was found."""
-
-    name: str
-    """Key of the limit in `quality`, or `registration`."""
-    value: float | None
-    """What was found; None if it could not be measured, which passes."""
-    limit: float | None
-    """What is allowed."""
-    passed: bool
-    sentence: str
-    """The same in words."""
-    refuses: bool = False
-    """Whether it is missed by so much that no product is published, whatever a missed limit means otherwise."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Assessment:
-    """All that was found, and what follows."""
+    """All that was found."""
 
-    record: dict[str, Any]
+    qa: QualityRecord
     """Content of `qa.json`."""
     maps: Maps
     """Pictures for the report."""
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """The few numbers that go to provenance and STAC item."""
-        record = self.record
-        hsi, msi = record["consistency"]["hsi"], record["consistency"]["msi"]
-        blind, seams = record["no_reference"], record["seams"]
-        picked = {
-            "hsi_sam_deg": hsi and hsi["sam_deg"],
-            "hsi_rmse": hsi and hsi["rmse"],
-            "hsi_bias": hsi and hsi["bias"],
-            "msi_r2": msi and msi["r2"],
-            "msi_rmse": msi and msi["rmse"],
-            "seam": seams and seams["score"],
-            "d_lambda_k": blind and blind["d_lambda_k"],
-            "d_s": blind and blind["d_s"],
-            "hqnr": blind and blind["hqnr"],
-        }
-        reduced = {
-            row["method"]: {key: row[key] for key in ("psnr_db", "sam_deg", "ergas")}
-            for row in record["reduced_resolution"]["rows"]
-            if row["error"] is None
-        }
-        return {"state": record["state"], "warnings": record["warnings"], **picked, "reduced_resolution": reduced}
+    def record(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return self.qa.model_dump(mode="json")
 
 
 def assess(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) -> Assessment:
@@ -138,41 +113,44 @@ def assess(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) 
     rows, reason, window = _reduced(job)
     gates = [] if job.config.quality.gate == "off" else _gates(job, found, rows)
     missed = [gate.sentence for gate in gates if not gate.passed]
-    refused = any(gate.refuses for gate in gates) or (missed and job.config.quality.gate == "refuse")
-    record = {
-        "schema": SCHEMA,
-        "product": job.name,
-        "job_key": job.record.key,
-        "state": "refused" if refused else "published with warnings" if missed else "published",
-        "warnings": missed,
-        "gates": [asdict(gate) for gate in gates],
-        "consistency": {
-            "hsi": found.hsi and _banded(found.hsi, job.bands.center_nm),
-            "msi": found.msi and _banded(found.msi, job.staged_bands[1][found.msi_bands].center_nm),
-        },
-        "strict": _strict(job, found),
-        "learned": (gate := load_gate(job)) and gate.to_json(),
-        "seams": found.seams and found.seams.to_json(),
-        "no_reference": _finite(blind),
-        "reduced_resolution": {"rows": [row.to_json() for row in rows], "window_px": window, "error": reason},
-        "uncertainty": uncertainty_record(job),
-        "registration": job.staged.registration.model_dump(mode="json"),
-        "radiometric_fit": [fit and fit.model_dump() for fit in job.observation.misfit],
-        "harmony": job.staged.harmony and job.staged.harmony.model_dump(mode="json"),
-        "validity": {
-            "valid": summary.valid_fraction,
-            "invalid_pixels": found.invalid,
-            "filled_hsi": 1.0 - job.staged.hsi.valid_fraction,
-            "filled_msi": 1.0 - job.staged.msi.valid_fraction,
-            "clipped_samples": summary.clipped,
-            "implausible_samples": found.implausible,
-        },
-        "observation": {"ratio": job.grids.ratio, "psf_sigma_px": job.observation.psf_sigma_px},
-        "conventions": CONVENTIONS,
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    write_atomic(job.folder / QA, json.dumps(record, indent=1, allow_nan=False))
-    return Assessment(record=record, maps=found.maps)
+    refused = any(gate.refuses for gate in gates) or (bool(missed) and job.config.quality.gate == "refuse")
+    record = QualityRecord(
+        schema=SCHEMA,
+        product=job.name,
+        job_key=job.record.key,
+        state="refused" if refused else "published with warnings" if missed else "published",
+        warnings=missed,
+        gates=gates,
+        consistency=ConsistencyRecord(
+            hsi=found.hsi and _banded(found.hsi, job.bands.center_nm),
+            msi=found.msi and _banded(found.msi, job.staged_bands[1][found.msi_bands].center_nm),
+        ),
+        strict=_strict(job, found),
+        learned=(decision := load_gate(job)) and decision.to_json(),
+        seams=found.seams,
+        no_reference=_finite(blind),
+        reduced_resolution=ReducedResolution(
+            rows=[ReducedRow.model_validate(row.to_json()) for row in rows], window_px=window, error=reason
+        ),
+        uncertainty=uncertainty_record(job),
+        registration=job.staged.registration,
+        radiometric_fit=list(job.observation.misfit),
+        harmony=job.staged.harmony,
+        validity=Validity(
+            valid=summary.valid_fraction,
+            invalid_pixels=found.invalid,
+            filled_hsi=1.0 - job.staged.hsi.valid_fraction,
+            filled_msi=1.0 - job.staged.msi.valid_fraction,
+            clipped_samples=summary.clipped,
+            implausible_samples=found.implausible,
+        ),
+        observation=ObservationSummary(ratio=job.grids.ratio, psf_sigma_px=job.observation.psf_sigma_px),
+        conventions=CONVENTIONS,
+        seconds=round(time.monotonic() - started, 3),
+    )
+    assessment = Assessment(qa=record, maps=found.maps)
+    write_atomic(job.folder / QA, json.dumps(assessment.record, indent=1, allow_nan=False))
+    return assessment
 
 
 def require_passed(job: StagedJob, assessment: Assessment) -> None:
@@ -183,8 +161,8 @@ def require_passed(job: StagedJob, assessment: Assessment) -> None:
     QualityRefused
         With the gates that were missed; the fused tiles and the report stay where the message says.
     """
-    warnings = assessment.record["warnings"]
-    if hopeless := [gate["sentence"] for gate in assessment.record["gates"] if gate["refuses"]]:
+    warnings = assessment.qa.warnings
+    if hopeless := [gate.sentence for gate in assessment.qa.gates if gate.refuses]:
         raise QualityRefused(
             f"{job.config.output}: {'; '.join(hopeless)}: the images do not lie on each other or do not show the same; see the "
             f"report in {job.folder}, look at the displacement with `hyperfuse register`, give a known move as align.east_m "
@@ -288,31 +266,31 @@ def _worst_bias(agreement: Agreement) -> float:
     return float((bias[bright] / mean[bright]).max()) if bright.any() else 0.0
 
 
-def _banded(agreement: Agreement, center_nm: Any) -> dict[str, Any]:
-    return agreement.to_json() | {"wavelength_nm": [float(nm) for nm in center_nm]}
+def _banded(agreement: Agreement, center_nm: Any) -> BandedAgreement:
+    return BandedAgreement(**vars(agreement), wavelength_nm=center_nm.tolist())
 
 
-def _strict(job: StagedJob, found: Consistency) -> dict[str, Any] | None:
+def _strict(job: StagedJob, found: Consistency) -> StrictFacts | None:
     """What strict mode was to reach and what it has reached; None of a job that is not strict."""
     record = load_record(job)
     if record is None:
         return None
     told = record.model_dump()
     if found.hsi is None:
-        return told | {"over_noise": None, "bands_above_noise": None}
+        return StrictFacts(**told, over_noise=None, bands_above_noise=None)
     over = np.array(found.hsi.band_rmse) / np.array(record.noise)
-    return told | {"over_noise": float(over.max()), "bands_above_noise": int((over > 1.0).sum())}
+    return StrictFacts(**told, over_noise=float(over.max()), bands_above_noise=int((over > 1.0).sum()))
 
 
-def _finite(blind: NoReference | None) -> dict[str, Any] | None:
-    return None if blind is None or not math.isfinite(blind.d_lambda_k) else blind.to_json()
+def _finite(blind: NoReference | None) -> NoReference | None:
+    return None if blind is None or not math.isfinite(blind.d_lambda_k) else blind
 
 
-def _reduced(job: StagedJob) -> tuple[list[Row], str | None, list[int]]:
+def _reduced(job: StagedJob) -> tuple[list[Row], str | None, tuple[int, int, int, int]]:
     """The chosen method and the controls on a central window at reduced resolution, or why there is nothing to compare."""
     names = list(dict.fromkeys((job.config.network, *CONTROLS)))
     window = central_window(job)
-    extent = [window.y0, window.y1, window.x0, window.x1]
+    extent = (window.y0, window.y1, window.x0, window.x1)
     weights, device, strict = weights_of(job), str(pick_device(job.config.device)), job.config.strict
     try:
         rows = evaluate([job_trial(job, window)], names, weights=weights, device=device, strict=strict)

@@ -31,6 +31,7 @@ from hyperfuse.pipeline.observation.simulate import SimulatedPair
 from hyperfuse.pipeline.progress import Progress, silent
 from hyperfuse.pipeline.quality.job_trial import central_window, job_trial
 from hyperfuse.pipeline.quality.msi_detail import F32, activity, activity_reach
+from hyperfuse.pipeline.quality.records import ErrorGroup, UncertaintyRecord
 from hyperfuse.pipeline.quality.rehearsal import rehearse
 from hyperfuse.pipeline.quality.trials import fuse_whole
 from hyperfuse.pipeline.quality.uncertainty import (
@@ -84,7 +85,7 @@ def calibration(job: StagedJob) -> Calibration:
     return Calibration.model_validate_json(path.read_bytes())
 
 
-def uncertainty_record(job: StagedJob) -> dict[str, Any] | None:
+def uncertainty_record(job: StagedJob) -> UncertaintyRecord | None:
     """What `qa.json` says of the standard errors; None if they were not asked for.
 
     Raises
@@ -101,33 +102,33 @@ def uncertainty_record(job: StagedJob) -> dict[str, Any] | None:
         )
     n_valid, total = (np.sum([getattr(r, name) for r in records.values()], axis=0) for name in ("valid", "total"))
     mean = [float(t / n) if n else None for t, n in zip(total, n_valid, strict=True)]
-    return {
-        "calibrated": found.calibrated,
-        "reason": found.reason,
-        "nominal": NOMINAL,
-        "coverage": found.coverage,
-        "coverage_range": found.coverage_range,
-        "mean_width": found.mean_width,
-        "ause": found.ause,
-        "scale_gap": float(np.mean(found.gap)),
-        "noise_share": float(np.mean(found.noise_share)),
-        "trial_ratio": found.ratio,
-        "calibration_pixels": found.pixels,
-        "mean_standard_error": float(total.sum() / n_valid.sum()) if n_valid.sum() else None,
-        "band_standard_error": mean,
-        "wavelength_nm": [float(v) for v in nm],
-        "clipped_samples": sum(record.clipped for record in records.values()),
-        "groups": [
-            {
-                "low_nm": float(nm[group.first]),
-                "high_nm": float(nm[group.last - 1]),
-                "factor": group.factor,
-                "coverage": group.coverage,
-            }
+    return UncertaintyRecord(
+        calibrated=found.calibrated,
+        reason=found.reason,
+        nominal=NOMINAL,
+        coverage=found.coverage,
+        coverage_range=found.coverage_range,
+        mean_width=found.mean_width,
+        ause=found.ause,
+        scale_gap=float(np.mean(found.gap)),
+        noise_share=float(np.mean(found.noise_share)),
+        trial_ratio=found.ratio,
+        calibration_pixels=found.pixels,
+        mean_standard_error=float(total.sum() / n_valid.sum()) if n_valid.sum() else None,
+        band_standard_error=mean,
+        wavelength_nm=nm.tolist(),
+        clipped_samples=sum(record.clipped for record in records.values()),
+        groups=[
+            ErrorGroup(
+                low_nm=float(nm[group.first]),
+                high_nm=float(nm[group.last - 1]),
+                factor=group.factor,
+                coverage=group.coverage,
+            )
             for group in found.groups
         ],
-        "caveat": CAVEAT,
-    }
+        caveat=CAVEAT,
+    )
 
 
 def error_map(job: StagedJob, edge: int) -> F32 | None:

@@ -217,7 +217,7 @@ def _properties(draft: Draft) -> dict[str, Any]:
         "hrhsi:registration": registration.model_dump(mode="json"),
         "hrhsi:valid_fraction": draft.summary.valid_fraction,
         "hrhsi:clipped_samples": draft.summary.clipped,
-        **({} if facts.quality is None else {"hrhsi:quality": facts.quality}),
+        **({} if facts.quality is None else {"hrhsi:quality": facts.quality.model_dump(mode="json")}),
     }
 
 

@@ -122,7 +122,7 @@ def test_a_missing_chunk_of_a_level_is_named(tmp_path: Path) -> None:
     chunk = product.path / "fused_overviews.zarr" / "1" / "reflectance" / "c" / "0" / "1" / "0"
     chunk.unlink()
     with pytest.raises(BadProduct, match=r"fused_overviews\.zarr/1"):
-        writer("zarr").check(product.path, product.provenance["product"])
+        writer("zarr").check(product.path, product.facts)
 
 
 def test_small_products_have_one_level_and_blocks_line_up() -> None:
