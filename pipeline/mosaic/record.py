@@ -36,9 +36,9 @@ from hyperfuse.pipeline.job.completeness import MosaicSummary
 from hyperfuse.pipeline.job.encoding import NODATA
 from hyperfuse.pipeline.job.ledger import Ledger
 from hyperfuse.pipeline.job.records import code_version, job_key
+from hyperfuse.pipeline.job.staging_folder import staging_folder
 from hyperfuse.pipeline.mosaic.inputs import AreaInputs, ProductCube
 from hyperfuse.pipeline.mosaic.settings import AreaConfig
-from hyperfuse.pipeline.products.commit import staging_folder
 from hyperfuse.pipeline.products.writers._read_back import VARIABLE
 from hyperfuse.pipeline.products.writers.cog import PackedCube
 from hyperfuse.pipeline.products.writers.zarr import TITLES, cube_attributes, georeference, write_axes, write_spectrum

@@ -23,11 +23,6 @@ _EXCHANGE = 2
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
 
 
-def staging_folder(output: Path, key: str) -> Path:
-    """The hidden folder beside `output` that becomes it; `key` is the SHA-256 of what decides the content."""
-    return output.parent / f".{output.name}.{key[:12]}.staging"
-
-
 def require_parent(output: Path) -> None:
     """Refuse a place that nothing can be written to.
 

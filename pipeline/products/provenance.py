@@ -18,7 +18,7 @@ from hyperfuse.pipeline.fusion.residual import load_gate
 from hyperfuse.pipeline.job.completeness import MosaicSummary
 from hyperfuse.pipeline.job.encoding import NODATA
 from hyperfuse.pipeline.job.folder import StagedJob
-from hyperfuse.pipeline.job.records import code_version
+from hyperfuse.pipeline.job.records import code_version, samples_code
 
 SCHEMA = "hyperfuse-provenance/1"
 _PACKAGES = ("hyperfuse", "numpy", "torch", "xarray", "dask", "zarr", "rasterio", "pyproj", "odc-geo", "scipy")
@@ -43,6 +43,7 @@ def provenance(
     return {
         "schema": SCHEMA,
         "job_key": record.key,
+        "samples": {"key": record.samples, "code": samples_code()},
         "product": product_facts(job, summary),
         "inputs": {
             role: scene.model_dump(mode="json") | {"excluded_bands_nm": _excluded(scene.bands, sums.kept)}
