@@ -18,6 +18,8 @@ from hyperfuse.models import available
 from hyperfuse.pipeline import formats
 
 _PLACE_AND_SCHEDULE = {"output", "device", "dask", "dask_wait_s", "store", "weights", "quality"}
+_PUBLICATION = ("formats", "uncertainty", "license", "overviews")
+"""Settings of `publish` that decide what is made of the fused samples; the others decide the samples as they are stored."""
 
 
 class _Frozen(BaseModel):
@@ -265,8 +267,8 @@ class RunConfig(_Frozen):
         return value
 
     def decisive(self) -> dict[str, Any]:
-        """What decides the product's content, for the job key: no place, no device, no schedule."""
-        # Limits decide whether a product is published, not one of its samples: with others, finished tiles still count.
+        """What decides the product's content: no place, no device, no schedule."""
+        # Limits decide whether a product is published, not what is in it.
         record = self.model_dump(mode="json", exclude=_PLACE_AND_SCHEDULE)
         for scene in ("hsi", "msi"):
             del record[scene]["uri"]  # the content's digest stands for it
@@ -274,6 +276,18 @@ class RunConfig(_Frozen):
             del record["tiles"][schedule]
         del record["publish"]["replace"]
         return record
+
+    def decides_samples(self) -> dict[str, Any]:
+        """The part of `decisive` that decides the fused samples, their type and their chunks: with the same, tiles are kept."""
+        record = self.decisive()
+        for name in _PUBLICATION:
+            del record["publish"][name]
+        return record
+
+    def decides_publication(self) -> dict[str, Any]:
+        """The rest of `decisive`: what is made of the samples."""
+        record = self.decisive()["publish"]
+        return {name: record[name] for name in _PUBLICATION}
 
 
 def load_config(path: Path | None, settings: dict[str, Any]) -> RunConfig:

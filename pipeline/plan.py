@@ -18,7 +18,7 @@ from hyperfuse.pipeline.fusion.weights import checked_card, shipped_weights
 from hyperfuse.pipeline.geometry.grids import GridRecord, NestedGrids, nest, on_lattice
 from hyperfuse.pipeline.geometry.tiling import TilePlan
 from hyperfuse.pipeline.job.folder import Job
-from hyperfuse.pipeline.job.records import InputRecord, JobRecord, code_version, job_key
+from hyperfuse.pipeline.job.records import InputRecord, JobRecord, code_version, job_key, samples_code
 from hyperfuse.pipeline.products.commit import require_disk
 from hyperfuse.pipeline.products.publish import require_free
 
@@ -59,21 +59,22 @@ def job_record(config: RunConfig, pair: ScenePair) -> JobRecord:
     card = _checked_card(config, pair, grids.ratio)
     grid = GridRecord.of(grids)
     inputs = {"hsi": InputRecord.of(pair.hsi), "msi": InputRecord.of(pair.msi)}
-    key = job_key(
+    sigma = psf_sigma_px(config, pair, grids)
+    samples = job_key(
         {
-            "config": config.decisive(),
+            "config": config.decides_samples(),
             "grid": grid.model_dump(mode="json"),
+            "psf_sigma_px": sigma,
             "inputs": {role: scene.sha256 for role, scene in inputs.items()},
             # Tables beside the images are no part of their digests.
             "bands": {role: scene.bands for role, scene in inputs.items()},
-            "code": code_version(),
+            "code": samples_code(),
             "weights": None if card is None else card.sha256,
         }
     )
+    key = job_key({"samples": samples, "publication": config.decides_publication(), "code": code_version()})
     weights = None if card is None else asdict(card)
-    return JobRecord(
-        key=key, config=config, grid=grid, psf_sigma_px=psf_sigma_px(config, pair, grids), weights=weights, **inputs
-    )
+    return JobRecord(key=key, samples=samples, config=config, grid=grid, psf_sigma_px=sigma, weights=weights, **inputs)
 
 
 def _checked_card(config: RunConfig, pair: ScenePair, ratio: int) -> WeightCard | None:
@@ -133,6 +134,7 @@ def plan_report(config: RunConfig) -> dict[str, Any]:
         "memory_gb": round(plan.peak_bytes / 1e9, 2),
         "disk_gb": round(plan.disk_bytes(uncertain=config.publish.uncertainty) / 1e9, 2),
         "job_key": job.record.key,
+        "samples_key": job.record.samples,
     }
 
 

@@ -38,9 +38,10 @@ from hyperfuse.pipeline.job.completeness import finished, mosaic
 from hyperfuse.pipeline.job.folder import Job, StagedJob
 from hyperfuse.pipeline.job.notices import tell_harmony, tell_observation
 from hyperfuse.pipeline.job.stage import stage
-from hyperfuse.pipeline.job.template import create
+from hyperfuse.pipeline.job.staging_folder import staging_folder
+from hyperfuse.pipeline.job.template import prepare
 from hyperfuse.pipeline.plan import job_record, open_pair, require_resources, warn_coverage
-from hyperfuse.pipeline.products.commit import require_parent, resources_named, staging_folder
+from hyperfuse.pipeline.products.commit import require_parent, resources_named
 from hyperfuse.pipeline.products.draft import Draft
 from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.provenance import provenance
@@ -115,7 +116,7 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Open
         raise
     require_resources(planned)
     warn_coverage(pair)
-    folder = staging_folder(config.output, record.key)
+    folder = staging_folder(config.output, record.samples)
     folder.mkdir(exist_ok=True)
     with locked(folder):
         drop_abandoned(config.output, keep=folder)
@@ -149,8 +150,7 @@ def stage_pair(opened: OpenRun) -> StagedJob:
     decide(job)
     coarse_pass(job, device, progress)
     strict_pass(job, device, progress)
-    if not job.fused.is_dir():
-        create(job)
+    prepare(job)
     return job
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import threading
 from pathlib import Path
+
+_NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
+"""What CIFS, FUSE and others say to flushing a folder."""
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -21,6 +26,18 @@ def write_atomic(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def flush(path: Path) -> None:
+    """Bring a file or a folder to the disk; where a file system cannot flush folders, they are left to it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not (stat.S_ISDIR(os.fstat(handle).st_mode) and error.errno in _NO_FLUSH):
+            raise
+    finally:
+        os.close(handle)
 
 
 def file_sha256(path: Path) -> str:

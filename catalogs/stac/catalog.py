@@ -12,9 +12,7 @@ mends what an interrupted addition left unlinked.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from urllib.parse import urlsplit
 
 from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.catalogs.formats.documents import MAX_ITEM, read_document, write_document
+from hyperfuse.catalogs.locks import locked
 from hyperfuse.catalogs.scene import Role
 from hyperfuse.catalogs.stac.collections import catalog_record, collection_record
 from hyperfuse.catalogs.stac.fused_products import (
@@ -212,7 +211,7 @@ class Catalog:
         """Let collections and catalogue name what lies in their folders."""
         if not records:
             return
-        with _locked(self.folder):
+        with locked(self.folder, name=".lock", on_wait=lambda: None):
             for name in sorted({record["collection"] for record in records}):
                 place = self.folder / name
                 before = read_document(place / "collection.json") if (place / "collection.json").is_file() else None
@@ -278,11 +277,3 @@ def _links(record: Mapping[str, Any], path: Path) -> list[tuple[str, str]]:
     except (LookupError, TypeError) as error:
         raise InputRejected(f"{path}: has no links of a STAC catalogue ({error}); write it again") from error
     return [(rel, str(href)) for rel, href in found if rel in ("child", "item")]
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the catalogue's lock, which the system takes away from a process that ends in whatever way."""
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -31,7 +31,7 @@ from hyperfuse.pipeline.archive.dead_letters import DeadLetters
 from hyperfuse.pipeline.archive.settings import ArchiveConfig, Recipes, folder_name
 from hyperfuse.pipeline.config import RunConfig
 from hyperfuse.pipeline.fusion.weights import shipped_weights
-from hyperfuse.pipeline.job.records import code_version
+from hyperfuse.pipeline.job.records import code_version, samples_code
 
 State = Literal["new", "done", "stale", "refused", "failed", "quarantined", "busy"]
 STATES: tuple[State, ...] = ("new", "done", "stale", "refused", "failed", "quarantined", "busy")
@@ -236,6 +236,7 @@ class _Shelf:
             settings=config.decisive(),
             weights=None if weights is None else self._weights[weights],
             code=code_version(),
+            samples_code=samples_code(),
         )
 
 

@@ -38,6 +38,8 @@ class Recipe:
     """SHA-256 of the weight file."""
     code: str
     """`pipeline.job.records.code_version`."""
+    samples_code: str
+    """`pipeline.job.records.samples_code`: a product is stale by this one, for another report is not worth another fusion."""
 
     @property
     def key(self) -> str:
@@ -77,6 +79,7 @@ class Made:
                     settings=_settings(record["config"]),
                     weights=record["method"]["weights_sha256"],
                     code=str(record["software"]["code_version"]),
+                    samples_code=str(record.get("samples", {}).get("code", _ABSENT)),
                 ),
                 network=str(record["method"]["name"]),
                 samples=prod(facts["shape"]) * len(facts["wavelength_nm"]),
@@ -102,7 +105,7 @@ class Made:
             yield "settings", told
         if was.weights != today.weights:
             yield "weights", f"the weights are {_digest(today.weights)}, they were {_digest(was.weights)}"
-        if was.code != today.code:
+        if was.samples_code != today.samples_code:
             yield "code", f"the code is {today.code}, it was {was.code}"
 
 

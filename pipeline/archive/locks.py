@@ -1,10 +1,10 @@
-"""Locks of a night: one per archive, one per device; the kernel releases them when a process dies, however it dies."""
+"""Locks of a night: one per archive, one per device; none outlives its process (`catalogs.locks`)."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -56,14 +56,13 @@ def alone_on(device: str) -> Iterator[None]:
     """
     folder = Path(tempfile.gettempdir()) / f"hyperfuse-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    if not stat.S_ISDIR(folder.lstat().st_mode) or folder.lstat().st_uid != os.getuid():
         raise InputRejected(f"{folder}: belongs to another user; remove it, or set TMPDIR to a folder of your own")
-    with (folder / f"{_SAME.get(device, device).replace(':', '-')}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            log.info("waiting for %s, which works on a scene of another archive", device)
-            fcntl.flock(file, fcntl.LOCK_EX)
+
+    def tell() -> None:
+        log.info("waiting for %s, which works on a scene of another archive", device)
+
+    with locked(folder, name=f"{_SAME.get(device, device).replace(':', '-')}.lock", on_wait=tell):
         yield
     # The kernel wakes who waits, and who takes the lock again at once would still be faster, all night long.
     time.sleep(_TURN_SECONDS)

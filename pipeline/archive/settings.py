@@ -58,7 +58,8 @@ class ArchiveConfig(BaseModel):
     rules: PairingRules = PairingRules()
     """What a partner must fulfil."""
     stale: tuple[Change, ...] = CHANGES
-    """Changes that make a product stale; without `code`, an update of this software leaves products as they are."""
+    """Changes that make a product stale. `code` is the code that decides samples; without it, an update of this software leaves
+    products as they are."""
     max_scenes: int | None = Field(default=None, ge=0)
     """Scenes that a night starts at most."""
     until: str | None = None

@@ -226,7 +226,7 @@ def place_of(job: Job) -> Place:
     if job.config.store is None:
         return SharedFolder(str(job.folder.resolve()))
     base = job.config.store if "://" in job.config.store else f"file://{Path(job.config.store).absolute()}"
-    return Depot(f"{base.rstrip('/')}/{job.name}.{job.record.key[:12]}")
+    return Depot(f"{base.rstrip('/')}/{job.name}.{job.record.samples[:12]}")
 
 
 def drop_abandoned(output: Path, keep: Path | None = None) -> None:

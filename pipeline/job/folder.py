@@ -1,6 +1,6 @@
 """A job: one fusion on disk, in a hidden folder beside the product that it will become.
 
-    .<product>.<key>.staging/
+    .<product>.<key of the samples>.staging/
         job.json              what is to be done (JobRecord); everything below follows from it
         weights.safetensors   copy of the network's weights
         stage/hsi.zarr        the HSI on the coarse grid      stage/msi.zarr   the MSI on the fine grid
@@ -14,7 +14,7 @@
         incoming/             what arrives from a store, before it is in its place
         quarantine.json       tiles that killed workers
         calibration.json      how large standard errors are, if they are asked for
-        errors/*.json         their ledger
+        errors/*.json         their ledger      errors.txt   the code that made them
         qa.json, report.html  the judgment
         product/              becomes the product folder by one rename
         release/              the same without the mosaic, where Zarr was not asked for

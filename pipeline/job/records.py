@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from hyperfuse.catalogs.scene import Quantity, Scene
 from hyperfuse.pipeline.config import RunConfig
@@ -20,6 +20,31 @@ from hyperfuse.pipeline.geometry.grids import GridRecord
 from hyperfuse.pipeline.observation.harmonize import Harmony
 from hyperfuse.pipeline.observation.sensor_model import Observation
 from hyperfuse.pipeline.registration.record import Registration
+
+_ROOT = Path(__file__).parents[2]
+KEY = r"^[0-9a-f]{64}$"
+"""Pattern of a key: it becomes part of the names of folders."""
+_SAMPLES = (
+    "catalogs",
+    "models",
+    *(f"pipeline/{room}" for room in ("geometry", "observation", "registration", "job", "fusion")),
+    # The decision on a network's residual, and the trial at reduced resolution that it rests on.
+    *(
+        f"pipeline/quality/{module}.py"
+        for module in (
+            "job_trial",
+            "metrics",
+            "msi_detail",
+            "reduced_resolution",
+            "rehearsal",
+            "residual_decision",
+            "trials",
+        )
+    ),
+)
+"""Folders and modules whose code decides samples. `plan` is none of them: what it finds is part of the key by its value."""
+_NO_SAMPLES = ("catalogs/pairing", "catalogs/stac", "catalogs/errors.py", "catalogs/locks.py")
+"""Parts of these that do not: which scenes are fused, and what is said."""
 
 
 class InputRecord(BaseModel):
@@ -64,8 +89,11 @@ class JobRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    key: str
-    """SHA-256 of everything that decides the product's content."""
+    key: str = Field(pattern=KEY)
+    """SHA-256 of everything that decides the product's content: the samples, and what is made of them."""
+    samples: str = Field(pattern=KEY)
+    """SHA-256 of what decides the fused samples as they are stored; names the staging folder, so that a run with another
+    licence or other formats takes over the tiles of a run that was killed."""
     config: RunConfig
     grid: GridRecord
     hsi: InputRecord
@@ -125,10 +153,32 @@ def job_key(record: dict[str, Any]) -> str:
 
 @cache
 def code_version() -> str:
-    """Version of this software, with a digest of its sources: another digest may mean other pixels."""
-    root = Path(__file__).parents[2]
+    """Version of this software, with a digest of its sources: another digest may mean another product."""
+    return f"{version('hyperfuse')}+{_digest(_sources('catalogs', 'models', 'pipeline'))}"
+
+
+@cache
+def samples_code() -> str:
+    """Digest of the sources that decide samples: with another, tiles of an earlier run are not taken over."""
+    return _digest(sample_sources())
+
+
+def sample_sources() -> list[Path]:
+    """Source files that decide samples."""
+    left_out = set(_sources(*_NO_SAMPLES))
+    return [path for path in _sources(*_SAMPLES) if path not in left_out]
+
+
+def _sources(*names: str) -> list[Path]:
+    """Python files that are named, and those of the folders that are."""
+    found: set[Path] = set()
+    for path in (_ROOT / name for name in names):
+        found.update(path.rglob("*.py") if path.is_dir() else (path,))
+    return sorted(found)
+
+
+def _digest(paths: list[Path]) -> str:
     digest = hashlib.sha256()
-    for package in ("catalogs", "models", "pipeline"):
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return f"{version('hyperfuse')}+{digest.hexdigest()[:12]}"
+    for path in paths:
+        digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]

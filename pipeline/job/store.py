@@ -130,6 +130,17 @@ def update_attributes(path: Path, values: Mapping[str, Any]) -> None:
     zarr.open(store=str(path), mode="r+").update_attributes(_strict(values))
 
 
+def replace_attributes(path: Path, values: Mapping[str, Any]) -> None:
+    """Set the attributes of a group or array; it keeps no others.
+
+    Raises
+    ------
+    ValueError
+        If an attribute holds NaN or infinity.
+    """
+    zarr.open(store=str(path), mode="r+").attrs.put(_strict(values))
+
+
 def consolidate(path: Path) -> None:
     """Copy the metadata of all arrays into the group's, so that a reader opens one file; not before all is final."""
     with warnings.catch_warnings():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import math
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,40 @@ def create(job: StagedJob) -> None:
     lay_out(job, job.fused.parent, job.grids.product)
 
 
+def prepare(job: StagedJob) -> None:
+    """See that tiles can be written, and that all beside the samples is as this run publishes it.
+
+    Samples of an earlier run stay where it was to write the same ones. It may have had another licence, and its folder may
+    hold the product that it has replaced, which has other samples.
+    """
+    if not _holds_samples_of(job):
+        create(job)
+        return
+    group = job.fused.parent
+    if not job.config.publish.uncertainty:
+        shutil.rmtree(job.errors, ignore_errors=True)
+    store.replace_attributes(group, georeference(job.grids.product) | _describe(job))
+    store.replace_attributes(job.fused, _cube_of(job, group) | georeference(job.grids.product))
+    _auxiliaries(job, group, job.grids.product)
+
+
+def _holds_samples_of(job: StagedJob) -> bool:
+    """Whether the group was laid out for the job's samples, and as this version does it."""
+    layout = _layout(job, job.grids.product)
+    try:
+        key = store.attributes(job.fused.parent)["hrhsi"]["samples_key"]
+        array = store.open_array(job.fused)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    same_fill = np.array_equal(array.fill_value, layout["fill"], equal_nan=True)
+    return (
+        same_fill
+        and key == job.record.samples
+        and (array.shape, array.chunks, array.dtype.name) == (layout["shape"], layout["chunks"], layout["dtype"])
+        and store.dimensions(array) == layout["dims"]
+    )
+
+
 def lay_out(job: StagedJob, group: Path, geobox: GeoBox) -> None:
     """A group with the job's bands on some grid: its attributes, its axes, and a cube without samples.
 
@@ -62,22 +97,26 @@ def lay_out(job: StagedJob, group: Path, geobox: GeoBox) -> None:
         What lies there is lost.
     geobox : GeoBox
     """
-    bands, here = job.bands, georeference(geobox)
+    here = georeference(geobox)
     store.create_group(group, here | _describe(job))
-    height, width = geobox.shape
-    tiles, cube = job.config.tiles, _cube(job)
-    if group == job.fused.parent and job.config.publish.uncertainty:
-        cube["ancillary_variables"] = ERRORS  # overviews are of the cube alone
-    store.create_array(
-        group,
-        VARIABLE,
-        shape=(len(bands), height, width),
-        chunks=(min(tiles.chunk_bands, len(bands)), min(tiles.chunk, height), min(tiles.chunk, width)),
-        dtype=job.config.publish.dtype,
-        fill=NODATA if job.packed else math.nan,
-        dims=("wavelength", "y", "x"),
-        attributes=cube | here,
-    )
+    store.create_array(group, VARIABLE, attributes=_cube_of(job, group) | here, **_layout(job, geobox))
+    _auxiliaries(job, group, geobox)
+
+
+def _layout(job: StagedJob, geobox: GeoBox) -> dict[str, Any]:
+    """Shape, chunks and type of the cube."""
+    tiles, n_bands, (height, width) = job.config.tiles, len(job.bands), geobox.shape
+    return {
+        "shape": (n_bands, height, width),
+        "chunks": (min(tiles.chunk_bands, n_bands), min(tiles.chunk, height), min(tiles.chunk, width)),
+        "dtype": job.config.publish.dtype,
+        "fill": NODATA if job.packed else math.nan,
+        "dims": ("wavelength", "y", "x"),
+    }
+
+
+def _auxiliaries(job: StagedJob, group: Path, geobox: GeoBox) -> None:
+    """The arrays beside the cube: its axes, bands, CRS and time."""
     write_spectrum(group, job.bands)
     write_axes(group, geobox)
     if job.record.hsi.time is not None:
@@ -160,6 +199,7 @@ def _describe(job: StagedJob) -> dict[str, Any]:
         "geospatial_lon_max": east,
         "hrhsi": {
             "job_key": record.key,
+            "samples_key": record.samples,
             "code_version": code_version(),
             "method": job.config.network,
             "inputs": [{"href": s.uri, "sha256": s.sha256, "role": role} for role, s in (("hsi", hsi), ("msi", msi))],
@@ -211,6 +251,12 @@ def _cube(job: StagedJob) -> dict[str, Any]:
     return cube_attributes(
         hsi.quantity, hsi.unit, scale=job.staged.scale if job.packed else None, timed=hsi.time is not None
     )
+
+
+def _cube_of(job: StagedJob, group: Path) -> dict[str, Any]:
+    """Attributes of the cube in a group: overviews are of the cube alone, without its standard errors."""
+    uncertain = group == job.fused.parent and job.config.publish.uncertainty
+    return _cube(job) | ({"ancillary_variables": ERRORS} if uncertain else {})
 
 
 def _errors(job: StagedJob) -> dict[str, Any]:

@@ -35,10 +35,10 @@ from hyperfuse.pipeline.job.encoding import NODATA, VARIABLE, encoded
 from hyperfuse.pipeline.job.json_record import JsonRecord
 from hyperfuse.pipeline.job.ledger import Ledger
 from hyperfuse.pipeline.job.records import code_version, job_key
+from hyperfuse.pipeline.job.staging_folder import staging_folder
 from hyperfuse.pipeline.job.template import TITLES, cube_attributes, georeference, write_axes, write_spectrum
 from hyperfuse.pipeline.mosaic.inputs import AreaInputs, ProductCube
 from hyperfuse.pipeline.mosaic.settings import AreaConfig
-from hyperfuse.pipeline.products.commit import staging_folder
 from hyperfuse.pipeline.products.draft import WORKPLACE, FinishedCube
 from hyperfuse.pipeline.products.provenance import software
 from hyperfuse.pipeline.products.records import FacilityFacts, ProductFacts

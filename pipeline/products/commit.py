@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, OutOfResources, Transient
+from hyperfuse.catalogs.formats.files import flush
 from hyperfuse.pipeline.fusion.device import exhausted
 
 log = logging.getLogger(__name__)
@@ -21,11 +22,6 @@ _AT_FDCWD = -100
 _NOREPLACE = 1
 _EXCHANGE = 2
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
-
-
-def staging_folder(output: Path, key: str) -> Path:
-    """The hidden folder beside `output` that becomes it; `key` is the SHA-256 of what decides the content."""
-    return output.parent / f".{output.name}.{key[:12]}.staging"
 
 
 def require_parent(output: Path) -> None:
@@ -109,7 +105,7 @@ def put_in_place(root: Path, output: Path, *, aside: Path | None = None) -> None
         _exchange(root, output, aside)
     else:
         _rename_new(root, output)
-    _fsync(output.parent)
+    flush(output.parent)
 
 
 def files_of(root: Path) -> Iterator[Path]:
@@ -122,17 +118,9 @@ def files_of(root: Path) -> Iterator[Path]:
 def _sync(root: Path) -> None:
     """Files first, then the folders that name them."""
     for path in files_of(root):
-        _fsync(path)
+        flush(path)
     for folder, _, _ in os.walk(root, topdown=False):
-        _fsync(Path(folder))
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        flush(Path(folder))
 
 
 def _rename_new(root: Path, output: Path) -> None:

@@ -19,7 +19,7 @@ from hyperfuse.pipeline.fusion.residual import load_gate
 from hyperfuse.pipeline.job.completeness import MosaicSummary
 from hyperfuse.pipeline.job.encoding import NODATA
 from hyperfuse.pipeline.job.folder import StagedJob
-from hyperfuse.pipeline.job.records import InputRecord, code_version
+from hyperfuse.pipeline.job.records import InputRecord, code_version, samples_code
 from hyperfuse.pipeline.products.records import (
     SCHEMA,
     FacilityFacts,
@@ -27,6 +27,7 @@ from hyperfuse.pipeline.products.records import (
     ObservationFacts,
     ProductFacts,
     Provenance,
+    SamplesFacts,
     SceneFacts,
     TileFacts,
 )
@@ -63,6 +64,7 @@ def provenance(
     return Provenance(
         schema=SCHEMA,
         job_key=record.key,
+        samples=SamplesFacts(key=record.samples, code=samples_code()),
         product=product_facts(job, summary),
         inputs={
             "hsi": _scene_facts(record.hsi, staged.hsi.kept),

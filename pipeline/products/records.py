@@ -136,6 +136,15 @@ class FacilityFacts(JsonRecord):
     devices: list[str] | None = None
 
 
+class SamplesFacts(JsonRecord):
+    """What decides the samples, apart from how they are published."""
+
+    key: str
+    """SHA-256 of everything that decides them."""
+    code: str
+    """Version of this software, with a digest of the sources that decide them."""
+
+
 class Provenance(JsonRecord):
     """How a fused product came to be: everything needed to compute it again, and to trust it."""
 
@@ -143,6 +152,7 @@ class Provenance(JsonRecord):
     """Name and version of this schema."""
     job_key: str
     """SHA-256 of everything that decides the content."""
+    samples: SamplesFacts
     product: ProductFacts
     inputs: dict[Literal["hsi", "msi"], SceneFacts]
     config: dict[str, Any]

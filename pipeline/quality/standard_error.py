@@ -6,6 +6,7 @@ any tile, in any order and on any worker, gives the same. What is done is in a l
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -26,6 +27,7 @@ from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import decoded, encoded, valid_samples
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.ledger import Ledger, TileRecord
+from hyperfuse.pipeline.job.records import code_version
 from hyperfuse.pipeline.job.template import create_errors
 from hyperfuse.pipeline.observation.simulate import SimulatedPair
 from hyperfuse.pipeline.progress import Progress, silent
@@ -46,6 +48,8 @@ from hyperfuse.pipeline.quality.uncertainty import (
 
 CALIBRATION = "calibration.json"
 """The job's calibration."""
+_MADE_BY = "errors.txt"
+"""Version of the code that made the standard errors."""
 WINDOW_PX = (96, 120)
 """Coarse pixels along the edge of the calibration window, least and most."""
 _STRIP_PX = 8  # coarse pixels of the product's rows that are held at once
@@ -60,6 +64,7 @@ def estimate_errors(job: StagedJob, progress: Progress = silent) -> None:
         Staged and fused, with `publish.uncertainty`.
     progress : callable, optional
     """
+    _forget_other_code(job)
     calibration(job)
     if not job.errors.is_dir():
         create_errors(job)
@@ -75,6 +80,17 @@ def estimate_errors(job: StagedJob, progress: Progress = silent) -> None:
         for keys in spread(partial(_error_batch, str(job.folder.resolve())), work):
             count += len(keys)
             progress("standard error", count, job.plan.n_tiles)
+
+
+def _forget_other_code(job: StagedJob) -> None:
+    """Remove errors that other code made: the key of the job's folder is that of the samples, and errors are none."""
+    mark, code = job.folder / _MADE_BY, code_version()
+    if mark.is_file() and mark.read_bytes() == code.encode():
+        return
+    (job.folder / CALIBRATION).unlink(missing_ok=True)
+    for folder in (_ledger(job).folder, job.errors):
+        shutil.rmtree(folder, ignore_errors=True)
+    write_atomic(mark, code)
 
 
 def calibration(job: StagedJob) -> Calibration:

@@ -77,6 +77,7 @@ def record_of(task: Task) -> dict[str, Any]:
     """The provenance of a product that was never made, as far as a backlog reads it."""
     return {
         "job_key": task.recipe.key,
+        "samples": {"key": "ab" * 32, "code": task.recipe.samples_code},
         "inputs": {
             role: {"uri": uri, "sha256": digest}
             for role, uri, digest in zip(("hsi", "msi"), task.recipe.addresses, task.recipe.inputs, strict=True)

@@ -1,12 +1,14 @@
 """Files are there whole or not at all, and leave nothing beside them."""
 
+import errno
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from hyperfuse.catalogs.formats.files import file_sha256, write_atomic
+from hyperfuse.catalogs.formats.files import file_sha256, flush, write_atomic
 
 
 def test_writers_of_one_file_do_not_tear_it(tmp_path: Path) -> None:
@@ -41,3 +43,20 @@ def test_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(b"\x00\xff" * 100_000)
     assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP])
+def test_a_folder_that_cannot_be_flushed_is_left_to_the_file_system(tmp_path, monkeypatch, code):
+    """As on CIFS and FUSE; a file that cannot be flushed is lost, and so is a disk that fails."""
+
+    def refuse(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("os.fsync", refuse)
+    flush(tmp_path)
+    (tmp_path / "file").write_text("samples")
+    with pytest.raises(OSError, match=os.strerror(code)):
+        flush(tmp_path / "file")
+    code = errno.EIO
+    with pytest.raises(OSError, match=os.strerror(code)):
+        flush(tmp_path)

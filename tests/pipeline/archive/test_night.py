@@ -155,6 +155,8 @@ def test_stale_says_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert entry.reason == "align.max_shift_px is 4.0, it was 10.0"
     assert states(config.model_copy(update={"settings": config.settings | {"quality.gate": "warn"}})) == {"h0": "done"}
     monkeypatch.setattr(backlog, "code_version", lambda: "9.9")
+    assert states(config) == {"h0": "done"}, "code that decides no sample makes no product stale"
+    monkeypatch.setattr(backlog, "samples_code", lambda: "0123456789ab")
     [entry] = stock(config)
     assert (entry.state, entry.code) == ("stale", "code")
     assert entry.reason.startswith("the code is 9.9, it was ")

@@ -259,7 +259,7 @@ def test_names_that_collide_are_refused(finished_job: Make, name: str) -> None:
 @pytest.mark.parametrize("formats", [("zarr", "cog", "stac"), ("cog", "stac")], ids=["zarr", "no zarr"])
 @pytest.mark.parametrize(
     "step",
-    ["cog", "thumbnail", "write_atomic", "_product_root", "_seal", "item", "_sync", "_fsync", "_renameat2", "_discard"],
+    ["cog", "thumbnail", "write_atomic", "_product_root", "_seal", "item", "_sync", "flush", "_renameat2", "_discard"],
 )
 def test_a_kill_between_steps_leaves_nothing_half(
     finished_job: Make, monkeypatch: pytest.MonkeyPatch, step: str, formats: tuple[str, ...]
