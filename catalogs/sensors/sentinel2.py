@@ -17,7 +17,7 @@ References
 ----------
 ESA, S2-PDGS-TAS-DI-PSD, Sentinel-2 Products Specification Document (layout).
 Lanaras, Bioucas-Dias, Baltsavias & Schindler (2017), Super-resolution of multispectral multiresolution images from a single
-sensor, CVPR Workshops, 1505-1513 (MTF per band at the Nyquist frequency of its own sampling). The mission's requirement for
+sensor, CVPR Workshops, and the public code of their method (MTF per band at the Nyquist frequency of its own sampling). The mission's requirement for
 the 10 m and 20 m bands is 0.15 to 0.30; B10, which is in no table, is taken for 0.2.
 """
 
@@ -54,7 +54,7 @@ from hyperfuse.catalogs.sensors._sentinel2 import (
     two_digits,
 )
 
-# Of Sentinel-2A, as Lanaras et al. (2017) give them; B10 is not among them. For 2B and 2C nothing was found per band: built
+# Of Sentinel-2A, as the public code of Lanaras et al. (2017) has them; B10 is not among them. For 2B and 2C nothing was found per band: built
 # alike, they are taken for 2A.
 _MTF = {
     "B01": 0.32, "B02": 0.26, "B03": 0.28, "B04": 0.24, "B05": 0.38, "B06": 0.34, "B07": 0.34, "B08": 0.26, "B8A": 0.33,

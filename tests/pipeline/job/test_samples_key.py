@@ -43,7 +43,7 @@ def killed_run(monkeypatch: pytest.MonkeyPatch, step: tuple[object, str], output
             run(config(output, SMALL, **CUT | settings))
 
 
-BEFORE_JUDGING, BEFORE_RENAME, AFTER_RENAME = (way, "judge"), (publishing, "put_in_place"), (publishing, "_discard")
+BEFORE_JUDGING, BEFORE_RENAME, AFTER_RENAME = (way, "assess"), (publishing, "put_in_place"), (publishing, "_discard")
 
 
 def samples(product: Product) -> np.ndarray[Any, Any]:
