@@ -1,4 +1,4 @@
-"""Add your own network: one file, `own_network/sfim.py`, fused beside the default and held to its word.
+"""Add your own network: one file, `own_network/modulation.py`, fused beside the default and held to its word.
 
     python examples/add_a_network.py [FOLDER]
 
@@ -36,7 +36,7 @@ def fused(output: Path, network: str, core: int = 256) -> Product:
 
 
 def main(folder: Path) -> None:
-    whole, tiled = fused(folder / "whole", "sfim"), fused(folder / "tiled", "sfim", core=64)
+    whole, tiled = fused(folder / "whole", "modulation"), fused(folder / "tiled", "modulation", core=64)
     with whole.open() as one, tiled.open() as many:
         apart = float(np.nanmax(np.abs(one["reflectance"].values - many["reflectance"].values)))
     print(

@@ -18,7 +18,8 @@ _RIDGE = 1e-6
 
 def low_pass_margin(observed: Observed) -> int:
     """Coarse pixels around a window whose MSI is to be degraded exactly; windows keep beginning on whole blocks."""
-    reach = blur_reach(observed.ratio, observed.psf_sigma_px) + guide_reach(observed)
+    shift = max(map(abs, observed.shift_px))
+    reach = blur_reach(observed.ratio, observed.psf_sigma_px, shift) + guide_reach(observed)
     return math.ceil(reach / observed.ratio / observed.whole_blocks) * observed.whole_blocks
 
 
@@ -139,7 +140,9 @@ class RegressedGuide:
         """
         observed = self.observed
         bands = sharpen_guides(smooth_guides(msi, observed), self.transfer, observed)
-        low = upsample(degrade(bands, observed.ratio, observed.psf_sigma_px), observed.ratio)
+        low = upsample(
+            degrade(bands, observed.ratio, observed.psf_sigma_px, observed.shift_px), observed.ratio, observed.shift_px
+        )
         return low, bands - low
 
 
@@ -166,6 +169,18 @@ def transfer_to_coarser(mean: torch.Tensor, covariance: torch.Tensor, observed: 
             block = _regressed(mean[finer], covariance[finer][:, finer], covariance[rows][:, finer])
             transfer[torch.tensor(rows)[:, None], torch.tensor(finer)] = block
     return transfer.float()
+
+
+def best_guide(moments: Moments, observed: Observed) -> torch.Tensor:
+    """Index of the MSI band with which each HSI band correlates best, shape (C,).
+
+    Only bands of the finest step are taken: coarser ones would replace what they do not show.
+    """
+    hsi_var = moments.hsi_hsi.diagonal().clamp_min(1e-20)
+    msi_var = moments.msi_msi.diagonal().clamp_min(1e-20)
+    correlation = moments.hsi_msi / torch.sqrt(hsi_var[:, None] * msi_var[None, :])
+    coarser = torch.tensor([step > min(observed.steps) for step in observed.steps])
+    return correlation.masked_fill(coarser, -torch.inf).argmax(dim=1)
 
 
 def _regressed(mean: torch.Tensor, gram: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:

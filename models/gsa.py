@@ -9,7 +9,7 @@ Two forms. `gsa` works on groups of bands, `gsa-regressed` on one synthesized gu
 
 Notes
 -----
-Groups: every HSI band belongs to the MSI band with which it correlates best at the coarse resolution. Within a group
+Groups: every HSI band belongs to the MSI band of the finest step with which it correlates best at the coarse resolution. Within a group
 the MSI band is regressed on the group's HSI bands; the intensity so found, interpolated, is replaced by the MSI band,
 and the difference is injected with the gain cov(band, intensity) / var(intensity). Departure from the paper: regression
 uses a ridge of `RIDGE` times the mean variance, because neighboring HSI bands are nearly collinear and their noise
@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import torch
 
-from hyperfuse.models._moments import Moments, MomentsPass, RegressedGuide
+from hyperfuse.models._moments import Moments, MomentsPass, RegressedGuide, best_guide
 from hyperfuse.models.operators import upsample
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 from hyperfuse.models.subspace.guides import guide_reach, low_pass_reach, sharpened_reach, smooth_guides
@@ -39,6 +39,7 @@ CARD = MethodCard(
     code="HyperFuse, Apache-2.0",
 )
 VARIANTS: Mapping[str, Mapping[str, Any]] = {"": {"guides": "grouped"}, "regressed": {"guides": "regressed"}}
+TAKES_DISPLACEMENT = True
 RIDGE = 1e-3
 
 
@@ -47,7 +48,7 @@ class GSA:
 
     def __init__(self, spec: ModelSpec, moments: Moments) -> None:
         self.spec = spec
-        weights, bias, injection = _regress(moments)
+        weights, bias, injection = _regress(moments, spec.observed)
         self._weights = weights.float()  # (c, C)
         self._bias = bias.float()  # (c,)
         self._injection = injection.float()  # (C, c), one nonzero per row
@@ -57,9 +58,9 @@ class GSA:
         weights, bias, injection = (t.to(hsi) for t in (self._weights, self._bias, self._injection))
         # Interpolation is linear and keeps constants, so the intensity may be formed on the few coarse pixels.
         intensity = torch.einsum("kc,nchw->nkhw", weights, hsi) + bias[None, :, None, None]
-        ratio = self.spec.observed.ratio
-        detail = smooth_guides(msi, self.spec.observed) - upsample(intensity, ratio)  # (N, c, H, W)
-        return _injected(upsample(hsi, ratio), injection, detail)
+        observed = self.spec.observed
+        detail = smooth_guides(msi, observed) - upsample(intensity, observed.ratio, observed.shift_px)  # (N, c, H, W)
+        return _injected(upsample(hsi, observed.ratio, observed.shift_px), injection, detail)
 
 
 class RegressedGSA:
@@ -72,7 +73,8 @@ class RegressedGSA:
     def __call__(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
         """See `models.FusionModel`."""
         _, detail = self._guide.split(msi)  # (N, c, H, W)
-        return _injected(upsample(hsi, self.spec.observed.ratio), self._guide.weights.to(hsi), detail)
+        observed = self.spec.observed
+        return _injected(upsample(hsi, observed.ratio, observed.shift_px), self._guide.weights.to(hsi), detail)
 
 
 def specify(observed: Observed, *, guides: Literal["grouped", "regressed"] = "grouped") -> ModelSpec:
@@ -89,8 +91,8 @@ def specify(observed: Observed, *, guides: Literal["grouped", "regressed"] = "gr
     return ModelSpec(
         name="gsa",
         observed=observed,
-        halo=2 + math.ceil(around / observed.ratio),
-        hsi_reach=2,
+        halo=2 + observed.shift_reach + math.ceil(around / observed.ratio),
+        hsi_reach=2 + observed.shift_reach,
         msi_reach=around,
         multiple_of=observed.whole_blocks,
         needs_first_pass=True,
@@ -130,13 +132,10 @@ def _injected(fused: torch.Tensor, injection: torch.Tensor, detail: torch.Tensor
     return fused
 
 
-def _regress(moments: Moments) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _regress(moments: Moments, observed: Observed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weights (c, C) and bias (c,) of the intensities, and the injection matrix (C, c)."""
     n_hsi, n_msi = moments.hsi_msi.shape
-    hsi_var = moments.hsi_hsi.diagonal().clamp_min(1e-20)
-    msi_var = moments.msi_msi.diagonal().clamp_min(1e-20)
-    correlation = moments.hsi_msi / torch.sqrt(hsi_var[:, None] * msi_var[None, :])
-    group = correlation.argmax(dim=1)
+    group = best_guide(moments, observed)
     weights = torch.zeros(n_msi, n_hsi, dtype=torch.float64)
     injection = torch.zeros(n_hsi, n_msi, dtype=torch.float64)
     for k in range(n_msi):

@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import pad
 
 from hyperfuse.models._moments import Moments, MomentsPass
-from hyperfuse.models.operators import blur_matrix, upsample
+from hyperfuse.models.operators import CENTERED, Shift, blur_matrix, upsample
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 from hyperfuse.models.subspace.guides import kinds
 
@@ -56,6 +56,7 @@ CARD = MethodCard(
     "superresolution via subspace-based regularization, doi:10.1109/TGRS.2014.2375320",
     code="HyperFuse, Apache-2.0, from the paper alone",
 )
+TAKES_DISPLACEMENT = True
 COMPONENTS = 12
 """Dimensions of the subspace, K; one less than the HSI's bands if that is fewer."""
 ITERATIONS = 50
@@ -142,13 +143,13 @@ class HySure:
 
     def __call__(self, hsi: torch.Tensor, msi: torch.Tensor) -> torch.Tensor:
         """See `models.FusionModel`."""
-        subspace, data = self._subspace, self._data(hsi, msi)
+        subspace, observed, data = self._subspace, self.spec.observed, self._data(hsi, msi)
         # Copies that must first agree with each other need a stiffer splitting to do so in as many steps.
         penalty = _STEP_PER_TV * len(data) * subspace.noise
         height, width = msi.shape[-2:]
         copies = [_Copy(coarse, fine, (height, width), penalty) for coarse, fine in data]
         start = data[0][0].values * _plane(subspace.scale / subspace.deviations, hsi)
-        z = _minimum(upsample(start, self.spec.observed.ratio), copies, threshold=subspace.noise / penalty)
+        z = _minimum(upsample(start, observed.ratio, observed.shift_px), copies, threshold=subspace.noise / penalty)
         fused = torch.einsum("ck,nkhw->nchw", (subspace.directions * subspace.deviations).to(hsi), z)
         return fused.add_(_plane(subspace.mean, hsi))
 
@@ -162,6 +163,7 @@ class HySure:
                 response=torch.diag(subspace.deviations / subspace.scale),
                 step=observed.ratio,
                 sigma_px=observed.psf_sigma_px,
+                shift_px=observed.shift_px,
             )
         ]
         fine = None
@@ -195,6 +197,8 @@ class _Data:
     sigma_px: float
     """Standard deviation of the PSF, in fine pixels; of no meaning at step 1."""
     weight: float = 1.0
+    shift_px: Shift = CENTERED
+    """Displacement of the samples, in fine pixels."""
 
     @property
     def gram(self) -> torch.Tensor:
@@ -222,7 +226,7 @@ class _Copy:
 
     def __init__(self, coarse: _Data, fine: _Data | None, shape: tuple[int, int], penalty: float) -> None:
         like, self._penalty = coarse.values, penalty
-        blur_rows, blur_cols = (torch.as_tensor(_blur(n, coarse)).to(like) for n in shape)
+        blur_rows, blur_cols = (torch.as_tensor(_blur(n, coarse, axis)).to(like) for axis, n in enumerate(shape))
         self._back = blur_rows.T @ coarse.seen_back() @ blur_cols
         gram = penalty * torch.eye(coarse.response.shape[1], dtype=torch.float64)
         if fine is not None:
@@ -232,7 +236,7 @@ class _Copy:
         gains, turn = torch.linalg.eigh(root @ coarse.gram @ root.T)
         gains = gains.clamp_min(0)[:, None, None]
         self._turn = (root.T @ turn).to(like)
-        (rows, row_powers), (cols, col_powers) = (_blur_spectrum(n, coarse) for n in shape)
+        (rows, row_powers), (cols, col_powers) = (_blur_spectrum(n, coarse, axis) for axis, n in enumerate(shape))
         self._rows, self._cols = torch.as_tensor(rows).to(like), torch.as_tensor(cols).to(like)
         powers = torch.outer(torch.as_tensor(row_powers), torch.as_tensor(col_powers))
         self._factor = (gains / (gains * powers + 1.0)).to(like)
@@ -293,14 +297,14 @@ def _cosines(n: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     return transform.astype(np.float32), 2.0 - 2.0 * np.cos(np.pi * k / n)
 
 
-def _blur(n_fine: int, data: _Data) -> NDArray[np.float32]:
+def _blur(n_fine: int, data: _Data, axis: int) -> NDArray[np.float32]:
     """D along one axis."""
-    return blur_matrix(n_fine // data.step, data.step, data.sigma_px)
+    return blur_matrix(n_fine // data.step, data.step, data.sigma_px, data.shift_px[axis])
 
 
-def _blur_spectrum(n_fine: int, data: _Data) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def _blur_spectrum(n_fine: int, data: _Data, axis: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """U^T D along one axis, and p, where D D^T = U diag(p) U^T."""
-    blur = _blur(n_fine, data).astype(np.float64)
+    blur = _blur(n_fine, data, axis).astype(np.float64)
     powers, vectors = np.linalg.eigh(blur @ blur.T)
     return (vectors.T @ blur).astype(np.float32), powers
 
@@ -312,11 +316,11 @@ def _plane(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def specify(observed: Observed) -> ModelSpec:
     """Needs: the moments of the scene, and a halo beyond which the total variation carries little."""
-    reach = REACH + (2 if max(observed.steps) > 1 else 0)
+    reach = REACH + observed.shift_reach + (2 if max(observed.steps) > 1 else 0)
     return ModelSpec(
         name="hysure",
         observed=observed,
-        halo=math.ceil(HALO / observed.whole_blocks) * observed.whole_blocks,
+        halo=math.ceil((HALO + observed.shift_reach) / observed.whole_blocks) * observed.whole_blocks,
         hsi_reach=reach,
         msi_reach=reach * observed.ratio,
         multiple_of=observed.whole_blocks,

@@ -36,18 +36,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from hyperfuse.models import _change
+from hyperfuse.models._change import Change
+from hyperfuse.models._detectors import GroupedModel, grouped, of_group
 from hyperfuse.models.operators import degrade, upsample
-from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
+from hyperfuse.models.spec import MOST_DISPLACED, MethodCard, ModelSpec, Observed
 from hyperfuse.models.subspace import noise as _denoise
 from hyperfuse.models.subspace.basis import MOST as MOST_COMPONENTS
 from hyperfuse.models.subspace.basis import Subspace
 from hyperfuse.models.subspace.features import Features
 from hyperfuse.models.subspace.guides import guide_reach, smooth_guides
-from hyperfuse.models.subspace.level import Sample, Surroundings, levels
+from hyperfuse.models.subspace.kriging import bridged
+from hyperfuse.models.subspace.level import SEEN, Sample, Surroundings, levels
 from hyperfuse.models.subspace.noise import Denoiser
 from hyperfuse.models.subspace.patches import Patches, PatchPass
 
@@ -57,6 +61,9 @@ CARD = MethodCard(
     "auxiliary sensor, doi:10.1109/TIP.2004.829779; Kyriakidis (2004), doi:10.1111/j.1538-4632.2004.tb01135.x",
     code="HyperFuse, Apache-2.0",
 )
+TAKES_DISPLACEMENT = True
+_FEWEST_KEPT = 0.2
+"""Share of the sample below which what is left after changes is no scene."""
 _QUIET = 0.02
 """Share of signal outside the subspace below which nothing of it is kept."""
 
@@ -72,7 +79,9 @@ class Parts:
     smooth: torch.Tensor
     """The MSI without blocks and noise, its holes filled, shape (N, c, H, W)."""
     linear: torch.Tensor
-    """Those of its bands that the finest level uses, shape (N, bands, H, W)."""
+    """Those of its bands that the finest level uses, 0 where the scene changed, shape (N, bands, H, W)."""
+    changed: torch.Tensor
+    """Samples that changed between the dates of the two images, shape (N, 1, h, w), bool; there the HSI alone is followed."""
 
 
 class MAPSubspace:
@@ -92,11 +101,25 @@ class MAPSubspace:
         self._color = around.core.movedim(1, -1)[shown].mean(dim=0)
         self._levels = levels(observed)
         seen = self._levels[0].learn(around)
+        n_free = self._levels[0].features.n_free
+        changed = Change.of(components, seen[:, 1:n_free], valid)
+        kept = _unchanged(changed, components, seen[:, 1:n_free], valid)
         # Components along which the residual of a linear map is uncorrelated: each then has a field of its own.
-        rotation = _decorrelating(seen[:, : self._levels[0].features.n_free].double(), components, valid)
+        rotation = _decorrelating(seen[:, :n_free].double(), components, kept)
         self.analysis = (rotation @ subspace.analysis).float()  # (K, C)
         self.synthesis = (subspace.synthesis @ rotation.T).float()  # (C, K)
-        sample = Sample(values=torch.einsum("jk,mkhw->mjhw", rotation, components), valid=valid)
+        sample = Sample(values=torch.einsum("jk,mkhw->mjhw", rotation, components), valid=kept)
+        self.calibration = self._levels[0].calibrate(sample, around)
+        """How the HSI's samples see the fine pixels, refined on the scene."""
+        if self.calibration.operator != self.calibration.believed:
+            seen = self._levels[0].learn(around)
+        self.band_shifts = self._levels[0].shifts(patches.hsi, kept, around)
+        """Displacement of each band's samples as the scene shows it, fine pixels; one value unless detectors differ."""
+        self._change = Change.of(sample.values, seen[:, 1:n_free], valid)
+        kept = _unchanged(self._change, sample.values, seen[:, 1:n_free], valid)
+        sample = replace(sample, valid=kept)
+        self.changed_share = 1.0 - float(kept.sum() / valid.sum())
+        """Of the sample that changed between the dates of the two images."""
         self._left = self._levels[0].settle(sample, seen)  # (K, sampling ** 2)
         for coarser, level in itertools.pairwise(self._levels):
             sample = coarser.finer(sample, around)
@@ -104,10 +127,10 @@ class MAPSubspace:
             self._left = level.settle(sample, seen) + self._left.mean(dim=1, keepdim=True)
         outside = patches.hsi - self.mean[:, None, None]
         outside = outside - self._inside(torch.einsum("kc,nchw->nkhw", self.analysis, outside))
-        finest_guides = degrade(around.smooth[:, self._levels[-1].bands], ratio, observed.psf_sigma_px)
+        finest_guides = self.seen(around.smooth[:, self._levels[-1].bands])
         cut = patches.margin
         linear = self._levels[-1].features.linear(finest_guides[..., cut:-cut, cut:-cut])
-        self._lent, self._kept = _outside(outside * valid[:, None], linear, valid)  # (C, c), (C,)
+        self._lent, self._kept = _outside(outside * kept[:, None], linear, kept)  # (C, c), (C,)
 
     def __call__(
         self,
@@ -132,10 +155,22 @@ class MAPSubspace:
             msi = torch.where(msi_valid, msi, self._color.to(msi)[:, None, None])
         smooth = self.denoise(smooth_guides(msi, self.spec.observed), msi_valid)
         samples = torch.einsum("kc,nchw->nkhw", self.analysis.to(hsi), hsi - mean)
+        guides, share = self._levels[0].guides(smooth, msi_valid)
+        known = torch.ones_like(samples[:, :1], dtype=torch.bool) if hsi_valid is None else hsi_valid
+        known = known if share is None else known & (share > SEEN)
+        touched, changed = self._change(samples, guides, known)
+        if touched.any():
+            hsi_valid = known & ~touched
         fine, linear = self._levels[0](samples, smooth, hsi_valid, msi_valid)
         for coarser, level in itertools.pairwise(self._levels):
             fine, linear = level(coarser.pooled(fine), smooth, None, msi_valid)
-        return Parts(samples=samples, fine=fine, smooth=smooth, linear=linear)
+        if changed.any():
+            # There the MSI shows another scene: the samples alone are followed.
+            ratio, shift = self.spec.observed.ratio, self.calibration.operator.shift_px
+            blend = upsample(changed.to(fine), ratio, shift).clamp(0.0, 1.0)
+            fine = torch.lerp(fine, upsample(bridged(samples, known), ratio, shift), blend)
+            linear = linear * (1.0 - blend)
+        return Parts(samples=samples, fine=fine, smooth=smooth, linear=linear, changed=changed)
 
     def spectra(self, hsi: torch.Tensor, parts: Parts, hsi_valid: torch.Tensor | None = None) -> torch.Tensor:
         """The fused window of its parts, (N, C, H, W): the components, and what lies outside of the subspace."""
@@ -147,10 +182,25 @@ class MAPSubspace:
         kept = self._kept.to(hsi)[:, None, None]
         if kept.any():
             outside = hsi - mean - self._inside(parts.samples)
-            low = degrade(parts.linear, observed.ratio, observed.psf_sigma_px)
-            outside = kept * (outside - torch.einsum("ck,nkhw->nchw", lent, low))
-            fused += upsample(outside if hsi_valid is None else outside * hsi_valid, observed.ratio)
+            outside = kept * (outside - torch.einsum("ck,nkhw->nchw", lent, self.seen(parts.linear)))
+            shift = self.calibration.operator.shift_px
+            fused += upsample(outside if hsi_valid is None else outside * hsi_valid, observed.ratio, shift)
         return fused
+
+    def changed(
+        self,
+        hsi: torch.Tensor,
+        msi: torch.Tensor,
+        hsi_valid: torch.Tensor | None = None,
+        msi_valid: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Where the two images do not show the same, shape (N, 1, h, w), bool; arguments are those of a call."""
+        return self.parts(hsi, msi, hsi_valid, msi_valid).changed
+
+    def seen(self, fine: torch.Tensor) -> torch.Tensor:
+        """Fine images as the HSI's samples see them: (N, b, H, W) -> (N, b, h, w)."""
+        operator = self.calibration.operator
+        return degrade(fine, self.spec.observed.ratio, operator.sigma_px, operator.shift_px)
 
     def standard_error(self) -> torch.Tensor:
         """Posterior standard deviation, which recurs with the coarser samples, shape (C, p, p), float32, the HSI's unit.
@@ -170,6 +220,7 @@ def specify(observed: Observed) -> ModelSpec:
     """Needs: at each level the kriging's neighbors and the PSF around them, and a sample of the scene."""
     of_guides = guide_reach(observed)  # fine pixels
     reach = of_guides + _denoise.reach(observed) + sum(level.reach for level in levels(observed))
+    reach += _change.REACH * observed.ratio
     return ModelSpec(
         name="map_subspace",
         observed=observed,
@@ -196,7 +247,7 @@ def build(
     spec: ModelSpec,
     sums: Mapping[str, torch.Tensor] | None,
     weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
-) -> MAPSubspace:
+) -> MAPSubspace | GroupedModel:
     """The method, ready to run.
 
     Raises
@@ -204,7 +255,29 @@ def build(
     ValueError
         If the sums of the first pass are missing or hold too few pixels.
     """
-    return MAPSubspace(spec, Patches.from_sums(spec, sums))
+    model = MAPSubspace(spec, Patches.from_sums(spec, sums))
+    if len(set(model.band_shifts)) == 1:
+        return model
+    # Detectors that are displaced against each other: one estimate for each, of the same sample.
+    ratio = spec.observed.ratio
+    shifts = tuple((rows / ratio, cols / ratio) for rows, cols in model.band_shifts)
+    if max(abs(shift) for pair in shifts for shift in pair) > MOST_DISPLACED:
+        return model
+    displaced = replace(spec.observed, hsi_shifts=shifts)
+    groups = grouped(shifts)
+    patches = Patches.from_sums(spec, sums)
+    each = [
+        MAPSubspace(replace(spec, observed=of_group(displaced, bands)), replace(patches, hsi=patches.hsi[:, bands]))
+        for bands in groups
+    ]
+    return GroupedModel(spec, each, groups)
+
+
+def _unchanged(change: Change, components: torch.Tensor, guides: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Samples of the patches that did not change; all that are valid if next to none would be left."""
+    touched, _ = change(components.float(), guides, valid[:, None])
+    kept = valid & ~touched[:, 0]
+    return kept if int(kept.sum()) >= max(16, _FEWEST_KEPT * int(valid.sum())) else valid
 
 
 def _decorrelating(linear: torch.Tensor, components: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,7 @@ CARD = MethodCard(
     "Pan imagery, doi:10.14358/PERS.72.5.591",
     code="HyperFuse, Apache-2.0",
 )
+TAKES_DISPLACEMENT = True
 GAINS = (0.0, 2.0)
 """Least and largest ratio of the interpolated HSI and its low-pass guide by which detail is multiplied."""
 
@@ -50,7 +51,7 @@ class MTFGLP:
         """See `models.FusionModel`."""
         weights, bias = self._guide.weights.to(hsi), self._guide.bias.to(hsi)[:, None, None]
         low, detail = (torch.einsum("ck,nkhw->nchw", weights, part) for part in self._guide.split(msi))
-        gain = upsample(hsi, self.spec.observed.ratio)
+        gain = upsample(hsi, self.spec.observed.ratio, self.spec.observed.shift_px)
         fused = gain.clone()
         gain.div_(low.add_(bias).maximum(self._floor.to(hsi)[:, None, None])).clamp_(*GAINS)
         return fused.addcmul_(gain, detail)
@@ -62,8 +63,8 @@ def specify(observed: Observed) -> ModelSpec:
     return ModelSpec(
         name="mtf_glp",
         observed=observed,
-        halo=2 + math.ceil(around / observed.ratio),
-        hsi_reach=2,
+        halo=2 + observed.shift_reach + math.ceil(around / observed.ratio),
+        hsi_reach=2 + observed.shift_reach,
         msi_reach=around,
         multiple_of=observed.whole_blocks,
         needs_first_pass=True,

@@ -16,7 +16,12 @@ BLUR_REACH = 4.0
 """The Gaussian PSF is cut at this many standard deviations (5e-4 of its peak)."""
 
 
-def upsample(coarse: torch.Tensor, ratio: int) -> torch.Tensor:
+Shift = tuple[float, float]
+"""Rows and columns by which the center of a coarse sample lies beside the center of its block."""
+CENTERED: Shift = (0.0, 0.0)
+
+
+def upsample(coarse: torch.Tensor, ratio: int, shift_px: Shift = CENTERED) -> torch.Tensor:
     """Cubic convolution from coarse to fine pixels, pixel is area.
 
     Parameters
@@ -24,6 +29,8 @@ def upsample(coarse: torch.Tensor, ratio: int) -> torch.Tensor:
     coarse : Tensor, shape (..., h, w)
     ratio : int
         Fine pixels per coarse pixel along one axis.
+    shift_px : (float, float)
+        Displacement of the samples, in fine pixels.
 
     Returns
     -------
@@ -34,12 +41,12 @@ def upsample(coarse: torch.Tensor, ratio: int) -> torch.Tensor:
     Keys (1981), Cubic convolution interpolation for digital image processing, IEEE TASSP 29(6), 1153-1160 (a = -1/2).
     """
     height, width = coarse.shape[-2:]
-    rows = torch.as_tensor(_cubic_matrix(height, ratio)).to(coarse)
-    cols = torch.as_tensor(_cubic_matrix(width, ratio)).to(coarse)
+    rows = torch.as_tensor(_cubic_matrix(height, ratio, shift_px[0])).to(coarse)
+    cols = torch.as_tensor(_cubic_matrix(width, ratio, shift_px[1])).to(coarse)
     return rows @ coarse @ cols.T
 
 
-def degrade(fine: torch.Tensor, ratio: int, psf_sigma_px: float) -> torch.Tensor:
+def degrade(fine: torch.Tensor, ratio: int, psf_sigma_px: float, shift_px: Shift = CENTERED) -> torch.Tensor:
     """What the coarse sensor would have seen: Gaussian PSF, sampled at the centers of the coarse pixels.
 
     Parameters
@@ -48,6 +55,8 @@ def degrade(fine: torch.Tensor, ratio: int, psf_sigma_px: float) -> torch.Tensor
     ratio : int
     psf_sigma_px : float
         Standard deviation in fine pixels.
+    shift_px : (float, float)
+        Displacement of the samples, in fine pixels.
 
     Returns
     -------
@@ -58,14 +67,39 @@ def degrade(fine: torch.Tensor, ratio: int, psf_sigma_px: float) -> torch.Tensor
     Wald, Ranchin & Mangolini (1997), Fusion of satellite images of different spatial resolutions, PE&RS 63(6), 691-699.
     """
     height, width = (size // ratio for size in fine.shape[-2:])
-    rows = torch.as_tensor(blur_matrix(height, ratio, psf_sigma_px)).to(fine)
-    cols = torch.as_tensor(blur_matrix(width, ratio, psf_sigma_px)).to(fine)
+    rows, cols = (
+        torch.as_tensor(blur_matrix(size, ratio, psf_sigma_px, shift)).to(fine)
+        for size, shift in zip((height, width), shift_px, strict=True)
+    )
     return rows @ fine @ cols.T
 
 
-def blur_reach(ratio: int, psf_sigma_px: float) -> int:
+def degrade_slopes(fine: torch.Tensor, ratio: int, psf_sigma_px: float, shift_px: Shift = CENTERED) -> torch.Tensor:
+    """How `degrade` changes with the displacement of its samples and with the width of its PSF, to first order.
+
+    Parameters
+    ----------
+    fine, ratio, psf_sigma_px, shift_px
+        As for `degrade`.
+
+    Returns
+    -------
+    Tensor, shape (..., 3, h, w)
+        Change per fine pixel of displacement along rows and along columns, and per fine pixel squared of the PSF's variance.
+    """
+    sizes = [size // ratio for size in fine.shape[-2:]]
+    rows, cols = (
+        [torch.as_tensor(blur_matrix(n, ratio, psf_sigma_px, shift, order)).to(fine) for order in range(3)]
+        for n, shift in zip(sizes, shift_px, strict=True)
+    )
+    along = [row @ fine for row in rows]  # of the three orders, (..., h, W)
+    wider = (along[2] @ cols[0].T + along[0] @ cols[2].T) / 2
+    return torch.stack([along[1] @ cols[0].T, along[0] @ cols[1].T, wider], dim=-3)
+
+
+def blur_reach(ratio: int, psf_sigma_px: float, shift_px: float = 0.0) -> int:
     """Fine pixels beyond a coarse pixel that `degrade` still looks at."""
-    return int(np.ceil(BLUR_REACH * psf_sigma_px + ratio / 2))
+    return int(np.ceil(BLUR_REACH * psf_sigma_px + ratio / 2 + abs(shift_px)))
 
 
 def keys_kernel(distance: torch.Tensor) -> torch.Tensor:
@@ -77,9 +111,9 @@ def keys_kernel(distance: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=64)
-def _cubic_matrix(n_coarse: int, ratio: int) -> NDArray[np.float32]:
-    # The center of fine pixel i lies at (i + 1/2) / ratio - 1/2 on the axis of coarse centers.
-    center = (np.arange(n_coarse * ratio) + 0.5) / ratio - 0.5
+def _cubic_matrix(n_coarse: int, ratio: int, shift: float) -> NDArray[np.float32]:
+    # The center of fine pixel i lies at (i + 1/2) / ratio - 1/2 on the axis of block centers.
+    center = (np.arange(n_coarse * ratio) + 0.5 - shift) / ratio - 0.5
     base = np.floor(center).astype(int)
     matrix = np.zeros((n_coarse * ratio, n_coarse), np.float64)
     for tap in range(-1, 3):
@@ -90,14 +124,27 @@ def _cubic_matrix(n_coarse: int, ratio: int) -> NDArray[np.float32]:
     return matrix.astype(np.float32)
 
 
-@lru_cache(maxsize=64)
-def blur_matrix(n_coarse: int, ratio: int, sigma: float) -> NDArray[np.float32]:
-    """Weights of the fine pixels along one axis in each coarse pixel, shape (n_coarse, n_coarse * ratio); rows sum to 1."""
-    reach = blur_reach(ratio, sigma)
-    # Taps are symmetric about the center of the coarse pixel, which falls between two fine pixels for even ratios.
-    offset = np.arange(-reach, ratio + reach) - (ratio - 1) / 2
-    weight = np.exp(-0.5 * (offset / sigma) ** 2)
+@lru_cache(maxsize=128)
+def blur_matrix(n_coarse: int, ratio: int, sigma: float, shift: float = 0.0, order: int = 0) -> NDArray[np.float32]:
+    """Samples (n_coarse) of fine pixels (n_coarse * ratio) along one axis, or their derivative with respect to `shift`.
+
+    Parameters
+    ----------
+    n_coarse, ratio : int
+    sigma, shift : float
+        Standard deviation of the Gaussian, and displacement of the samples, in fine pixels.
+    order : {0, 1, 2}
+        Of the derivative; the second is also twice that with respect to the variance.
+    """
+    reach = blur_reach(ratio, sigma, shift)
+    # Taps are symmetric about the center of the sample, which falls between two fine pixels for even ratios.
+    offset = (np.arange(-reach, ratio + reach) - (ratio - 1) / 2 - shift) / sigma
+    weight = np.exp(-0.5 * offset**2)
     weight /= weight.sum()
+    if order:
+        slope = (offset / sigma, (offset**2 - 1.0) / sigma**2)[order - 1]
+        # A constant has no derivative, although the Gaussian is cut and sampled.
+        weight *= slope - weight @ slope
     matrix = np.zeros((n_coarse, n_coarse * ratio), np.float64)
     first = np.arange(n_coarse)[:, None] * ratio + np.arange(-reach, ratio + reach)[None, :]
     at = np.clip(first, 0, n_coarse * ratio - 1)

@@ -9,6 +9,8 @@ A method is one module of this package that defines
 - `LOSSES`: only if it is trained, names of terms in `models.losses` and their weights, as its paper trains it; pixel and
   spectral angle are taken where it is missing,
 - `first_pass(spec) -> FirstPass`: only if `spec.needs_first_pass`, sums over the scene that the method wants first,
+- `TAKES_DISPLACEMENT = True`: only if it works with samples beside the centers of their blocks (`Observed.shift_px`); for
+  all others the HSI must be resampled,
 - `build(spec, sums, weights) -> FusionModel`: the method, ready to run; without weights a network has seeded random ones.
 
 The caller owns tiles, padding, scaling, validity and devices: a method sees filled arrays whose origin lies on the
@@ -27,6 +29,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
+
+
+MOST_DISPLACED = 1.0
+"""Coarse pixels along an axis by which samples may lie beside their blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,9 @@ class Observed:
     msi_sigma_px: tuple[float, ...] = ()
     """Standard deviation of the Gaussian PSF of each MSI band, in fine pixels; empty if all are 0. The PSF of a band of
     step 1 belongs to the product's own pixel."""
+    hsi_shifts: tuple[tuple[float, float], ...] = ()
+    """Rows and columns by which the samples of each HSI band lie beside the centers of their blocks, in coarse pixels: one
+    pair per band, empty if none is displaced. The HSI is given as it was measured, not resampled."""
 
     def __post_init__(self) -> None:
         if min(self.hsi_bands, self.msi_bands) < 1 or self.ratio < 2 or not self.psf_sigma_px > 0:
@@ -68,6 +77,29 @@ class Observed:
         for name, values in (("msi_steps", self.msi_steps), ("msi_sigma_px", self.msi_sigma_px)):
             if values and (len(values) != self.msi_bands or min(values) < 0):
                 raise ValueError(f"{name} must have one value per MSI band ({self.msi_bands}), got {values}")
+
+        if self.hsi_shifts and len(self.hsi_shifts) != self.hsi_bands:
+            raise ValueError(
+                f"hsi_shifts must have one pair per HSI band ({self.hsi_bands}), got {len(self.hsi_shifts)}"
+            )
+        if any(not abs(shift) <= MOST_DISPLACED for pair in self.hsi_shifts for shift in pair):
+            raise ValueError(
+                f"samples may lie at most {MOST_DISPLACED} coarse pixels beside their blocks along an axis; move the HSI's "
+                "grid by whole pixels first"
+            )
+
+    @property
+    def shift_px(self) -> tuple[float, float]:
+        """Mean displacement of the HSI's samples, in fine pixels."""
+        if not self.hsi_shifts:
+            return 0.0, 0.0
+        rows, cols = (self.ratio * sum(axis) / self.hsi_bands for axis in zip(*self.hsi_shifts, strict=True))
+        return rows, cols
+
+    @property
+    def shift_reach(self) -> int:
+        """Coarse pixels farther that displaced samples look along an axis than others."""
+        return math.ceil(max(map(abs, self.shift_px)) / self.ratio)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -287,6 +319,11 @@ class Method:
         """What people should know of it."""
         return self.module.CARD
 
+    @property
+    def takes_displacement(self) -> bool:
+        """Whether `Observed.hsi_shifts` may be given; other methods want the HSI resampled."""
+        return bool(getattr(self.module, "TAKES_DISPLACEMENT", False))
+
     def specify(self, observed: Observed, **options: Any) -> ModelSpec:
         """Needs on this pair; options given here overrule those of the variant.
 
@@ -295,11 +332,32 @@ class Method:
         ValueError
             If the method cannot fuse such a pair.
         """
-        return replace(self.module.specify(observed, **{**self.options, **options}), name=self.name)
+        if any(map(any, observed.hsi_shifts)) and not self.takes_displacement:
+            raise ValueError(
+                f"{self.name} cannot work with displaced samples; resample the HSI to the MSI's grid for it"
+            )
+        options = {**self.options, **options}
+        parts = [self.module.specify(part, **options) for part, _ in _parts(observed)]
+        widest = max(parts, key=lambda part: part.halo)
+        return replace(
+            widest,
+            name=self.name,
+            observed=observed,
+            hsi_reach=max(part.hsi_reach for part in parts),
+            msi_reach=None if widest.msi_reach is None else max(part.msi_reach or 0 for part in parts),
+        )
 
     def first_pass(self, spec: ModelSpec, weights: Mapping[str, torch.Tensor] | None = None) -> FirstPass:
         """Sums wanted before `build`."""
-        return self.module.first_pass(spec, weights)
+        parts = _parts(spec.observed)
+        if len(parts) == 1:
+            return self.module.first_pass(spec, weights)
+        passes = [self.module.first_pass(self._of(spec, part), weights) for part, _ in parts]
+        return cast("FirstPass", _detectors().GroupedPass(passes, [bands for _, bands in parts]))
+
+    def _of(self, spec: ModelSpec, part: Observed) -> ModelSpec:
+        """The spec for the bands of one detector."""
+        return replace(self.module.specify(part, **spec.options), name=spec.name)
 
     def build(
         self,
@@ -314,7 +372,26 @@ class Method:
         ValueError
             If sums or weights are missing or do not fit.
         """
-        return self.module.build(spec, sums, weights)
+        parts = _parts(spec.observed)
+        if len(parts) == 1:
+            return self.module.build(spec, sums, weights)
+        own = [None if sums is None else _detectors().of_number(sums, number) for number in range(len(parts))]
+        built = [
+            self.module.build(self._of(spec, part), each, weights) for (part, _), each in zip(parts, own, strict=True)
+        ]
+        return cast("FusionModel", _detectors().GroupedModel(spec, built, [bands for _, bands in parts]))
+
+
+def _detectors() -> Any:
+    # Imported late, for it imports torch, which those who only ask for names and cards must not wait for.
+    return importlib.import_module("hyperfuse.models._detectors")
+
+
+def _parts(observed: Observed) -> list[tuple[Observed, list[int]]]:
+    """The pair of each detector, and its bands."""
+    if not observed.hsi_shifts:
+        return [(observed, list(range(observed.hsi_bands)))]
+    return [(_detectors().of_group(observed, bands), bands) for bands in _detectors().grouped(observed.hsi_shifts)]
 
 
 _NOT_METHODS = {"losses", "multiply_adds", "operators", "spec", "weights_io"}

@@ -25,6 +25,7 @@ class Features:
         n_products = len(self._first)
         self.n_free = 1 + n_bands
         """Constant and guides, which come first."""
+        self.n_features = self.n_free + n_products + len(self._centers)
         free = torch.arange(self.n_free)
         self.families = (
             free,

@@ -115,8 +115,8 @@ def degrade_guides(guides: torch.Tensor, observed: Observed) -> torch.Tensor:
     """
     sigmas = lacking_sigmas(observed, observed.psf_sigma_px)
     if len(set(sigmas)) == 1:
-        return degrade(guides, observed.ratio, sigmas[0])
-    each = [degrade(guides[:, k], observed.ratio, sigma) for k, sigma in enumerate(sigmas)]
+        return degrade(guides, observed.ratio, sigmas[0], observed.shift_px)
+    each = [degrade(guides[:, k], observed.ratio, sigma, observed.shift_px) for k, sigma in enumerate(sigmas)]
     return torch.stack(each, dim=1)
 
 
@@ -136,7 +136,8 @@ def sharpened_reach(observed: Observed) -> int:
 
 def low_pass_reach(observed: Observed) -> int:
     """Fine pixels from a guide's pixel to the farthest one of the degraded and interpolated guide that it changes."""
-    return blur_reach(observed.ratio, observed.psf_sigma_px) + math.ceil(2.5 * observed.ratio)
+    shift = max(map(abs, observed.shift_px))
+    return blur_reach(observed.ratio, observed.psf_sigma_px, shift) + math.ceil(2.5 * observed.ratio + shift)
 
 
 def kinds(observed: Observed) -> list[tuple[int, float]]:

@@ -77,7 +77,13 @@ def coarse_covariance(edge: int, length: float, sigma: float) -> torch.Tensor:
 
 @lru_cache(maxsize=256)
 def filters(
-    ratio: int, sigma: float, length: float, signal: float, target_sigma: float = 0.0
+    ratio: int,
+    sigma: float,
+    length: float,
+    signal: float,
+    target_sigma: float = 0.0,
+    *,
+    shift: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights of the samples around a coarse pixel in its fine pixels, and what they leave open.
 
@@ -91,6 +97,8 @@ def filters(
         Variance of the field over that of a sample's noise.
     target_sigma : float
         PSF of the fine pixels, in coarse pixels.
+    shift : (float, float)
+        Rows and columns by which the samples lie beside the centers of their blocks, in coarse pixels.
 
     Returns
     -------
@@ -100,7 +108,7 @@ def filters(
     """
     y, x = (axis.ravel().astype(np.float64) for axis in np.mgrid[-REACH : REACH + 1, -REACH : REACH + 1])
     phase = (np.arange(ratio) + 0.5) / ratio - 0.5
-    fine_y, fine_x = (axis.ravel() for axis in np.meshgrid(phase, phase, indexing="ij"))
+    fine_y, fine_x = (axis.ravel() for axis in np.meshgrid(phase - shift[0], phase - shift[1], indexing="ij"))
     samples = signal * covariance(np.hypot(y[:, None] - y, x[:, None] - x), length, 2.0 * sigma**2)
     samples[np.diag_indices(len(samples))] += 1.0
     across = signal * covariance(np.hypot(fine_y[:, None] - y, fine_x[:, None] - x), length, sigma**2 + target_sigma**2)

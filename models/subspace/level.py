@@ -7,22 +7,33 @@ of them, and the next from there to that of finer ones, with those alone. So a b
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import avg_pool2d, pad
 
-from hyperfuse.models.operators import blur_reach, degrade
+from hyperfuse.models.operators import Shift, blur_reach, degrade, degrade_slopes
 from hyperfuse.models.spec import Observed
 from hyperfuse.models.subspace import kriging as _kriging
+from hyperfuse.models.subspace.calibration import (
+    FARTHEST,
+    WIDEST,
+    Calibration,
+    Operator,
+    band_shifts,
+    calibrated,
+    detectors,
+    mean_shift,
+)
 from hyperfuse.models.subspace.features import Features
 from hyperfuse.models.subspace.guides import block_variance, guide_sigmas
 from hyperfuse.models.subspace.patches import EDGE, MOST
-from hyperfuse.models.subspace.regression import Fit, fit, products
+from hyperfuse.models.subspace.regression import Fit, fit_with, products
 
 _NO_BLUR = 0.1
 """Standard deviation (fine pixels) below which a Gaussian on pixels is none."""
-_SEEN = 0.9
+SEEN = 0.9
 """Share of a coarser sample's PSF that must lie on valid pixels for the sample to count."""
 _NARROWEST = 0.3
 """Least standard deviation (fine pixels) of the blur between two resolutions."""
@@ -65,20 +76,24 @@ class Level:
         Of the coarsest bands that take part.
     sampling : int
         Fine pixels from one coarser sample to the next.
-    sampled_sigma : float
-        PSF of the coarser samples (standard deviation, fine pixels).
+    operator : Operator
+        How the coarser samples see fine pixels.
     """
 
-    def __init__(self, observed: Observed, step: int, sampling: int, sampled_sigma: float) -> None:
+    def __init__(self, observed: Observed, step: int, sampling: int, operator: Operator) -> None:
         own = guide_sigmas(observed)
-        self.step, self.sampling, self.sampled_sigma = step, sampling, sampled_sigma
+        self.step, self.sampling, self.operator = step, sampling, operator
         finest = step == min(observed.steps)
         self.sigma = 0.0 if finest else max(own[k] for k, band_step in enumerate(observed.steps) if band_step == step)
         """PSF of the result (standard deviation, fine pixels), that of the guides; 0 for the product's own pixel."""
         self.bands = [k for k, band_step in enumerate(observed.steps) if band_step <= step]
         """Indices of the MSI bands that take part."""
         self._lacking = [math.sqrt(max(self.sigma**2 - own[k] ** 2, 0.0)) for k in self.bands]
-        self._unsharp = math.sqrt(max(sampled_sigma**2 - self.sigma**2, _NARROWEST**2))
+
+    @property
+    def unsharp(self) -> float:
+        """Blur that the guides lack of the samples (standard deviation, fine pixels)."""
+        return self._lacks(self.operator)
 
     @property
     def pooled_sigma(self) -> float:
@@ -87,25 +102,59 @@ class Level:
 
     @property
     def reach(self) -> int:
-        """Fine pixels from an MSI pixel to the farthest one of the result that it changes."""
+        """Fine pixels from an MSI pixel to the farthest one of the result that it changes, however it is calibrated."""
         guides = blur_reach(1, self.sigma) if self.sigma else 0
-        return (_kriging.REACH + 1) * self.sampling + blur_reach(self.sampling, self._unsharp) + guides
+        farthest = max(map(abs, self.operator.shift_px)) + FARTHEST * self.sampling
+        widest = self._lacks(replace(self.operator, sigma_px=WIDEST * self.operator.sigma_px))
+        return (_kriging.REACH + 1) * self.sampling + blur_reach(self.sampling, widest, farthest) + guides
 
     def pooled(self, image: torch.Tensor) -> torch.Tensor:
         """One sample per block of the step: (N, K, H, W) -> (N, K, H / step, W / step)."""
         return avg_pool2d(image, self.step)
+
+    def calibrate(self, sample: Sample, around: Surroundings) -> Calibration:
+        """Refine how the samples see fine pixels, by what they show of the guides."""
+        found = calibrated(self.operator, self.sampling, self._look(around), sample.values, sample.valid)
+        self.operator = found.operator
+        return found
+
+    def shifts(self, bands: torch.Tensor, valid: torch.Tensor, around: Surroundings) -> list[Shift]:
+        """Displacement of each HSI band's samples (fine pixels): one per run of bands between which it jumps.
+
+        Parameters
+        ----------
+        bands : Tensor, shape (M, C, h, w)
+        valid : Tensor, shape (M, h, w), bool
+        around : Surroundings
+        """
+        away, errors = band_shifts(self._look(around)(self.operator), bands, valid)
+        found: list[Shift] = []
+        for run in detectors(away, errors, self.sampling):
+            rows, cols = mean_shift(away[run], errors[run], self.sampling)
+            shift = self.operator.shift_px[0] + rows, self.operator.shift_px[1] + cols
+            found += [shift] * (run.stop - run.start)
+        return found
+
+    def _look(self, around: Surroundings) -> Callable[[Operator], torch.Tensor]:
+        """Constant, guides and slopes as an operator sees them, for `calibrated`."""
+        guides, cut = self._guides(around.smooth), around.rim // self.sampling
+        linear = guides - guides.mean(dim=(0, 2, 3), keepdim=True)
+        linear = linear / linear.square().mean().sqrt().clamp_min(1e-12)
+        linear = torch.cat([torch.ones_like(linear[:, :1]), linear], dim=1)
+        return lambda operator: self._seen(linear, operator, linear.shape[1])[..., cut:-cut, cut:-cut]
 
     def learn(self, around: Surroundings) -> torch.Tensor:
         """Choose features for a sample of the scene, and return them as the coarser samples see them.
 
         Returns
         -------
-        Tensor, shape (M, Q, h, w)
+        Tensor, shape (M, Q + 3 bands, h, w)
+            Features, and what the guides would bring if samples were displaced or blurred otherwise than believed.
         """
         guides, rim = self._guides(around.smooth), around.rim
         self.features = Features(guides[..., rim:-rim, rim:-rim].movedim(1, -1)[around.shown].T.double())
         cut = rim // self.sampling
-        return degrade(self.features(guides), self.sampling, self._unsharp)[..., cut:-cut, cut:-cut]
+        return self._seen(self.features(guides))[..., cut:-cut, cut:-cut]
 
     def settle(self, sample: Sample, seen: torch.Tensor) -> torch.Tensor:
         """Regress the sample on what it sees of the features, and make the filters.
@@ -115,17 +164,21 @@ class Level:
         Tensor, shape (K, sampling ** 2)
             Variance that they leave open in the pixels of a sample.
         """
-        fits = _fits(sample, seen, self.features, self.sampled_sigma / self.sampling)
-        self._coefficients = [fitted.coefficients.float() for fitted in fits]
+        fits = _fits(sample, seen, self.features, self.operator.sigma_px / self.sampling)
+        sizes = [len(family) for family in self.features.families]
+        self._coefficients = [fitted.coefficients[:, :n].float() for fitted, n in zip(fits, sizes, strict=True)]
+        self._doubts = [fitted.coefficients[:, n:].float() for fitted, n in zip(fits, sizes, strict=True)]
         self._filters, left = [], []
+        rows, cols = (shift / self.sampling for shift in self.operator.shift_px)
         for fitted in fits:
             each = [
                 _kriging.filters(
                     self.sampling,
-                    self.sampled_sigma / self.sampling,
+                    self.operator.sigma_px / self.sampling,
                     field.length,
                     field.signal,
                     self.sigma / self.sampling,
+                    shift=(rows, cols),
                 )
                 for field in fitted.fields
             ]
@@ -165,22 +218,59 @@ class Level:
         """
         features = self.features(self._guides(smooth))
         if shown is None or shown.all():
-            coarse = degrade(features, self.sampling, self._unsharp)
+            coarse = self._seen(features)
         else:
-            share = degrade(shown.to(samples), self.sampling, self._unsharp)
-            coarse = degrade(features * shown, self.sampling, self._unsharp) / share.clamp_min(_SEEN)
-            known = share > _SEEN if known is None else known & (share > _SEEN)
+            coarse, share = self._shown(features, shown, self.features.n_free)
+            known = share > SEEN if known is None else known & (share > SEEN)
         fine = samples.new_zeros(*samples.shape[:2], *smooth.shape[-2:])
-        for columns, coefficients, weights in zip(
-            self.features.families, self._coefficients, self._filters, strict=True
+        n_features = features.shape[1]
+        for columns, coefficients, doubts, weights in zip(
+            self.features.families, self._coefficients, self._doubts, self._filters, strict=True
         ):
             mapped = coefficients.to(samples)
             residual = samples - torch.einsum("kq,nqhw->nkhw", mapped, coarse[:, columns])
+            # What the samples owe to another operator than the believed one is theirs alone: the fine pixels have none.
+            residual -= torch.einsum("kq,nqhw->nkhw", doubts.to(samples), coarse[:, n_features:])
             if known is not None:
                 residual = _kriging.bridged(residual, known)
             fine += torch.einsum("kq,nqhw->nkhw", mapped, features[:, columns])
             fine += _kriging.predict(residual, weights.to(samples), self.sampling)
         return fine / len(self._filters), features[:, 1 : self.features.n_free]
+
+    def guides(
+        self, smooth: torch.Tensor, shown: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The linear guides as the samples see them, (N, bands, h, w), and the share of a sample that is shown."""
+        linear = self.features.linear(self._guides(smooth))
+        if shown is None or shown.all():
+            return degrade(linear, self.sampling, self.unsharp, self.operator.shift_px), None
+        how = self.sampling, self.unsharp, self.operator.shift_px
+        share = degrade(shown.to(linear), *how)
+        return degrade(linear * shown, *how) / share.clamp_min(SEEN), share
+
+    def _shown(self, features: torch.Tensor, shown: torch.Tensor, n_free: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """`_seen` where pixels are missing, and the share of each sample, (N, 1, h, w), that is not."""
+        how = self.sampling, self.unsharp, self.operator.shift_px
+        mask = shown.to(features)
+        share, turns = degrade(mask, *how), degrade_slopes(mask, *how)  # (N, 1, h, w), (N, 1, 3, h, w)
+        coarse = self._seen(features * mask) / share.clamp_min(SEEN)
+        # Of a mean over what is shown: where that share itself changes with the operator, the mean changes less.
+        values = coarse[:, 1:n_free]
+        each = [values * turns[:, :, which] for which in range(turns.shape[2])]
+        coarse[:, features.shape[1] :] -= torch.cat(each, dim=1) / share.clamp_min(SEEN)
+        return coarse, share
+
+    def _seen(
+        self, features: torch.Tensor, operator: Operator | None = None, n_free: int | None = None
+    ) -> torch.Tensor:
+        """Features (N, Q, H, W) as the coarser samples see them, and the slopes of the guides, (N, Q + 3 bands, h, w)."""
+        operator, n_free = operator or self.operator, n_free or self.features.n_free
+        how = self.sampling, self._lacks(operator), operator.shift_px
+        slopes = degrade_slopes(features[:, 1:n_free], *how).movedim(2, 1).flatten(1, 2)
+        return torch.cat([degrade(features, *how), slopes], dim=1)
+
+    def _lacks(self, operator: Operator) -> float:
+        return math.sqrt(max(operator.sigma_px**2 - self.sigma**2, _NARROWEST**2))
 
     def _guides(self, smooth: torch.Tensor) -> torch.Tensor:
         """The level's bands, all at its resolution."""
@@ -195,10 +285,10 @@ def levels(observed: Observed) -> list[Level]:
     """From the coarsest step below the ratio to the finest; a band no finer than the HSI is left out."""
     finest = min(observed.steps)
     made: list[Level] = []
-    sampling, sampled_sigma = observed.ratio, observed.psf_sigma_px
+    sampling, operator = observed.ratio, Operator(sigma_px=observed.psf_sigma_px, shift_px=observed.shift_px)
     for step in sorted({step for step in observed.steps if step < observed.ratio} | {finest}, reverse=True):
-        made.append(Level(observed, step, sampling, sampled_sigma))
-        sampling, sampled_sigma = step, made[-1].pooled_sigma
+        made.append(Level(observed, step, sampling, operator))
+        sampling, operator = step, Operator(sigma_px=made[-1].pooled_sigma)
     return made
 
 
@@ -213,7 +303,13 @@ def _fits(sample: Sample, seen: torch.Tensor, features: Features, sigma: float) 
         columns, valid = columns[used], valid[used]
     whitened = products(columns.flatten(2).transpose(1, 2).contiguous(), valid.flatten(1), sigma)
     n_samples = int(valid.sum())
-    return [fit(whitened, family, features.n_free, n_components, n_samples) for family in features.families]
+    n_slopes = (seen.shape[1] - features.n_features) // 3
+    slopes = features.n_features + torch.arange(3 * n_slopes)
+    doubts = (slopes[: 2 * n_slopes], slopes[2 * n_slopes :])
+    return [
+        fit_with(whitened, family, doubts, n_free=features.n_free, n_components=n_components, n_samples=n_samples)
+        for family in features.families
+    ]
 
 
 def _smaller(patches: torch.Tensor) -> torch.Tensor:

@@ -127,7 +127,8 @@ class PatchPass:
 
 def _margin(observed: Observed) -> int:
     """Coarse pixels around a patch in which the HSI's PSF looks, as whole blocks of every MSI band."""
-    reach = math.ceil(blur_reach(observed.ratio, observed.psf_sigma_px) / observed.ratio)
+    shift = max(map(abs, observed.shift_px))
+    reach = math.ceil(blur_reach(observed.ratio, observed.psf_sigma_px, shift) / observed.ratio)
     return math.ceil(reach / observed.whole_blocks) * observed.whole_blocks
 
 

@@ -15,8 +15,11 @@ Code: written from the references for HyperFuse, Apache-2.0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -26,6 +29,9 @@ LENGTHS = (0.25, 1.0, 4.0)
 """Of the field, in coarse pixels."""
 SIGNALS = tuple(10.0 ** (half / 2) for half in range(-4, 13))
 """Variance of the field over that of the noise."""
+PENALTY = 1.0
+"""Of a further free column, in logarithms of the number of samples: twice that of the Bayesian information criterion. Bands
+of a good image differ by some hundredths of a pixel as well, and there the fine pixels do so too."""
 _WIDTHS = torch.logspace(-7, 3, 31, dtype=torch.float64)
 """Of the prior's inverse width, as a share of the largest eigenvalue per sample."""
 
@@ -50,6 +56,8 @@ class Fit:
     """Of each component's residual."""
     noise: torch.Tensor
     """Variance of each component's noise, shape (K,), float64."""
+    evidence: torch.Tensor
+    """Log likelihood of each component, not restricted: comparable between sets of free columns; shape (K,), float64."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,6 +86,12 @@ def products(samples: torch.Tensor, valid: torch.Tensor, sigma: float) -> list[_
     return [_whitened(samples, valid, field, covariance) for field, covariance in _fields(edge, sigma)]
 
 
+def whitened_gram(samples: torch.Tensor, valid: torch.Tensor, field: Field, sigma: float) -> torch.Tensor:
+    """Products of all columns under one field, shape (Q, Q); arguments are those of `products`."""
+    edge = round(samples.shape[1] ** 0.5)
+    return _whitened(samples, valid, field, _covariance(edge, field, sigma)).gram
+
+
 def fit(whitened: list[_Products], columns: torch.Tensor, n_free: int, n_components: int, n_samples: int) -> Fit:
     """The likeliest regression of each component on some of the features.
 
@@ -89,29 +103,100 @@ def fit(whitened: list[_Products], columns: torch.Tensor, n_free: int, n_compone
         Features that take part; the first `n_free` have a flat prior.
     n_free, n_components, n_samples : int
     """
-    best = torch.full((n_components,), -torch.inf, dtype=torch.float64)
+    best, evidence = (torch.full((n_components,), -torch.inf, dtype=torch.float64) for _ in range(2))
     coefficients = torch.zeros(n_components, len(columns), dtype=torch.float64)
     noise = torch.ones(n_components, dtype=torch.float64)
     fields = [whitened[0].field] * n_components
     for sums in whitened:
-        likelihood, candidate, variance = _likeliest(sums, columns, n_free, n_components, n_samples)
+        likelihood, candidate, variance, unrestricted = _likeliest(sums, columns, n_free, n_components, n_samples)
         better = likelihood > best
         best = torch.where(better, likelihood, best)
         coefficients[better] = candidate[better]
         noise[better] = variance[better]
+        evidence[better] = unrestricted[better]
         for k in torch.nonzero(better).flatten().tolist():
             fields[k] = sums.field
-    return Fit(coefficients=coefficients, fields=tuple(fields), noise=noise)
+    return Fit(coefficients=coefficients, fields=tuple(fields), noise=noise, evidence=evidence)
+
+
+def fit_with(
+    whitened: list[_Products],
+    columns: torch.Tensor,
+    doubts: Sequence[torch.Tensor],
+    *,
+    n_free: int,
+    n_components: int,
+    n_samples: int,
+) -> Fit:
+    """The likeliest regression, with further free columns for each component that bears them out.
+
+    Each set of `doubts` takes part in a component's regression if it is likelier by more than `PENALTY` allows for.
+
+    Parameters
+    ----------
+    whitened, columns, n_free, n_components, n_samples
+        As for `fit`.
+    doubts : sequence of Tensor of int
+        Sets of columns.
+
+    Returns
+    -------
+    Fit
+        Coefficients of `columns`, then of all doubts in turn, 0 where they take no part.
+
+    References
+    ----------
+    Schwarz (1978), Estimating the dimension of a model, Annals of Statistics 6(2), 461-464.
+    """
+    free, rest = columns[:n_free], columns[n_free:]
+    sizes = [len(free), *(len(doubt) for doubt in doubts), len(rest)]
+    best = fit(whitened, columns, n_free, n_components, n_samples)
+    # Further columns change the residual's field little, so that only fields are tried which the components have anyway.
+    whitened = [sums for sums in whitened if sums.field in best.fields]
+    score = torch.full((n_components,), -torch.inf, dtype=torch.float64)
+    for taken in itertools.product((False, True), repeat=len(doubts)):  # none first
+        parts = [free, *(doubt for doubt, takes in zip(doubts, taken, strict=True) if takes), rest]
+        n_taken = sum(len(part) for part in parts[:-1])
+        fitted = fit(whitened, torch.cat(parts), n_taken, n_components, n_samples)
+        split = list(fitted.coefficients.split([len(part) for part in parts], dim=1))
+        at_free, at_rest, at_doubts = split[0], split[-1], iter(split[1:-1])
+        each = [
+            next(at_doubts) if takes else at_free.new_zeros(n_components, size)
+            for takes, size in zip(taken, sizes[1:-1], strict=True)
+        ]
+        fitted = replace(fitted, coefficients=torch.cat([at_free, at_rest, *each], dim=1))
+        criterion = fitted.evidence - PENALTY * n_taken * math.log(max(n_samples, 2))
+        best = _either(criterion > score, fitted, best) if any(taken) else fitted
+        score = torch.maximum(score, criterion)
+    return best
+
+
+def _either(first: torch.Tensor, one: Fit, other: Fit) -> Fit:
+    """Components of one fit where `first` holds, of the other elsewhere."""
+    return Fit(
+        coefficients=torch.where(first[:, None], one.coefficients, other.coefficients),
+        fields=tuple(a if takes else b for a, b, takes in zip(one.fields, other.fields, first.tolist(), strict=True)),
+        noise=torch.where(first, one.noise, other.noise),
+        evidence=torch.where(first, one.evidence, other.evidence),
+    )
 
 
 def _fields(edge: int, sigma: float) -> Iterator[tuple[Field, torch.Tensor]]:
     for length in LENGTHS:
-        shape = coarse_covariance(edge, length, sigma)
         for signal in SIGNALS:
-            yield (
-                Field(length=length, signal=signal),
-                signal * shape + torch.eye(len(shape), dtype=shape.dtype, device=shape.device),
-            )
+            field = Field(length=length, signal=signal)
+            yield field, _covariance(edge, field, sigma)
+
+
+def _covariance(edge: int, field: Field, sigma: float) -> torch.Tensor:
+    """Of the samples of a patch, in units of the noise's variance."""
+    shape = _shape(edge, field.length, sigma)
+    return field.signal * shape + torch.eye(len(shape), dtype=shape.dtype)
+
+
+@lru_cache(maxsize=16)
+def _shape(edge: int, length: float, sigma: float) -> torch.Tensor:
+    return coarse_covariance(edge, length, sigma)
 
 
 def _whitened(samples: torch.Tensor, valid: torch.Tensor, field: Field, covariance: torch.Tensor) -> _Products:
@@ -136,8 +221,11 @@ def _whitened(samples: torch.Tensor, valid: torch.Tensor, field: Field, covarian
 
 def _likeliest(
     sums: _Products, columns: torch.Tensor, n_free: int, n_components: int, n_samples: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Restricted log likelihood, coefficients and noise variance of each component, at the best width of the prior."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Restricted log likelihood, coefficients, noise variance and log likelihood of each component.
+
+    All at the width of the prior where the restricted likelihood is largest.
+    """
     split = sums.gram.shape[0] - n_components
     gram = sums.gram[columns][:, columns]
     cross = sums.gram[columns, split:]  # (Q, K)
@@ -162,4 +250,7 @@ def _likeliest(
     best, at = likelihood.max(dim=0)  # (K,)
     penalized = vectors @ (along / (values[:, None] + inverse_width[at, 0, 0]))
     coefficients = torch.cat([of_components - of_rest @ penalized, penalized]).T
-    return best, coefficients, variance.gather(0, at[None])[0]
+    noise = variance.gather(0, at[None])[0]
+    n_all = max(n_samples, 1)
+    evidence = -0.5 * (n_all * (noise * n_left / n_all).log() + freedom[at, 0] + sums.log_det)
+    return best, coefficients, noise, evidence

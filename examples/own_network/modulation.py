@@ -1,4 +1,4 @@
-"""Smoothing filter-based intensity modulation (SFIM): an example of a network in one file.
+"""Modulation of the HSI by the mean intensity of the MSI: an example of a network in one file.
 
 Paper: Liu (2000), Smoothing filter-based intensity modulation: a spectral preserve image fusion technique for improving
 spatial details, International Journal of Remote Sensing 21(18), 3461-3472.
@@ -28,7 +28,7 @@ GAINS = (0.5, 2.0)
 """Least and largest modulation: a dark intensity must not divide by next to nothing."""
 
 
-class SFIM:
+class Modulation:
     """Fused = U * intensity / smoothed intensity, with U the interpolated HSI and the intensity the mean of the MSI bands."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -47,7 +47,7 @@ def specify(observed: Observed) -> ModelSpec:
     """Needs: the cubic kernel's two coarse pixels, and what the smoothed intensity looks at."""
     around = guide_reach(observed) + low_pass_reach(observed)  # fine pixels
     return ModelSpec(
-        name="sfim",
+        name="modulation",
         observed=observed,
         halo=2 + math.ceil(around / observed.ratio),
         hsi_reach=2,
@@ -60,6 +60,6 @@ def build(
     spec: ModelSpec,
     sums: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (needs no first pass)
     weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
-) -> SFIM:
+) -> Modulation:
     """The method, ready to run."""
-    return SFIM(spec)
+    return Modulation(spec)
