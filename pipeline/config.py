@@ -216,8 +216,9 @@ class RunConfig(_Frozen):
     """Fine pixels per coarse pixel; the rounded ratio of the ground sampling distances unless given."""
     psf_mtf: float | None = Field(default=None, gt=0, lt=1)
     """Modulation of the HSI at its Nyquist frequency; the sensor's own unless given."""
-    observe: Literal["tables", "blind"] = "tables"
-    """PSF and SRF: by the tables of the sensors, or estimated from the pair where nobody knows them."""
+    observe: Literal["auto", "tables", "blind"] = "auto"
+    """PSF and SRF: `auto` measures the PSF on the pair and takes it where the scene tells it, else that of the sensor's table or
+    of `psf_mtf`, and the SRF of the tables; `tables` measures neither, `blind` both."""
     strict: bool = False
     """Correct the product by back-projection until it agrees with the HSI within the HSI's noise."""
     align: AlignConfig = AlignConfig()

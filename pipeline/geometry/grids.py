@@ -176,9 +176,9 @@ def block_steps(bands: Bands, gsd_m: float) -> tuple[int, ...]:
     return tuple(max(1, round(own / gsd_m)) for own in bands.gsd_m[bands.good])
 
 
-def on_lattice(source: GeoBox, target: GeoBox) -> tuple[int, int] | None:
+def on_lattice(source: GeoBox, target: GeoBox | None) -> tuple[int, int] | None:
     """Row and column of the target's first pixel in the source, or None if their pixels do not coincide."""
-    if source.crs != target.crs:
+    if target is None or source.crs != target.crs:
         return None
     between = ~source.affine @ target.affine
     # The matrix may be off by a thousandth of a pixel at the far end of the target, not only at its origin.

@@ -9,10 +9,12 @@ support, so no seam can occur between windows. GDAL's warp is the oracle in the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
@@ -52,7 +54,8 @@ def warp(
     -------
     ndarray, shape (band, y, x), float32
         NaN where the scene's samples are invalid, and outside it; its outermost pixels are repeated for up to one
-        target pixel, so that target pixels across its edge have a value. A lattice that coincides is copied bit by bit.
+        target pixel, so that target pixels across its edge have a value. A lattice that coincides, displaced or not, is
+        copied bit by bit.
 
     Raises
     ------
@@ -64,7 +67,7 @@ def warp(
     Keys (1981), Cubic convolution interpolation for digital image processing, IEEE TASSP 29(6), 1153-1160 (a = -1/2).
     """
     rows, cols = window
-    offset = None if displacement else on_lattice(scene.geobox, target)
+    offset = on_lattice(scene.geobox, _moved(target, displacement))
     if offset is not None:
         return _copy(
             scene,
@@ -88,6 +91,55 @@ def warp(
     out[:] = gathered.numpy()
     out[:, ~inside] = np.nan
     return out
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a scene's own samples lie on another lattice of equal pixels: none is resampled."""
+
+    displacement: Displacement
+    """Whole pixels: takes each pixel of the target to the center of the scene's pixel that lies nearest."""
+    offset_px: tuple[float, float]
+    """Rows and columns (target pixels) by which those samples lie beside the centers of the target's pixels; at most a half."""
+
+
+def as_measured(scene: GeoBox, target: GeoBox, displacement: Displacement = NO_DISPLACEMENT) -> Measured | None:
+    """The scene's samples on a lattice of equal pixels, beside which they lie by one offset everywhere; None if they do not.
+
+    Parameters
+    ----------
+    scene, target : GeoBox
+    displacement : Displacement
+        As for `warp`; only a shift is one offset everywhere.
+    """
+    if scene.crs != target.crs or displacement.slope != (0.0, 0.0, 0.0, 0.0) or displacement.field is not None:
+        return None
+    at = source_pixels(scene, target, (slice(0, 1), slice(0, 1)), displacement)
+    row, col = (float(axis[0, 0]) for axis in at)
+    beside_row, beside_col = round(row) - row, round(col) - col
+    # The move that takes centers to centers; the grids' own axes tell what a pixel is in units of the CRS.
+    east, north = (
+        target.affine.a * beside_col + target.affine.b * beside_row,
+        target.affine.d * beside_col + target.affine.e * beside_row,
+    )
+    sign = -1.0 if displacement.backward else 1.0
+    whole = displacement.model_copy(
+        update={"east": displacement.east + sign * east, "north": displacement.north + sign * north}
+    )
+    if on_lattice(scene, _moved(target, whole)) is None:
+        return None
+    return Measured(displacement=whole, offset_px=(beside_row, beside_col))
+
+
+def _moved(target: GeoBox, displacement: Displacement) -> GeoBox | None:
+    """The lattice on which the scene shows the target's pixels; None where that is no lattice of equal pixels."""
+    if not displacement:
+        return target
+    if displacement.slope != (0.0, 0.0, 0.0, 0.0) or displacement.field is not None:
+        return None
+    sign = -1.0 if displacement.backward else 1.0
+    move = Affine.translation(sign * displacement.east, sign * displacement.north)
+    return GeoBox(target.shape, move @ target.affine, target.crs)
 
 
 def source_pixels(

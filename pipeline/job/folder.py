@@ -105,7 +105,7 @@ class Job:
         # A warped MSI has no blocks of equal pixels.
         blocks = self.record.grid.block > 1
         steps = block_steps(msi_bands, self.record.msi.gsd_m) if blocks else (1,) * len(msi_bands)
-        stepped = max(steps, default=1) > 1
+        stepped, chosen = max(steps, default=1) > 1, method(self.config.network)
         observed = Observed(
             hsi_bands=len(observation.srf[0]),
             msi_bands=len(observation.srf),
@@ -114,8 +114,9 @@ class Job:
             srf=observation.srf,
             msi_steps=steps if stepped else (),
             msi_sigma_px=self._msi_sigma_px(steps, msi_bands) if stepped else (),
+            hsi_shifts=observation.hsi_shifts(self.record.grid.ratio) if chosen.takes_displacement else (),
         )
-        return method(self.config.network).specify(observed, **self.record.options)
+        return chosen.specify(observed, **self.record.options)
 
     def tiled(self, spec: ModelSpec) -> TilePlan:
         """Tiles for a method of such needs."""

@@ -16,7 +16,11 @@ _MAX_CENTER_PX = 0.5
 
 def tell_observation(job: StagedJob) -> None:
     """PSF and responses, and MSI bands that do not follow from the HSI."""
-    observation, (y, x) = job.observation, job.observation.psf_center_px
+    observation = job.observation
+    y, x = (
+        found - told
+        for found, told in zip(observation.psf_center_px, job.staged.samples_beside_px or (0.0, 0.0), strict=True)
+    )
     if observation.note:
         log.warning("observation model: %s", observation.note)
     log.info(
@@ -26,7 +30,11 @@ def tell_observation(job: StagedJob) -> None:
         observation.srf_origin,
     )
     if math.hypot(y, x) > _MAX_CENTER_PX:
-        log.warning("the PSF lies %.2f, %.2f fine px (y, x) off center: the scenes are not well registered", y, x)
+        log.warning(
+            "the PSF lies %.2f, %.2f fine px (y, x) beside where registration expects it: look at the registration",
+            y,
+            x,
+        )
     centers = job.staged_bands[1][job.staged.msi.kept].center_nm
     for nm, misfit in zip(centers, observation.misfit, strict=False):
         if misfit is not None and misfit.r2 < GOOD_R2:

@@ -138,6 +138,9 @@ class StagedRecord(BaseModel):
     """How the two sensors see the scene."""
     scale: float
     """Physical value of one count of an int16 product."""
+    samples_beside_px: tuple[float, float] | None = None
+    """Rows and columns (fine pixels) by which the HSI's samples lie beside their pixels, by grids and registration, where they
+    were copied as they were measured; None where they were resampled to the centers of their pixels."""
     harmony: Harmony | None = None
     """How the MSI is brought to the radiometry of the HSI."""
 

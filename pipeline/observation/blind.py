@@ -80,7 +80,7 @@ def blind(start: Observation, sample: Sample, hsi: Bands, msi: Bands) -> Observa
     if not seen:
         raise NotEstimable("no MSI band lies within the HSI's range")
     spectra = _Spectra.of(sample)
-    psf = Psf(start.psf_sigma_px)
+    psf = start.hsi_psf
     srf = np.zeros((len(msi), len(hsi)))
     for _ in range(_ROUNDS):
         blurred = sample.strongly_blurred(sample.degraded(psf)).mean(axis=0)

@@ -52,7 +52,7 @@ def gaussian_taps(distance: NDArray[np.floating], sigma: float, cut: float = mat
     return cast("F64", weights / weights.sum(axis=-1, keepdims=True))
 
 
-def taps(coarse: range, fine: range, ratio: int, sigma_px: float) -> F32:
+def taps(coarse: range, fine: range, ratio: int, sigma_px: float, shift_px: float = 0.0) -> F32:
     """Weights of a stretch of fine pixels in a stretch of coarse ones along one axis, as `models.operators.degrade` has them.
 
     Returns
@@ -60,22 +60,25 @@ def taps(coarse: range, fine: range, ratio: int, sigma_px: float) -> F32:
     ndarray, shape (coarse pixel, fine pixel)
         A row sums to 1 where the stretch holds all that the PSF of its coarse pixel reaches.
     """
-    kernel = coarse_pixel(ratio, sigma_px)
+    kernel = coarse_pixel(ratio, sigma_px, shift_px)
     reach = (len(kernel) - ratio) // 2
     at = np.arange(fine.start, fine.stop) - np.arange(coarse.start, coarse.stop)[:, None] * ratio + reach
     return np.asarray(np.where((at >= 0) & (at < len(kernel)), kernel[at.clip(0, len(kernel) - 1)], np.float32(0)))
 
 
 @lru_cache(maxsize=64)
-def coarse_pixel(ratio: int, sigma_px: float) -> F32:
-    """Weights of the fine pixels that one coarse pixel sees along an axis: its own and `blur_reach` on each side."""
-    around = psf_reach(ratio, sigma_px)
-    reach = blur_reach(ratio, sigma_px)
+def coarse_pixel(ratio: int, sigma_px: float, shift_px: float = 0.0) -> F32:
+    """Weights of the fine pixels that one coarse pixel sees along an axis: its own and `blur_reach` on each side.
+
+    Its center lies `shift_px` fine pixels beside that of its block.
+    """
+    around = psf_reach(ratio, sigma_px, shift_px)
+    reach = blur_reach(ratio, sigma_px, shift_px)
     # The middle of as many coarse pixels as keep the rim out of its reach.
-    middle: F32 = blur_matrix(2 * around + 1, ratio, sigma_px)[around]
+    middle: F32 = blur_matrix(2 * around + 1, ratio, sigma_px, shift_px)[around]
     return middle[around * ratio - reach : (around + 1) * ratio + reach]
 
 
-def psf_reach(ratio: int, sigma_px: float) -> int:
+def psf_reach(ratio: int, sigma_px: float, shift_px: float = 0.0) -> int:
     """Coarse pixels from a fine pixel's own to the farthest whose PSF sees it."""
-    return -(-blur_reach(ratio, sigma_px) // ratio)
+    return -(-blur_reach(ratio, sigma_px, shift_px) // ratio)

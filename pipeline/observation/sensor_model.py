@@ -16,7 +16,7 @@ GOOD_R2 = 0.9
 """An MSI band of whose variance at the coarse pixels the HSI predicts less than this is named in the log."""
 
 
-Origin = Literal["given", "sensor", "table", "blind"]
+Origin = Literal["given", "sensor", "table", "measured", "blind"]
 
 
 class Observation(BaseModel):
@@ -27,9 +27,12 @@ class Observation(BaseModel):
     psf_sigma_px: float
     """Standard deviation of the HSI's Gaussian PSF, in fine pixels."""
     psf_center_px: tuple[float, float] = (0.0, 0.0)
-    """Center (y, x) of the PSF from the center of the coarse pixel, in fine pixels: what is left of a misregistration."""
+    """Center (y, x) of the PSF from the center of the coarse pixel, in fine pixels: where the HSI's samples lie, as they were
+    measured, and what is left of a misregistration."""
+    band_shifts_px: tuple[tuple[float, float], ...] = ()
+    """Rows and columns (fine pixels) by which each HSI band's samples lie beside that center; empty if all lie there."""
     psf_origin: Origin
-    """`given` by the user, from the MTF of the `sensor`, or estimated (`blind`)."""
+    """`given` by the user, from the MTF of the `sensor`, `measured` on the pair, or estimated together with the SRF (`blind`)."""
     srf: tuple[tuple[float, ...], ...]
     """Weights of the HSI bands in each MSI band; rows sum to 1, or to 0 where the HSI does not see the band."""
     srf_origin: Origin
@@ -40,6 +43,19 @@ class Observation(BaseModel):
     """Per MSI band, None where the HSI does not see it; empty if too few pixels are valid to tell."""
     note: str = ""
     """Why it was not tested, or not estimated though that was asked for; empty otherwise."""
+
+    @property
+    def hsi_psf(self) -> Psf:
+        """The PSF of all bands."""
+        return Psf(self.psf_sigma_px, *self.psf_center_px)
+
+    def hsi_shifts(self, ratio: int) -> tuple[tuple[float, float], ...]:
+        """Rows and columns (coarse pixels) by which each HSI band's samples lie beside their pixels; empty if none does."""
+        n_bands = len(self.srf[0]) if self.srf else 0
+        beside = self.band_shifts_px or ((0.0, 0.0),) * n_bands
+        (y, x) = self.psf_center_px
+        shifts = tuple(((y + row) / ratio, (x + col) / ratio) for row, col in beside)
+        return shifts if any(any(pair) for pair in shifts) else ()
 
 
 def known(hsi: Bands, msi: Bands, *, psf_sigma_px: float, psf_origin: Origin) -> Observation:
@@ -56,7 +72,7 @@ def known(hsi: Bands, msi: Bands, *, psf_sigma_px: float, psf_origin: Origin) ->
 
 def with_misfit(observation: Observation, sample: Sample) -> Observation:
     """The same observation model with its misfit on a sample of the pair."""
-    psf = Psf(observation.psf_sigma_px, *observation.psf_center_px)
+    psf = observation.hsi_psf
     srf = np.array(observation.srf)
     low = sample.degraded(psf)[:, sample.valid].astype(np.float64) + sample.msi_mean[:, None]
     misfit = tuple(

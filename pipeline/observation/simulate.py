@@ -25,7 +25,7 @@ from hyperfuse.catalogs.references.cubes import ReferenceCube
 from hyperfuse.catalogs.references.responses import BandSet, band_set
 from hyperfuse.catalogs.sensors import sigma_from_mtf
 from hyperfuse.models import Observed
-from hyperfuse.models.operators import BLUR_REACH, degrade
+from hyperfuse.models.operators import BLUR_REACH, CENTERED, Shift, degrade
 from hyperfuse.pipeline.observation.field import (
     Planting,
     band_shifts,
@@ -131,7 +131,7 @@ def simulate(cube: ReferenceCube, protocol: Protocol) -> SimulatedPair:
     )
 
 
-def blurred(fine: Cube, step: int, mtf_nyquist: float) -> Cube:
+def blurred(fine: Cube, step: int, mtf_nyquist: float, shift_px: Shift = CENTERED) -> Cube:
     """A cube as a sensor with coarser pixels sees it: Gaussian PSF, block centers, mirrored rim.
 
     Parameters
@@ -142,13 +142,15 @@ def blurred(fine: Cube, step: int, mtf_nyquist: float) -> Cube:
         Fine pixels per coarse pixel along one axis.
     mtf_nyquist : float
         Modulation at the Nyquist frequency of the coarse pixels.
+    shift_px : (float, float)
+        Rows and columns (fine pixels) by which the centers of the samples lie beside those of their blocks.
 
     Returns
     -------
     ndarray, shape (band, y / step, x / step), float32
         NaN where the PSF touches a hole.
     """
-    return _degraded(fine, step, sigma_from_mtf(mtf_nyquist, step))
+    return _degraded(fine, step, sigma_from_mtf(mtf_nyquist, step), shift_px)
 
 
 def refuse_small(truth: Cube, protocol: Protocol, name: str) -> None:
@@ -168,14 +170,14 @@ def refuse_small(truth: Cube, protocol: Protocol, name: str) -> None:
         )
 
 
-def _degraded(fine: Cube, step: int, sigma_px: float) -> Cube:
+def _degraded(fine: Cube, step: int, sigma_px: float, shift_px: Shift = CENTERED) -> Cube:
     # `degrade` repeats the outermost pixel; mirroring is the protocol's, so a mirrored margin is added and cut off.
-    margin = math.ceil((BLUR_REACH * sigma_px + step / 2) / step)
+    margin = math.ceil((BLUR_REACH * sigma_px + step / 2 + max(map(abs, shift_px))) / step)
     invalid = np.isnan(fine)
 
     def coarse(image: Cube) -> Cube:
         wide = np.pad(image, ((0, 0), *2 * ((margin * step, margin * step),)), mode="symmetric")
-        seen: Cube = degrade(torch.from_numpy(wide), step, sigma_px).numpy()
+        seen: Cube = degrade(torch.from_numpy(wide), step, sigma_px, shift_px).numpy()
         return seen[:, margin:-margin, margin:-margin]
 
     seen = coarse(np.where(invalid, np.float32(0), fine))

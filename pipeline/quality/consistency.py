@@ -146,8 +146,10 @@ class _Pass:
 
     def __init__(self, job: StagedJob) -> None:
         observation, grids = job.observation, job.grids
-        self._ratio, self._sigma, self._lead = grids.ratio, observation.psf_sigma_px, grids.lead
-        self.reach = blur_reach(self._ratio, self._sigma) + self._ratio
+        self._ratio, self._psf, self._lead = grids.ratio, observation.hsi_psf, grids.lead
+        # Of the PSF, wherever its center lies along either axis.
+        self._psf_reach = blur_reach(self._ratio, self._psf.sigma, max(abs(self._psf.y), abs(self._psf.x)))
+        self.reach = self._psf_reach + self._ratio
         self._scale = job.staged.scale if job.config.publish.dtype == "int16" else 1.0
         self._hsi = store.open_array(job.folder / "stage" / "hsi.zarr")
         self._msi = store.open_array(job.folder / "stage" / "msi.zarr")
@@ -231,24 +233,25 @@ class _Pass:
         lead_y, lead_x = self._lead
         cols = self._reached(box.x0 + lead_x, box.x1 + lead_x, self._rows.columns)
         if cols:
-            right = torch.from_numpy(taps(cols, range(box.x0 + lead_x, box.x1 + lead_x), self._ratio, self._sigma)).T
+            right = torch.from_numpy(
+                taps(cols, range(box.x0 + lead_x, box.x1 + lead_x), self._ratio, self._psf.sigma, self._psf.x)
+            ).T
             for first in range(0, box.shape[0], _STRIP):
                 strip = slice(first, min(first + _STRIP, box.shape[0]))
                 fine = range(box.y0 + lead_y + strip.start, box.y0 + lead_y + strip.stop)
                 rows = self._reached(fine.start, fine.stop, range(self._coarse_shape[0]))
-                left = torch.from_numpy(taps(rows, fine, self._ratio, self._sigma))
+                left = torch.from_numpy(taps(rows, fine, self._ratio, self._psf.sigma, self._psf.y))
                 part = torch.cat([samples[:, strip], valid[None, strip].to(samples.dtype)])
                 self._rows.add(rows, cols, (left @ part @ right).numpy())
 
     def _untouched(self, fine: int) -> int:
         """The first coarse row that fine rows from here on reach."""
-        return max((fine - blur_reach(self._ratio, self._sigma)) // self._ratio, 0)
+        return max((fine - self._psf_reach) // self._ratio, 0)
 
     def _reached(self, first: int, last: int, within: range) -> range:
         """Coarse pixels whose PSF reaches some of the fine ones."""
-        reach = blur_reach(self._ratio, self._sigma)
         start = max(self._untouched(first), within.start)
-        return range(start, max(min((last - 1 + reach) // self._ratio + 1, within.stop), start))
+        return range(start, max(min((last - 1 + self._psf_reach) // self._ratio + 1, within.stop), start))
 
     def _compare(self, first: int, total: F32) -> None:
         """Finished coarse rows against the HSI; `total` has the share of the PSF on valid pixels as its last layer."""

@@ -65,6 +65,7 @@ def job_trial(job: StagedJob, window: Box, *, ratio: int | None = None) -> Trial
             name=job.name,
             srf=np.array(job.observation.srf),
             step=step,
+            shift_px=job.observation.psf_center_px,
         )
 
     return Trial(cube=job.name, protocol=protocol, make=make)

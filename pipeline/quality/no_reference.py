@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hyperfuse.models.operators import blur_reach, degrade
+from hyperfuse.models.operators import degrade
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import decoded
 from hyperfuse.pipeline.job.folder import StagedJob
+from hyperfuse.pipeline.observation.psf import psf_reach
 from hyperfuse.pipeline.quality.accumulators import F32
 
 BLOCK = 32
@@ -101,7 +102,7 @@ def no_reference(job: StagedJob) -> NoReference | None:
 def sampled_windows(job: StagedJob, edge: int = BLOCK) -> list[Box]:
     """Windows of up to so many coarse pixels along an edge, evenly over the scene, whose PSF stays inside the product."""
     ratio, lead, (height, width) = job.grids.ratio, job.grids.lead, job.grids.product.shape
-    margin = -(-blur_reach(ratio, job.observation.psf_sigma_px) // ratio)
+    margin = _margin(job)
     # Coarse pixels whose surroundings lie inside the product, which begins `lead` pixels after the coarse lattice.
     first = [-(-one // ratio) + margin for one in lead]
     last = [(one + size) // ratio - margin for one, size in zip(lead, (height, width), strict=True)]
@@ -211,10 +212,15 @@ def _signs(order: int) -> F64:
     return np.block([[half, half.T], [half * conj[None, :], -(half * conj[:, None]).T]])
 
 
+def _margin(job: StagedJob) -> int:
+    """Coarse pixels around a window that its PSF reaches."""
+    psf = job.observation.hsi_psf
+    return psf_reach(job.grids.ratio, psf.sigma, max(abs(psf.y), abs(psf.x)))
+
+
 def _read(job: StagedJob, window: Box) -> Sequence[F64] | None:
     """Product and MSI at fine pixels, and product, HSI and MSI at the coarse ones; None if one has a hole."""
-    ratio, lead, sigma = job.grids.ratio, job.grids.lead, job.observation.psf_sigma_px
-    margin = -(-blur_reach(ratio, sigma) // ratio)
+    ratio, lead, psf, margin = job.grids.ratio, job.grids.lead, job.observation.hsi_psf, _margin(job)
     around = window.grown(margin).times(ratio)
     stored = store.read(
         store.open_array(job.fused),
@@ -227,7 +233,9 @@ def _read(job: StagedJob, window: Box) -> Sequence[F64] | None:
     if not all(np.isfinite(image).all() for image in (fused, msi, hsi)):
         return None
     low, msi_low = (
-        degrade(torch.from_numpy(np.ascontiguousarray(image)), ratio, sigma).numpy()[:, margin:-margin, margin:-margin]
+        degrade(torch.from_numpy(np.ascontiguousarray(image)), ratio, psf.sigma, (psf.y, psf.x)).numpy()[
+            :, margin:-margin, margin:-margin
+        ]
         for image in (fused, msi)
     )
     inner = (slice(None), *2 * (slice(margin * ratio, -margin * ratio),))

@@ -25,6 +25,7 @@ from hyperfuse.catalogs.references.cubes import without_absorption
 from hyperfuse.catalogs.scene import Window
 from hyperfuse.catalogs.sensors import open_scene, sensor_module, sigma_from_mtf
 from hyperfuse.models import Observed
+from hyperfuse.models.operators import CENTERED, Shift
 from hyperfuse.pipeline.config import AlignConfig, RunConfig
 from hyperfuse.pipeline.geometry.displacement import NO_DISPLACEMENT
 from hyperfuse.pipeline.geometry.grids import block_steps, nest
@@ -185,6 +186,7 @@ def degraded_pair(
     name: str,
     srf: NDArray[np.float64],
     step: int | None = None,
+    shift_px: Shift = CENTERED,
     notes: tuple[str, ...] = (),
 ) -> SimulatedPair:
     """A pair of images on nested grids, degraded by the protocol's ratio.
@@ -203,6 +205,8 @@ def degraded_pair(
     step : int, optional
         Pixels of the MSI per pixel of the HSI along one axis; the protocol's ratio, by which the HSI is degraded, unless
         given.
+    shift_px : (float, float)
+        Rows and columns (pixels of the MSI) by which the HSI's samples lie beside their pixels: the MSI is sampled there too.
     notes : tuple of str
 
     Raises
@@ -223,7 +227,7 @@ def degraded_pair(
         name=name,
         truth=truth,
         hsi=hsi,
-        msi=blurred(fine, step or protocol.ratio, protocol.mtf_nyquist),
+        msi=blurred(fine, step or protocol.ratio, protocol.mtf_nyquist, shift_px),
         observed=Observed(
             hsi_bands=len(truth),
             msi_bands=len(fine),

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from hyperfuse.models.operators import degrade
+from hyperfuse.models.operators import CENTERED, Shift, degrade
 from hyperfuse.pipeline.quality.msi_detail import F32, F64, filled
 
 
@@ -28,7 +28,7 @@ class SecondOpinion:
     """Mean square per band that the regression leaves of the HSI at the coarse pixels, shape (C,)."""
 
     @classmethod
-    def of(cls, hsi: F32, msi: F32, *, ratio: int, psf_sigma_px: float) -> Self:
+    def of(cls, hsi: F32, msi: F32, *, ratio: int, psf_sigma_px: float, shift_px: Shift = CENTERED) -> Self:
         """The regression of a pair.
 
         Parameters
@@ -39,8 +39,10 @@ class SecondOpinion:
         ratio : int
         psf_sigma_px : float
             Standard deviation of the HSI's PSF in fine pixels.
+        shift_px : (float, float)
+            Rows and columns (fine pixels) by which the HSI's samples lie beside their pixels.
         """
-        low = degrade(torch.from_numpy(filled(msi))[None], ratio, psf_sigma_px)[0].flatten(1).double().numpy()
+        low = degrade(torch.from_numpy(filled(msi))[None], ratio, psf_sigma_px, shift_px)[0].flatten(1).double().numpy()
         measured = filled(hsi).reshape(len(hsi), -1).astype(np.float64)
         centered = low - low.mean(axis=1, keepdims=True)
         slope, *_ = np.linalg.lstsq(centered.T, measured.T, rcond=None)  # (c, C)

@@ -172,7 +172,7 @@ class FullResolution:
                 first += strip.shape[1]
 
         ratio, sigma = seen.ratio, seen.psf_sigma_px
-        opinion = SecondOpinion.of(hsi, msi, ratio=ratio, psf_sigma_px=sigma)
+        opinion = SecondOpinion.of(hsi, msi, ratio=ratio, psf_sigma_px=sigma, shift_px=seen.shift_px)
         energy = detail_energy(filled(msi), ratio, sigma).mean(axis=(1, 2), dtype=np.float64)
         return cls(energy=energy, opinion=opinion, apart=opinion.distance(strips()))
 
