@@ -29,7 +29,7 @@ EXTENSIONS = {
     }.items()
 }
 """Schemas by the prefix of their fields."""
-_DOI = re.compile(r"doi:(10\.[^\s;,]+?)[.,;)]?(?:[\s;]|$)")
+_DOI = re.compile(r"doi:(10\.[^\s;,]+?)[.,;)]*(?:[\s;]|$)")
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
