@@ -53,7 +53,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Product:
     return run(
         config(
             tmp_path_factory.mktemp("uncertain") / "product", RECIPE, network="gsa", tiles__core=64, tiles__chunk=32,
-            publish__uncertainty=True, publish__formats=["zarr", "cog", "netcdf", "stac"],
+            publish__uncertainty=True, publish__overviews=True, publish__formats=["zarr", "cog", "netcdf", "stac"],
         )
     )  # fmt: skip
 
