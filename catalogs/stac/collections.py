@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hyperfuse.catalogs.sensors import available, sensor_module
-
-STAC_VERSION = "1.1.0"
+from hyperfuse.catalogs.stac.build import STAC_VERSION
 
 
 def catalog_record(name: str, collections: Sequence[str]) -> dict[str, Any]:

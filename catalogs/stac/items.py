@@ -14,25 +14,16 @@ from shapely.geometry.base import BaseGeometry
 
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.formats.conditions import conditions
-from hyperfuse.catalogs.outline import bbox_of, from_geojson, to_geojson
+from hyperfuse.catalogs.outline import from_geojson
 from hyperfuse.catalogs.scene import Conditions, Role
 from hyperfuse.catalogs.sensors import Source, available, sensor_module
+from hyperfuse.catalogs.stac.build import item_record
 from hyperfuse.catalogs.stac.clear_map import is_clear_map
 from hyperfuse.catalogs.stac.trusted import Trust, as_href
 from hyperfuse.catalogs.times import parse_time, rfc3339
 
-STAC_VERSION = "1.1.0"
 HSI_BANDS = 32
 """Where neither item nor sensor tells, a scene with at least so many bands is hyperspectral."""
-_EXTENSIONS = {
-    prefix: f"https://stac-extensions.github.io/{name}/schema.json"
-    for prefix, name in {
-        "eo": "eo/v2.0.0",
-        "view": "view/v1.1.0",
-        "proj": "projection/v2.0.0",
-        "file": "file/v2.1.0",
-    }.items()
-}
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._-]{0,199}")
 _SETTINGS = {f.name for f in fields_of(Source)} - {"uri", "sensor"}
 _NAMED_ROLES: dict[str, Role] = {
@@ -111,25 +102,18 @@ def to_record(item: SceneItem, folder: Path, *, now: datetime) -> dict[str, Any]
         asset["bands"] = bands
     if item.fingerprint is not None:
         asset["file:size"] = item.fingerprint.size
-    properties = _properties(item, now)
-    # Extensions that an item names must be used in it.
-    used = {key.partition(":")[0] for part in (properties, asset, *bands[:1]) for key in part}
-    return {
-        "type": "Feature",
-        "stac_version": STAC_VERSION,
-        "stac_extensions": [_EXTENSIONS[prefix] for prefix in _EXTENSIONS if prefix in used],
-        "id": item.id,
-        "collection": item.collection,
-        "geometry": to_geojson(item.footprint),
-        "bbox": bbox_of(item.footprint),
-        "properties": properties,
-        "links": [
+    return item_record(
+        item.id,
+        item.footprint,
+        _properties(item, now),
+        assets={"product": asset},
+        links=[
             {"rel": "root", "href": "../catalog.json", "type": "application/json"},
             {"rel": "parent", "href": "./collection.json", "type": "application/json"},
             {"rel": "collection", "href": "./collection.json", "type": "application/json"},
         ],
-        "assets": {"product": asset},
-    }
+        collection=item.collection,
+    )
 
 
 def from_record(record: Mapping[str, Any], base: str, trust: Trust) -> SceneItem:

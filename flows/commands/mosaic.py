@@ -35,7 +35,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NM",
         help="bands whose centers differ by no more are one band (default: 1)",
     )
-    parser.add_argument("--no-cog", action="store_true", help="leave out the cloud-optimized GeoTIFF")
+    written = parser.add_mutually_exclusive_group()
+    written.add_argument("--no-cog", action="store_true", help="leave out the cloud-optimized GeoTIFF")
+    written.add_argument(
+        "--formats",
+        type=lambda text: tuple(text.split(",")),
+        metavar="A,B",
+        help="formats of the area, zarr and stac among them (default: zarr,cog,stac)",
+    )
     parser.add_argument(
         "--memory", type=float, metavar="GB", help="memory of the samples that are blended at once (default: 1)"
     )
@@ -58,7 +65,7 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
         feather_px=options.feather,
         tolerance_nm=options.tolerance_nm,
         memory_gb=options.memory,
-        formats=("zarr", "stac") if options.no_cog else None,
+        formats=("zarr", "stac") if options.no_cog else options.formats,
     )
     if options.prefect:
         from hyperfuse.flows.prefect.mosaic_scenes import mosaic_scenes  # noqa: PLC0415

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,10 +36,6 @@ class Agreement:
     band_mean: list[float]
     """Mean of the measured band."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Seams:
@@ -54,10 +49,6 @@ class Seams:
     """Lines between tiles, rows and columns."""
     profile: list[float | None]
     """From one side to the other, a fine pixel apart; the middle is the line itself."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return asdict(self)
 
 
 class Moments:

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,10 +54,6 @@ class NoReference:
     """Windows that were looked at."""
     coarse_px: int
     """Coarse pixels along the edge of a window."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return asdict(self)
 
 
 def no_reference(job: StagedJob) -> NoReference | None:

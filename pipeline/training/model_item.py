@@ -11,29 +11,19 @@ SIGSPATIAL GeoSearch, doi:10.1145/3681769.3698586; extension version 1.5, https:
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import torch
 from safetensors import safe_open
 
 from hyperfuse.catalogs.references.responses import SETS
+from hyperfuse.catalogs.stac.build import cite_as, doi_of, item_record
 from hyperfuse.catalogs.weight_cards import WeightCard, read_card
 from hyperfuse.models import method
 
-STAC_VERSION = "1.1.0"
-EXTENSIONS = (
-    "https://stac-extensions.github.io/mlm/v1.5.2/schema.json",
-    "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/file/v2.1.0/schema.json",
-    "https://stac-extensions.github.io/scientific/v1.0.0/schema.json",
-)
 TASK = "super-resolution"
 _ANY_TIME = {"datetime": None, "start_datetime": "1900-01-01T00:00:00Z", "end_datetime": "9999-12-31T23:59:59Z"}
-_DOI = re.compile(r"doi:(10\.[^\s;,]+?)[.,;)]?(?:[\s;]|$)")
-_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 _SETTINGS = ("simulation", "variations", "samples", "losses", "distill")
 _NUMBERS = ("steps", "rate", "seed", "precision", "teacher", "best_step")
 
@@ -89,19 +79,14 @@ def model_item(path: Path, *, href: str | None = None) -> dict[str, Any]:
         properties |= {"mlm:pretrained": False, "mlm:pretrained_source": None, "hrhsi:training": card.training}
     if bands := [*hsi, *msi]:
         properties["bands"] = bands
-    links = []
-    if doi := _doi(about.paper):
+    if doi := doi_of(about.paper):
         properties["sci:doi"] = doi
-        links.append({"rel": "cite-as", "href": f"https://doi.org/{quote(doi, safe='/')}", "title": about.paper})
-    return {
-        "type": "Feature",
-        "stac_version": STAC_VERSION,
-        "stac_extensions": [uri for uri in EXTENSIONS if bands or "/eo/" not in uri],
-        "id": f"{card.network}-{card.sha256[:12]}",
-        "geometry": None,
-        "properties": properties,
-        "links": links,
-        "assets": {
+    return item_record(
+        f"{card.network}-{card.sha256[:12]}",
+        None,
+        properties,
+        links=cite_as(about.paper),
+        assets={
             "weights": {
                 "href": href or path.absolute().as_uri(),
                 "title": f"weights of {card.network}",
@@ -114,7 +99,7 @@ def model_item(path: Path, *, href: str | None = None) -> dict[str, Any]:
                 **({"bands": [{"name": band["name"]} for band in bands]} if bands else {}),
             }
         },
-    }
+    )
 
 
 def _hsi_bands(card: WeightCard) -> list[dict[str, Any]]:
@@ -200,11 +185,3 @@ def _description(card: WeightCard) -> str:
     ]
     held_out = f" On scenes that it did not learn from: {', '.join(shown)}." if shown else ""
     return f"Weights of {card.network} for {served}; {card.source or 'of unknown origin'}.{held_out}"
-
-
-def _doi(paper: str) -> str | None:
-    """The first DOI of a reference; a preprint's is made of its number."""
-    if found := _DOI.search(paper):
-        return found[1]
-    found = _ARXIV.search(paper)
-    return f"10.48550/arXiv.{found[1]}" if found else None

@@ -9,12 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pystac
 from odc.geo.geobox import GeoBox
@@ -24,8 +22,9 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.catalogs.formats.files import file_sha256
-from hyperfuse.catalogs.outline import bbox_of, grid_outline, projection, to_geojson
+from hyperfuse.catalogs.outline import grid_outline, projection
 from hyperfuse.catalogs.scene import pixel_size_m
+from hyperfuse.catalogs.stac.build import STAC_VERSION, cite_as, item_record
 from hyperfuse.catalogs.stac.fused_products import DIGEST, JOB_KEY
 from hyperfuse.catalogs.times import rfc3339
 from hyperfuse.pipeline.composite import true_color
@@ -40,16 +39,7 @@ from hyperfuse.pipeline.products.writers._read_back import require_values
 from hyperfuse.pipeline.products.writers.zarr import MEDIA_TYPE as ZARR
 
 SUFFIX = ".json"
-STAC_VERSION = "1.1.0"
-_DOI = re.compile(r"doi:(10\.\S+?)[.,;)]?(?:\s|$)")
 _PYSTAC = (STACError, STACTypeError, RequiredPropertyMissing)
-EXTENSIONS = (
-    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/file/v2.1.0/schema.json",
-    "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
-)
 
 
 def write(cube: FinishedCube) -> list[Asset]:  # noqa: ARG001 (the item describes the others, so `publish` asks for it last)
@@ -114,42 +104,40 @@ def assemble(
     bands : sequence of dict
         By `band_entries`.
     """
-    outline = grid_outline(geobox)
     stores = [
         {"rel": "store", "href": f"./{asset.href}", "type": ZARR}
         for asset in assets
         if asset.media_type == ZARR and "data" in asset.roles
     ]
-    record: dict[str, Any] = {
-        "type": "Feature",
-        "stac_version": STAC_VERSION,
-        "stac_extensions": list(EXTENSIONS),
-        "id": name,
-        "geometry": to_geojson(outline),
-        "bbox": bbox_of(outline),
-        "properties": properties,
-        "links": [*links, *stores],
-        "assets": {},
-    }
-    for asset in assets:
-        entry: dict[str, Any] = {
-            "href": f"./{asset.href}",
-            "type": asset.media_type,
-            "title": asset.title,
-            "roles": list(asset.roles),
-        }
-        entry |= asset.extra
-        if asset.href == MANIFEST:
-            entry["file:checksum"] = multihash(manifest_sha256)
-        if "data" in asset.roles:
-            zarr = asset.media_type == ZARR
-            entry |= _grid(geobox) | {"bands": [_named(band, index, zarr=zarr) for index, band in enumerate(bands)]}
-        if "uncertainty" in asset.roles:
-            scale = entry.pop("raster:scale")
-            entry |= _grid(geobox) | {"bands": [_error_band(band, scale) for band in bands]}
-        record["assets"][asset.key] = entry
+    record = item_record(
+        name,
+        grid_outline(geobox),
+        properties,
+        assets={asset.key: _entry(asset, geobox, bands, manifest_sha256) for asset in assets},
+        links=[*links, *stores],
+    )
     record["properties"][DIGEST] = digest(record)
     return record
+
+
+def _entry(asset: Asset, geobox: GeoBox, bands: Sequence[dict[str, Any]], manifest_sha256: str) -> dict[str, Any]:
+    """STAC fields of an asset."""
+    entry: dict[str, Any] = {
+        "href": f"./{asset.href}",
+        "type": asset.media_type,
+        "title": asset.title,
+        "roles": list(asset.roles),
+    }
+    entry |= asset.extra
+    if asset.href == MANIFEST:
+        entry["file:checksum"] = multihash(manifest_sha256)
+    if "data" in asset.roles:
+        zarr = asset.media_type == ZARR
+        entry |= _grid(geobox) | {"bands": [_named(band, index, zarr=zarr) for index, band in enumerate(bands)]}
+    if "uncertainty" in asset.roles:
+        scale = entry.pop("raster:scale")
+        entry |= _grid(geobox) | {"bands": [_error_band(band, scale) for band in bands]}
+    return entry
 
 
 def check(folder: Path, expected: ProductFacts) -> None:
@@ -240,10 +228,7 @@ def _model_links(draft: Draft) -> list[dict[str, str]]:
     if weights is not None and path is not None:
         title = f"weights of {network}, SHA-256 {weights['sha256']}"
         links.append({"rel": "derived_from", "href": path.absolute().as_uri(), "title": title})
-    paper = draft.provenance.method.paper
-    if found := _DOI.search(paper):
-        links.append({"rel": "cite-as", "href": f"https://doi.org/{quote(found[1], safe='/')}", "title": paper})
-    return links
+    return links + cite_as(draft.provenance.method.paper)
 
 
 def _grid(geobox: GeoBox) -> dict[str, Any]:

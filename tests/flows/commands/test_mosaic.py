@@ -36,11 +36,18 @@ def test_the_command_blends_and_tells(halves, tmp_path, capsys):
     capsys.readouterr()
     assert main(["mosaic", *halves, "--output", str(tmp_path / "other"), "--gsd", "20", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["grid"]["shape"] == [20, 30]
+    netcdf = str(tmp_path / "netcdf")
+    assert main(["mosaic", *halves, "--output", netcdf, "--formats", "netcdf,stac,zarr", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["files"] == {
+        "zarr": f"{netcdf}/netcdf.zarr", "netcdf": f"{netcdf}/netcdf.nc", "item": f"{netcdf}/netcdf.json",
+    }  # fmt: skip
 
 
 def test_what_cannot_be_is_told_in_a_sentence(halves, tmp_path, capsys):
     assert main(["mosaic", *halves, "--output", str(tmp_path / "area"), "--feather", "0"]) == 2
     assert "setting feather_px" in capsys.readouterr().err
+    assert main(["mosaic", *halves, "--output", str(tmp_path / "area"), "--formats", "zarr,stac,shapefile"]) == 2
+    assert "there is no format 'shapefile'" in capsys.readouterr().err
     assert main(["mosaic", halves[0], str(tmp_path), "--output", str(tmp_path / "area")]) == 3
     assert "provenance.json is missing" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

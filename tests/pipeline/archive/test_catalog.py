@@ -41,7 +41,7 @@ def test_a_product_is_derived_from_its_scenes_and_its_weights(catalog, tmp_path)
     product = run(load_config(None, {**scenes, **settings, "publish.formats": ["cog", "stac"]}))
     assert product.item is not None
     own = json.loads(product.item.read_text())
-    assert [link["rel"] for link in own["links"]] == ["derived_from"] * 3
+    assert [link["rel"] for link in own["links"]] == [*["derived_from"] * 3, "cite-as"]
     assert own["links"][2]["href"] == weights.as_uri()
     assert own["links"][2]["title"].endswith(read_card(weights).sha256)
     (told,) = gather(catalog, [Source(uri=str(product.path))])

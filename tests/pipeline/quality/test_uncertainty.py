@@ -24,6 +24,7 @@ from hyperfuse.pipeline.observation.simulate import SimulatedPair
 from hyperfuse.pipeline.products.draft import BadProduct
 from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.publish import verify
+from hyperfuse.pipeline.products.writers import writer
 from hyperfuse.pipeline.quality.msi_detail import activity, detail_energy, filled
 from hyperfuse.pipeline.quality.rehearsal import Rehearsal
 from hyperfuse.pipeline.quality.standard_error import _finished, _ledger, calibration, estimate_errors
@@ -52,7 +53,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Product:
     return run(
         config(
             tmp_path_factory.mktemp("uncertain") / "product", RECIPE, network="gsa", tiles__core=64, tiles__chunk=32,
-            publish__uncertainty=True, publish__formats=["zarr", "cog", "netcdf", "stac"],
+            publish__uncertainty=True, publish__overviews=True, publish__formats=["zarr", "cog", "netcdf", "stac"],
         )
     )  # fmt: skip
 
@@ -223,6 +224,12 @@ def test_every_format_tells_the_same(product: Product) -> None:
     with xr.open_dataset(product.netcdf, engine="netcdf4") as dataset, product.open() as data:
         assert dataset[ERRORS].attrs["standard_name"] == data[ERRORS].attrs["standard_name"]
         assert dataset[ERRORS].encoding["scale_factor"] == data[ERRORS].encoding["scale_factor"]
+    for name in set(product.formats) - {"stac"}:
+        open_cube, path = writer(name).open_cube, product.path_of(name)
+        assert open_cube is not None
+        assert path is not None
+        with open_cube(path) as data:
+            assert (ERRORS in data) == writer(name).holds_errors, name
     # The product stays an input like any other, and its standard errors can be asked for.
     for path in (product.zarr, product.netcdf):
         assert open_scene(Source(uri=str(path))).cube.shape == stored.shape
