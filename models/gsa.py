@@ -27,10 +27,12 @@ from typing import Any, Literal
 
 import torch
 
-from hyperfuse.models._moments import Moments, MomentsPass, RegressedGuide
+from hyperfuse.models._moments import Moments, RegressedGuide, first_pass
 from hyperfuse.models.operators import upsample
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 from hyperfuse.models.subspace.guides import guide_reach, low_pass_reach, sharpened_reach, smooth_guides
+
+__all__ = ["CARD", "VARIANTS", "build", "first_pass", "specify"]
 
 CARD = MethodCard(
     title="Gram-Schmidt adaptive, by groups of bands or regressed guides",
@@ -96,14 +98,6 @@ def specify(observed: Observed, *, guides: Literal["grouped", "regressed"] = "gr
         needs_first_pass=True,
         options={"guides": guides},
     )
-
-
-def first_pass(
-    spec: ModelSpec,
-    weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
-) -> MomentsPass:
-    """Joint moments of the HSI and the degraded MSI."""
-    return MomentsPass(spec)
 
 
 def build(

@@ -45,10 +45,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import pad
 
-from hyperfuse.models._moments import Moments, MomentsPass
+from hyperfuse.models._moments import Moments, first_pass
 from hyperfuse.models.operators import blur_matrix, upsample
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 from hyperfuse.models.subspace.guides import kinds
+
+__all__ = ["CARD", "build", "first_pass", "specify"]
 
 CARD = MethodCard(
     title="Subspace with vector total variation",
@@ -326,14 +328,6 @@ def specify(observed: Observed) -> ModelSpec:
         work_floats=16 * COMPONENTS,
         tile=256,
     )
-
-
-def first_pass(
-    spec: ModelSpec,
-    weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
-) -> MomentsPass:
-    """Joint moments of the HSI and the degraded MSI."""
-    return MomentsPass(spec)
 
 
 def build(

@@ -22,10 +22,12 @@ from collections.abc import Mapping
 
 import torch
 
-from hyperfuse.models._moments import Moments, MomentsPass, RegressedGuide
+from hyperfuse.models._moments import Moments, RegressedGuide, first_pass
 from hyperfuse.models.operators import upsample
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 from hyperfuse.models.subspace.guides import low_pass_reach, sharpened_reach
+
+__all__ = ["CARD", "build", "first_pass", "specify"]
 
 CARD = MethodCard(
     title="Laplacian pyramid by the HSI's MTF, high-pass modulation",
@@ -69,14 +71,6 @@ def specify(observed: Observed) -> ModelSpec:
         needs_first_pass=True,
         band_copies=5.2,
     )
-
-
-def first_pass(
-    spec: ModelSpec,
-    weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
-) -> MomentsPass:
-    """Joint moments of the HSI and the degraded MSI."""
-    return MomentsPass(spec)
 
 
 def build(
