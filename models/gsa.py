@@ -105,13 +105,7 @@ def build(
     sums: Mapping[str, torch.Tensor] | None,
     weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
 ) -> GSA | RegressedGSA:
-    """The method, ready to run.
-
-    Raises
-    ------
-    ValueError
-        If the sums of the first pass are missing or hold too few pixels.
-    """
+    """The method, ready to run; see `models.spec.Method.build`."""
     form = RegressedGSA if spec.options["guides"] == "regressed" else GSA
     return form(spec, Moments.from_sums(spec, sums))
 

@@ -335,11 +335,5 @@ def build(
     sums: Mapping[str, torch.Tensor] | None,
     weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
 ) -> HySure:
-    """The method, ready to run.
-
-    Raises
-    ------
-    ValueError
-        If the sums of the first pass are missing or hold too few pixels.
-    """
+    """The method, ready to run; see `models.spec.Method.build`."""
     return HySure(spec, Subspace.from_moments(Moments.from_sums(spec, sums), spec.observed))

@@ -197,13 +197,7 @@ def build(
     sums: Mapping[str, torch.Tensor] | None,
     weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
 ) -> MAPSubspace:
-    """The method, ready to run.
-
-    Raises
-    ------
-    ValueError
-        If the sums of the first pass are missing or hold too few pixels.
-    """
+    """The method, ready to run; see `models.spec.Method.build`."""
     return MAPSubspace(spec, Patches.from_sums(spec, sums))
 
 

@@ -78,11 +78,5 @@ def build(
     sums: Mapping[str, torch.Tensor] | None,
     weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
 ) -> MTFGLP:
-    """The method, ready to run.
-
-    Raises
-    ------
-    ValueError
-        If the sums of the first pass are missing or hold too few pixels.
-    """
+    """The method, ready to run; see `models.spec.Method.build`."""
     return MTFGLP(spec, Moments.from_sums(spec, sums))

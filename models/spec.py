@@ -312,7 +312,7 @@ class Method:
         Raises
         ------
         ValueError
-            If sums or weights are missing or do not fit.
+            If sums or weights are missing or do not fit, or the sums are of too few pixels.
         """
         return self.module.build(spec, sums, weights)
 
