@@ -1,7 +1,8 @@
 """The one way to run a method on windows of a pair, for tiles, gates, trials, training and evaluation alike.
 
-windows of a pair, filled and scaled (`pipeline.fusion.windows`)  ->  arguments  ->  method  ->  fused, in the method's range
-                                                                                           ->  unscaled (`whole`, packing)
+    windows, filled and scaled (`pipeline.fusion.windows`)  ->  arguments  ->  method  ->  fused, in the method's range
+
+Tiles pack what is fused to the product's type (`pipeline.fusion.packing`); whole pairs are brought to the HSI's unit (`whole`).
 """
 
 from __future__ import annotations
