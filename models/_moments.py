@@ -44,6 +44,14 @@ class MomentsPass:
         return {"products": joint.T @ joint}
 
 
+def first_pass(
+    spec: ModelSpec,
+    weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (methods of moments have none)
+) -> MomentsPass:
+    """Joint moments of the HSI and the degraded MSI: the first pass of every method that is built of them."""
+    return MomentsPass(spec)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Moments:
     """Means and covariances over the valid coarse pixels of a scene, float64."""

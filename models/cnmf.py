@@ -157,13 +157,7 @@ def build(
     sums: Mapping[str, torch.Tensor] | None,
     weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
 ) -> CNMF:
-    """The method, ready to run.
-
-    Raises
-    ------
-    ValueError
-        If the sample of the first pass is missing or holds too few pixels.
-    """
+    """The method, ready to run; see `models.spec.Method.build`."""
     if sums is None or not {"hsi", "msi"} <= set(sums):
         raise ValueError(f"{spec.name} needs the sums of its first pass over the scene")
     if len(sums["hsi"]) < _FEWEST:

@@ -36,6 +36,7 @@ from hyperfuse.models._dense import GROUP_REACH, DenseUnit, Group
 from hyperfuse.models._released import from_released, to_released
 from hyperfuse.models._winograd import SLOPE, convolve
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed, TwoRateSpec
+from hyperfuse.models.weights_io import take_weights
 
 __all__ = ["CARD", "LOSSES", "VARIANTS", "build", "first_pass", "from_released", "specify", "to_released"]
 
@@ -329,11 +330,7 @@ def build(
         for module in model.modules():
             if isinstance(module, DenseUnit):
                 module.initialize()
-    if weights is not None:
-        try:
-            model.load_state_dict(weights, strict=True)
-        except RuntimeError as error:
-            raise ValueError(f"these are not weights of {spec.name} with {spec.options}: {error}") from error
+    take_weights(model, spec, weights)
     if spec.needs_first_pass and sums is not None:
         missing = {"gram", "query", "key"} - set(sums)
         if missing:

@@ -27,10 +27,12 @@ from typing import Any, Literal
 
 import torch
 
-from hyperfuse.models._moments import Moments, MomentsPass, RegressedGuide, best_guide
+from hyperfuse.models._moments import Moments, RegressedGuide, best_guide, first_pass
 from hyperfuse.models.operators import upsample
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 from hyperfuse.models.subspace.guides import guide_reach, low_pass_reach, sharpened_reach, smooth_guides
+
+__all__ = ["CARD", "VARIANTS", "build", "first_pass", "specify"]
 
 CARD = MethodCard(
     title="Gram-Schmidt adaptive, by groups of bands or regressed guides",
@@ -100,26 +102,12 @@ def specify(observed: Observed, *, guides: Literal["grouped", "regressed"] = "gr
     )
 
 
-def first_pass(
-    spec: ModelSpec,
-    weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
-) -> MomentsPass:
-    """Joint moments of the HSI and the degraded MSI."""
-    return MomentsPass(spec)
-
-
 def build(
     spec: ModelSpec,
     sums: Mapping[str, torch.Tensor] | None,
     weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
 ) -> GSA | RegressedGSA:
-    """The method, ready to run.
-
-    Raises
-    ------
-    ValueError
-        If the sums of the first pass are missing or hold too few pixels.
-    """
+    """The method, ready to run; see `models.spec.Method.build`."""
     form = RegressedGSA if spec.options["guides"] == "regressed" else GSA
     return form(spec, Moments.from_sums(spec, sums))
 

@@ -41,6 +41,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its customary name)
 
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed, TwoRateSpec
+from hyperfuse.models.weights_io import take_weights
 
 CARD = MethodCard(
     title="HyFusion, enhanced reception field transformer (reconstruction)",
@@ -300,11 +301,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = HyFusion(spec)
-    if weights is not None:
-        try:
-            network.load_state_dict(weights, strict=True)
-        except RuntimeError as error:  # lists every key that does not fit
-            raise ValueError(f"{spec.name} with {dict(spec.options)} does not fit these weights: {error}") from error
+    take_weights(network, spec, weights)
     return network.eval()
 
 

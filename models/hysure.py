@@ -45,10 +45,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import pad
 
-from hyperfuse.models._moments import Moments, MomentsPass
+from hyperfuse.models._moments import Moments, first_pass
 from hyperfuse.models.operators import CENTERED, Shift, blur_matrix, upsample
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 from hyperfuse.models.subspace.guides import kinds
+
+__all__ = ["CARD", "build", "first_pass", "specify"]
 
 CARD = MethodCard(
     title="Subspace with vector total variation",
@@ -332,24 +334,10 @@ def specify(observed: Observed) -> ModelSpec:
     )
 
 
-def first_pass(
-    spec: ModelSpec,
-    weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
-) -> MomentsPass:
-    """Joint moments of the HSI and the degraded MSI."""
-    return MomentsPass(spec)
-
-
 def build(
     spec: ModelSpec,
     sums: Mapping[str, torch.Tensor] | None,
     weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
 ) -> HySure:
-    """The method, ready to run.
-
-    Raises
-    ------
-    ValueError
-        If the sums of the first pass are missing or hold too few pixels.
-    """
+    """The method, ready to run; see `models.spec.Method.build`."""
     return HySure(spec, Subspace.from_moments(Moments.from_sums(spec, sums), spec.observed))

@@ -22,10 +22,12 @@ from collections.abc import Mapping
 
 import torch
 
-from hyperfuse.models._moments import Moments, MomentsPass, RegressedGuide
+from hyperfuse.models._moments import Moments, RegressedGuide, first_pass
 from hyperfuse.models.operators import upsample
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 from hyperfuse.models.subspace.guides import low_pass_reach, sharpened_reach
+
+__all__ = ["CARD", "build", "first_pass", "specify"]
 
 CARD = MethodCard(
     title="Laplacian pyramid by the HSI's MTF, high-pass modulation",
@@ -72,24 +74,10 @@ def specify(observed: Observed) -> ModelSpec:
     )
 
 
-def first_pass(
-    spec: ModelSpec,
-    weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
-) -> MomentsPass:
-    """Joint moments of the HSI and the degraded MSI."""
-    return MomentsPass(spec)
-
-
 def build(
     spec: ModelSpec,
     sums: Mapping[str, torch.Tensor] | None,
     weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
 ) -> MTFGLP:
-    """The method, ready to run.
-
-    Raises
-    ------
-    ValueError
-        If the sums of the first pass are missing or hold too few pixels.
-    """
+    """The method, ready to run; see `models.spec.Method.build`."""
     return MTFGLP(spec, Moments.from_sums(spec, sums))

@@ -370,7 +370,7 @@ class Method:
         Raises
         ------
         ValueError
-            If sums or weights are missing or do not fit.
+            If sums or weights are missing or do not fit, or the sums are of too few pixels.
         """
         parts = _parts(spec.observed)
         if len(parts) == 1:

@@ -54,6 +54,7 @@ from hyperfuse.models.subspace.guided import REACH as GUIDED_REACH
 from hyperfuse.models.subspace.guided import guided_detail
 from hyperfuse.models.subspace.guides import degrade_guides
 from hyperfuse.models.subspace.patches import Patches, PatchPass
+from hyperfuse.models.weights_io import take_weights
 
 CARD = MethodCard(
     title="Residual of the training-free estimate, by a network for all sensors",
@@ -304,11 +305,7 @@ def build_core(spec: ModelSpec, weights: Mapping[str, torch.Tensor] | None = Non
     # All of them end in a linear convolution, on which nothing is added.
     nn.init.zeros_(cast("nn.Conv2d", core.last).weight)
     network = PlaneByPlane(core)
-    if weights is not None:
-        try:
-            network.load_state_dict(weights, strict=True)
-        except RuntimeError as error:  # lists every key that does not fit
-            raise ValueError(f"these are not weights of {spec.name} with {dict(spec.options)}: {error}") from error
+    take_weights(network, spec, weights)
     return network.eval()
 
 

@@ -6,11 +6,14 @@ was trained; see `catalogs.weight_cards.WeightCard`. Nothing is unpickled, ever.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+
+from hyperfuse.models.spec import ModelSpec
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -30,3 +33,19 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds values that are not finite; the file is damaged or training diverged")
     return tensors
+
+
+def take_weights(network: torch.nn.Module, spec: ModelSpec, weights: Mapping[str, torch.Tensor] | None) -> None:
+    """Give a network all its tensors, and no other; None leaves those that it has.
+
+    Raises
+    ------
+    ValueError
+        If a tensor is missing, unknown or of another shape.
+    """
+    if weights is None:
+        return
+    try:
+        network.load_state_dict(weights, strict=True)
+    except RuntimeError as error:  # lists every key that does not fit
+        raise ValueError(f"these are not weights of {spec.name} with {dict(spec.options)}: {error}") from error

@@ -7,7 +7,8 @@ taken as unknown.
 from __future__ import annotations
 
 import math
-from typing import SupportsFloat
+from collections.abc import Mapping
+from typing import Any, SupportsFloat
 
 from hyperfuse.catalogs.scene import Conditions
 
@@ -37,6 +38,17 @@ def conditions(
         sun_azimuth_deg=_turn(sun_azimuth),
         off_nadir_deg=abs(tilt) if tilt is not None and abs(tilt) <= 90 else None,
         view_azimuth_deg=_turn(view_azimuth),
+    )
+
+
+def stac_conditions(properties: Mapping[str, Any]) -> Conditions:
+    """Conditions that the properties of a STAC item tell, by its extensions eo and view."""
+    return conditions(
+        cloud_percent=properties.get("eo:cloud_cover"),
+        sun_elevation=properties.get("view:sun_elevation"),
+        sun_azimuth=properties.get("view:sun_azimuth"),
+        off_nadir=properties.get("view:off_nadir"),
+        view_azimuth=properties.get("view:azimuth"),
     )
 
 

@@ -15,7 +15,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from hyperfuse.catalogs.errors import InputRejected
-from hyperfuse.catalogs.formats.conditions import conditions
+from hyperfuse.catalogs.formats.conditions import conditions, stac_conditions
 from hyperfuse.catalogs.formats.documents import parse_document
 from hyperfuse.catalogs.formats.markup import number_of, text_of
 from hyperfuse.catalogs.formats.packages import Member, Package
@@ -287,13 +287,7 @@ def describe_cogs(package: Package, item: Member, *, offset: float | None) -> De
         files=(item,),
         scl=found["SCL"][0] if "SCL" in found else None,
         classi=None,
-        conditions=conditions(
-            cloud_percent=properties.get("eo:cloud_cover"),
-            sun_elevation=properties.get("view:sun_elevation"),
-            sun_azimuth=properties.get("view:sun_azimuth"),
-            off_nadir=properties.get("view:off_nadir"),
-            view_azimuth=properties.get("view:azimuth"),
-        ),
+        conditions=stac_conditions(properties),
         notes=(
             f"COGs of {properties.get('s2:product_uri', 'Sentinel-2')}",
             f"reflectance of count 0 is {offset_told:g}, by {'the STAC item' if offset is None else 'the setting offset'}",

@@ -22,7 +22,7 @@ import numpy as np
 
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.formats.assembly import Product, refuse_overrides, scene_of
-from hyperfuse.catalogs.formats.conditions import conditions
+from hyperfuse.catalogs.formats.conditions import stac_conditions
 from hyperfuse.catalogs.formats.documents import parse_document
 from hyperfuse.catalogs.formats.layers import Flag, Layer, MaskedSamples, Rule, chosen_flags, refuse_short
 from hyperfuse.catalogs.formats.packages import Member, Package, open_package
@@ -112,13 +112,7 @@ def _scene(record: Mapping[str, Any], package: Package, item: Member, source: So
             time=parse_time(properties.get("datetime")),
             files=tuple(package.files([item, member, *masks[:1]])),
             look_for_dead=False,
-            conditions=conditions(
-                cloud_percent=properties.get("eo:cloud_cover"),
-                sun_elevation=properties.get("view:sun_elevation"),
-                sun_azimuth=properties.get("view:sun_azimuth"),
-                off_nadir=properties.get("view:off_nadir"),
-                view_azimuth=properties.get("view:azimuth"),
-            ),
+            conditions=stac_conditions(properties),
             notes=notes,
         ),
         source,

@@ -13,7 +13,7 @@ from typing import Any, cast
 from shapely.geometry.base import BaseGeometry
 
 from hyperfuse.catalogs.errors import InputRejected
-from hyperfuse.catalogs.formats.conditions import conditions
+from hyperfuse.catalogs.formats.conditions import stac_conditions
 from hyperfuse.catalogs.outline import from_geojson
 from hyperfuse.catalogs.scene import Conditions, Role
 from hyperfuse.catalogs.sensors import Source, available, sensor_module
@@ -211,13 +211,7 @@ def _scene_item(record: Mapping[str, Any], base: str, trust: Trust, label: str) 
         time=None
         if properties.get("hrhsi:time_unknown")
         else parse_time(*map(properties.get, ("datetime", "start_datetime"))),
-        conditions=conditions(
-            cloud_percent=properties.get("eo:cloud_cover"),
-            sun_elevation=properties.get("view:sun_elevation"),
-            sun_azimuth=properties.get("view:sun_azimuth"),
-            off_nadir=properties.get("view:off_nadir"),
-            view_azimuth=properties.get("view:azimuth"),
-        ),
+        conditions=stac_conditions(properties),
         fingerprint=_fingerprint(properties, asset),
     )
 

@@ -1,7 +1,8 @@
 """The one way to run a method on windows of a pair, for tiles, gates, trials, training and evaluation alike.
 
-windows of a pair, filled and scaled (`pipeline.fusion.windows`)  ->  arguments  ->  method  ->  fused, in the method's range
-                                                                                           ->  unscaled (`whole`, packing)
+    windows, filled and scaled (`pipeline.fusion.windows`)  ->  arguments  ->  method  ->  fused, in the method's range
+
+Tiles pack what is fused to the product's type (`pipeline.fusion.packing`); whole pairs are brought to the HSI's unit (`whole`).
 """
 
 from __future__ import annotations
@@ -64,8 +65,7 @@ class WindowFuser:
 
     def fused(self, arguments: Sequence[torch.Tensor]) -> torch.Tensor:
         """A batch of fused images, shape (N, C, y, x), of arguments on the device; both in the method's range."""
-        dtype = _DTYPES[self.precision]
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with in_precision(self.precision, self.device):
             # Without a coarse pass, which only tiles need, a two-rate method runs both parts on what it is given.
             if isinstance(self._model, TwoRateModel) and len(arguments) > 2:
                 return self._model.fine(*arguments)
@@ -141,14 +141,14 @@ def build_model(job: StagedJob, device: torch.device) -> FusionModel:
     return _on(model, device)
 
 
-def in_precision(job: StagedJob, device: torch.device) -> torch.autocast:
-    """The arithmetic that the job asks for; classical methods always compute in single precision."""
-    dtype = _DTYPES[precision(job, device)]
+def in_precision(name: str, device: torch.device) -> torch.autocast:
+    """Arithmetic by its name, see `precision`."""
+    dtype = _DTYPES[name]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def precision(job: StagedJob, device: torch.device) -> str:
-    """Name of the arithmetic in which the job's method computes on a device."""
+    """Name of the arithmetic in which the job's method computes on a device: the job's choice, single for classical methods."""
     if not job.spec.needs_weights:
         return "fp32"
     if job.config.precision == "auto":

@@ -6,7 +6,7 @@ import torch
 
 from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.models import TwoRateModel, method
-from hyperfuse.pipeline.fusion.method import build_model, in_precision, load_job_weights
+from hyperfuse.pipeline.fusion.method import build_model, in_precision, load_job_weights, precision
 from hyperfuse.pipeline.fusion.weights import write_tensors
 from hyperfuse.pipeline.fusion.windows import PairWindow, StagedPair, scene_sums
 from hyperfuse.pipeline.geometry.box import Box, blocks_of
@@ -39,7 +39,7 @@ def coarse_pass(job: StagedJob, device: torch.device, progress: Progress) -> Non
     model = build_model(job, device)
     if not isinstance(model, TwoRateModel):
         raise TypeError(f"{job.spec.name} declares two rates, but has no coarse and fine part")
-    pair, step = StagedPair(job), job.spec.multiple_of
+    pair, step, arithmetic = StagedPair(job), job.spec.multiple_of, precision(job, device)
     # Tiles may reach beyond the rim to keep the multiple, and so must the features.
     height, width = (-(-n // step) * step for n in job.grids.coarse_shape)
     array = store.create_cube(path, (rates.channels, height * rates.rate, width * rates.rate), HSI_CHUNK * rates.rate)
@@ -54,7 +54,7 @@ def coarse_pass(job: StagedJob, device: torch.device, progress: Progress) -> Non
     @torch.inference_mode()
     def coarse(loaded: tuple[Box, Box, PairWindow]) -> tuple[Box, torch.Tensor]:
         block, around, window = loaded
-        with in_precision(job, device):
+        with in_precision(arithmetic, device):
             features = model.coarse(window.hsi.to(device), window.msi.to(device))
         inner = block.within(around).times(rates.rate)
         return block, features[0][(slice(None), *inner.slices)].float().cpu()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.folder import StagedJob
-from hyperfuse.pipeline.job.ledger import TileRecord
+from hyperfuse.pipeline.job.ledger import Ledger, TileRecord
 
 
 class MosaicSummary(BaseModel):
@@ -44,16 +45,21 @@ class MosaicSummary(BaseModel):
 
 def finished(job: StagedJob) -> dict[str, TileRecord]:
     """Records of the tiles whose chunks are stored as they were written."""
-    if not job.fused.is_dir():
+    return intact(job, job.ledger, job.fused)
+
+
+def intact(job: StagedJob, ledger: Ledger, cube: Path) -> dict[str, TileRecord]:
+    """Records of a ledger on tiles whose chunks of a cube are stored as they were written."""
+    if not cube.is_dir():
         return {}
-    array = store.open_array(job.fused)
+    array = store.open_array(cube)
     tiles = {tile.key: tile for tile in job.plan}
 
-    def intact(record: TileRecord) -> bool:
+    def stored(record: TileRecord) -> bool:
         tile = tiles.get(record.key)
-        return tile is not None and store.chunks_digest(job.fused, array, tile.core) == record.sha256
+        return tile is not None and store.chunks_digest(cube, array, tile.core) == record.sha256
 
-    return job.ledger.records(intact)
+    return ledger.records(stored)
 
 
 def mosaic(job: StagedJob) -> MosaicSummary:

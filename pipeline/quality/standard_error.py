@@ -24,6 +24,7 @@ from hyperfuse.pipeline.fusion.residual import weights_of
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.geometry.tiling import Tile
 from hyperfuse.pipeline.job import store
+from hyperfuse.pipeline.job.completeness import intact
 from hyperfuse.pipeline.job.encoding import decoded, encoded, valid_samples
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.ledger import Ledger, TileRecord
@@ -230,16 +231,7 @@ def _product(job: StagedJob, window: Box) -> F32:
 
 def _finished(job: StagedJob) -> dict[str, TileRecord]:
     """Records of the tiles whose standard errors are stored as they were written."""
-    if not job.errors.is_dir():
-        return {}
-    array = store.open_array(job.errors)
-    tiles = {tile.key: tile for tile in job.plan}
-
-    def intact(record: TileRecord) -> bool:
-        tile = tiles.get(record.key)
-        return tile is not None and store.chunks_digest(job.errors, array, tile.core) == record.sha256
-
-    return _ledger(job).records(intact)
+    return intact(job, _ledger(job), job.errors)
 
 
 def _ledger(job: StagedJob) -> Ledger:

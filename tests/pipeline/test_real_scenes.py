@@ -36,20 +36,18 @@ def needs(folder: Path) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not folder.is_dir(), reason=f"real imagery is absent: {folder.name} (see the README)")
 
 
+def fused(folder: Path, hsi: str, msi: str, output: Path, **settings: str) -> Product:
+    """The product of two files of a folder; skips where that is absent. Settings are given with `__` for dots."""
+    if not folder.is_dir():
+        pytest.skip(f"real imagery is absent: {folder.name} (see the README)")
+    files = {"hsi.uri": str(folder / hsi), "msi.uri": str(folder / msi), "output": str(output)}
+    return run(load_config(None, files | {key.replace("__", "."): value for key, value in settings.items()}))
+
+
 @pytest.fixture(scope="module")
 def berlin(tmp_path_factory: pytest.TempPathFactory) -> Product:
-    if not BERLIN.is_dir():
-        pytest.skip("real imagery is absent: berlin_urban_gradient (see the README)")
-    return run(
-        load_config(
-            None,
-            {
-                "hsi.uri": str(BERLIN / "EnMAP_BerlinUrbanGradient_raw244.bsq"),
-                "msi.uri": str(BERLIN / "HighResolution_BerlinUrbanGradient.bsq"),
-                "output": str(tmp_path_factory.mktemp("berlin") / "berlin"),
-            },
-        )
-    )
+    files = "EnMAP_BerlinUrbanGradient_raw244.bsq", "HighResolution_BerlinUrbanGradient.bsq"
+    return fused(BERLIN, *files, tmp_path_factory.mktemp("berlin") / "berlin")
 
 
 @pytest.fixture(scope="module")
@@ -144,21 +142,15 @@ def test_berlin_judges_itself(berlin):
 
 @pytest.fixture(scope="module")
 def neon(tmp_path_factory: pytest.TempPathFactory) -> Product:
-    if not NEON.is_dir():
-        pytest.skip("real imagery is absent: neon_harv_pair (see the README)")
-    return run(
-        load_config(
-            None,
-            {
-                "hsi.uri": str(NEON / "NEON_D01_HARV_DP3_726000_4699000_reflectance_crop.tif"),
-                "hsi.crs": "EPSG:32618",
-                "hsi.wavelengths": str(DATA / "srf" / "derived" / "NEON_NIS_426_SJER2017.csv"),
-                "msi.uri": str(NEON / "2019_D01_HARV_DP3_726000_4699000_image_crop.tif"),
-                "msi.wavelengths": "650,550,470",
-                "output": str(tmp_path_factory.mktemp("neon") / "neon"),
-                "network": "gsa",  # hands the MSI's detail over whole, so that the comparison with it has a known answer
-            },
-        )
+    return fused(
+        NEON,
+        "NEON_D01_HARV_DP3_726000_4699000_reflectance_crop.tif",
+        "2019_D01_HARV_DP3_726000_4699000_image_crop.tif",
+        tmp_path_factory.mktemp("neon") / "neon",
+        hsi__crs="EPSG:32618",
+        hsi__wavelengths=str(DATA / "srf" / "derived" / "NEON_NIS_426_SJER2017.csv"),
+        msi__wavelengths="650,550,470",
+        network="gsa",  # hands the MSI's detail over whole, so that the comparison with it has a known answer
     )
 
 
