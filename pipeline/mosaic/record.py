@@ -40,9 +40,10 @@ from hyperfuse.pipeline.job.records import code_version, job_key
 from hyperfuse.pipeline.job.staging_folder import staging_folder
 from hyperfuse.pipeline.mosaic.inputs import AreaInputs, ProductCube
 from hyperfuse.pipeline.mosaic.settings import AreaConfig
+from hyperfuse.pipeline.products.writers._axes import write_axes, write_spectrum
 from hyperfuse.pipeline.products.writers._read_back import VARIABLE
 from hyperfuse.pipeline.products.writers.cog import PackedCube
-from hyperfuse.pipeline.products.writers.zarr import TITLES, cube_attributes, georeference, write_axes, write_spectrum
+from hyperfuse.pipeline.products.writers.zarr import TITLES, cube_attributes, georeference
 
 SCHEMA = "hyperfuse-area/1"
 SOURCE = "source"

@@ -11,16 +11,13 @@ from __future__ import annotations
 import base64
 import math
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from odc.geo.geobox import GeoBox
-from pyproj import CRS
 
-from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.catalogs.outline import bbox_of, grid_outline
 from hyperfuse.catalogs.scene import Quantity
@@ -32,6 +29,7 @@ from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.records import code_version
 from hyperfuse.pipeline.products.draft import Asset, BadProduct, Draft
 from hyperfuse.pipeline.products.writers import _overviews
+from hyperfuse.pipeline.products.writers._axes import write_axes, write_spectrum, write_time
 from hyperfuse.pipeline.products.writers._read_back import (
     ERRORS,
     VARIABLE,
@@ -48,7 +46,6 @@ _PROJ, _PROJ_TEXT = (
     "Coordinate reference system information for geospatial data",
 )
 _SPATIAL, _SPATIAL_TEXT = "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"
-_CF_CRS_UNITS = {"metre": "m", "degree": "degree"}
 
 
 def create(job: StagedJob) -> None:
@@ -131,7 +128,7 @@ def _auxiliaries(job: StagedJob, group: Path, geobox: GeoBox) -> None:
     write_spectrum(group, job.bands)
     write_axes(group, geobox)
     if job.record.hsi.time is not None:
-        _time(group, job.record.hsi.time)
+        write_time(group, job.record.hsi.time)
 
 
 def create_errors(job: StagedJob) -> None:
@@ -368,65 +365,6 @@ def _packing(scale: float | None, *, lowest: int) -> dict[str, Any]:
         }
     # NaN is no JSON: xarray stores the bytes of a float fill value, little-endian, in base64.
     return {"_FillValue": base64.standard_b64encode(np.array(np.nan, "<f8").tobytes()).decode()}
-
-
-def write_spectrum(group: Path, bands: Bands) -> None:
-    """Wavelength axis and what goes with it."""
-    dims, size = ("wavelength",), (len(bands),)
-    center = {"standard_name": "radiation_wavelength", "long_name": "band center wavelength", "units": "nm"}
-    width = {"long_name": "full width at half maximum of the band", "units": "nm"}
-    good = {"long_name": "band carries signal", "flag_values": [0, 1], "flag_meanings": "bad good"}
-    source = {"long_name": "position of the band in the hyperspectral input, from 0", "units": "1"}
-    for name, dtype, attributes, data in (
-        ("wavelength", "float64", center, bands.center_nm),
-        ("fwhm", "float64", width, bands.fwhm_nm),
-        ("good_band", "int8", good, bands.good),
-        ("source_band", "int16", source, bands.source_band),
-    ):
-        array = np.asarray(data).astype(dtype)
-        store.create_array(group, name, shape=size, dtype=dtype, dims=dims, attributes=attributes, data=array)
-
-
-def write_axes(group: Path, geobox: GeoBox) -> None:
-    """Pixel centers and the grid mapping."""
-    assert geobox.crs is not None  # noqa: S101 (our invariant: products have a CRS)
-    crs = CRS(geobox.crs.proj)
-    a, b, c, d, e, f = tuple(geobox.affine)[:6]
-    height, width = geobox.shape
-    columns, rows = c + a * (np.arange(width) + 0.5), f + e * (np.arange(height) + 0.5)
-    for name, attributes, data in (("x", _axis(crs, "x"), columns), ("y", _axis(crs, "y"), rows)):
-        store.create_array(
-            group, name, shape=data.shape, dtype="float64", dims=(name,), attributes=attributes, data=data
-        )
-    mapping = crs.to_cf() | {"spatial_ref": crs.to_wkt(), "GeoTransform": " ".join(repr(v) for v in (c, a, b, f, d, e))}
-    store.create_array(
-        group, "spatial_ref", shape=(), dtype="int32", dims=(), attributes=mapping, data=np.array(0, "int32")
-    )
-
-
-def _axis(crs: CRS, axis: str) -> dict[str, str]:
-    if crs.is_geographic:
-        name, unit = ("longitude", "degrees_east") if axis == "x" else ("latitude", "degrees_north")
-        return {"standard_name": name, "long_name": f"{name} of the pixel center", "units": unit, "axis": axis.upper()}
-    unit = crs.axis_info[0].unit_name if crs.axis_info else "metre"
-    return {
-        "standard_name": f"projection_{axis}_coordinate",
-        "long_name": f"{axis} coordinate of the pixel center",
-        "units": _CF_CRS_UNITS.get(unit, unit.replace(" ", "_")),
-        "axis": axis.upper(),
-    }
-
-
-def _time(group: Path, time: datetime) -> None:
-    attributes = {
-        "standard_name": "time",
-        "long_name": "acquisition of the hyperspectral input",
-        "units": "microseconds since 1970-01-01 00:00:00",
-        "calendar": "proleptic_gregorian",
-        "units_metadata": "leap_seconds: none",
-    }
-    micros = np.datetime64(time.astimezone(UTC).replace(tzinfo=None), "us").astype("int64")
-    store.create_array(group, "time", shape=(), dtype="int64", dims=(), attributes=attributes, data=np.asarray(micros))
 
 
 def _check_chunks(path: Path, expected: dict[str, Any]) -> None:
