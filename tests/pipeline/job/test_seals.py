@@ -24,7 +24,7 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing in the code may catch it."""
 
 
-def killed_run(monkeypatch: pytest.MonkeyPatch, output: Path, step: str = "fuse_tiles") -> Path:
+def killed_run(monkeypatch: pytest.MonkeyPatch, output: Path, step: str = "fuse_tiles", **settings: str) -> Path:
     """The staging folder of a run that died before a step."""
 
     def die(*_: object, **__: object) -> None:
@@ -33,7 +33,7 @@ def killed_run(monkeypatch: pytest.MonkeyPatch, output: Path, step: str = "fuse_
     with monkeypatch.context() as patch:
         patch.setattr(way, step, die)
         with pytest.raises(Killed):
-            run(config(output, RECIPE, **SETTINGS))
+            run(config(output, RECIPE, **SETTINGS | settings))
     return next(output.parent.glob(f".{output.name}.*.staging"))
 
 
@@ -113,6 +113,16 @@ def test_tiles_of_other_samples_are_not_kept(tmp_path, monkeypatch, caplog, undi
     assert "all tiles are fused anew" in caplog.text
     assert product.provenance["tiles"]["resumed"] == 0
     assert np.array_equal(counts(tmp_path / "out"), undisturbed, equal_nan=True)
+
+
+@pytest.mark.parametrize("harm", [flip, truncate], ids=lambda harm: harm.__name__)
+def test_a_harmed_first_pass_is_made_anew(tmp_path, monkeypatch, harm: Callable[[Path], object]):
+    settings = SETTINGS | {"network": "gsa"}
+    clean = run(config(tmp_path / "clean", RECIPE, **settings)).path
+    folder = killed_run(monkeypatch, tmp_path / "out", network="gsa")
+    harm(folder / "sums.safetensors")
+    run(config(tmp_path / "out", RECIPE, **settings))
+    assert np.array_equal(counts(tmp_path / "out"), counts(clean), equal_nan=True)
 
 
 def test_an_intact_job_is_not_staged_again(tmp_path, monkeypatch):
