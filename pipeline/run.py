@@ -38,7 +38,7 @@ from hyperfuse.pipeline.job.completeness import finished, mosaic
 from hyperfuse.pipeline.job.folder import Job, StagedJob
 from hyperfuse.pipeline.job.notices import tell_harmony, tell_observation
 from hyperfuse.pipeline.job.stage import stage
-from hyperfuse.pipeline.job.staging_folder import staging_folder
+from hyperfuse.pipeline.job.staging_folder import claim, require_same_job, staging_folder
 from hyperfuse.pipeline.job.template import prepare
 from hyperfuse.pipeline.plan import job_record, open_pair, require_resources, warn_coverage
 from hyperfuse.pipeline.products.commit import require_parent, resources_named
@@ -117,8 +117,9 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Open
     require_resources(planned)
     warn_coverage(pair)
     folder = staging_folder(config.output, record.samples)
-    folder.mkdir(exist_ok=True)
+    claim(folder)
     with locked(folder):
+        require_same_job(folder, record.samples, record.job_schema)
         drop_abandoned(config.output, keep=folder)
         # Written anew when resuming: device, dask and batch may differ from those of the run that was killed.
         write_atomic(folder / "job.json", record.model_dump_json(indent=1))

@@ -16,7 +16,6 @@ no worker begins, and what no delivery note lists was never made.
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import logging
@@ -33,12 +32,20 @@ from typing import Any
 
 import fsspec
 
-from hyperfuse.catalogs.errors import Busy, HyperFuseError, OutOfResources, UsageError
+from hyperfuse.catalogs.errors import Busy, HyperFuseError, InputRejected, OutOfResources, UsageError
 from hyperfuse.catalogs.formats.files import file_sha256
 from hyperfuse.catalogs.locks import locked
 from hyperfuse.pipeline.fusion.windows import touched
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.folder import Job, StagedJob
+from hyperfuse.pipeline.job.folder import STAGED_FILES, Job, StagedJob
+from hyperfuse.pipeline.job.records import JOB_SCHEMA
+from hyperfuse.pipeline.job.staging_folder import (
+    AREA_SCHEMA,
+    identity,
+    made_by_another,
+    may_be_removed,
+    staging_folders,
+)
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +237,7 @@ def place_of(job: Job) -> Place:
 
 
 def drop_abandoned(output: Path, keep: Path | None = None) -> None:
-    """Remove the staging folders of a product and their places, unless a process still holds them.
+    """Remove the staging folders of a product and their places, unless a process still holds them or they are not known for ours.
 
     Parameters
     ----------
@@ -239,12 +246,19 @@ def drop_abandoned(output: Path, keep: Path | None = None) -> None:
     keep : Path, optional
         The staging folder of the run that asks.
     """
-    for other in output.parent.glob(f".{glob.escape(output.name)}.*.staging"):
+    for other in staging_folders(output):
         if other == keep:
             continue
-        with suppress(Busy), locked(other):
-            log.info("removing %s, left by a run with other settings", other.name)
-            with suppress(OSError, ValueError):  # killed before it had a record, or of another version
+        with suppress(Busy, InputRejected), locked(other):
+            if not may_be_removed(other):
+                log.warning("%s: is left as it is, for no record in it tells a job of that name; remove it", other)
+                continue
+            found = identity(other)
+            if found is None or found.schema in {JOB_SCHEMA, AREA_SCHEMA}:
+                log.info("removing %s, left by a run with other settings", other.name)
+            else:
+                log.warning("removing %s, %s", other.name, made_by_another(found, JOB_SCHEMA))
+            with suppress(OSError, ValueError, InputRejected):  # killed before it had a record, or of another version
                 place_of(Job.load(other)).remove()
             shutil.rmtree(other, ignore_errors=True)
 
@@ -283,7 +297,7 @@ def _is_offered(name: str, job: StagedJob) -> bool:
     first, hidden = PurePosixPath(name).parts[0], PurePosixPath(name).name.startswith(".")
     if first == "product":
         return name == (job.fused / "zarr.json").relative_to(job.folder).as_posix()
-    return first not in {"tiles", "incoming", "running", "release", "writing", "lock"} and not hidden
+    return first not in {"tiles", "incoming", "running", "release", "writing", "lock", STAGED_FILES} and not hidden
 
 
 def _is_staged_chunk(name: str) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 
-from hyperfuse.catalogs.formats.files import write_atomic
+from hyperfuse.catalogs.formats.files import file_sha256, write_atomic
 from hyperfuse.models import TwoRateModel, method
 from hyperfuse.pipeline.fusion.method import build_model, in_precision, load_job_weights, precision
 from hyperfuse.pipeline.fusion.weights import write_tensors
@@ -13,6 +16,7 @@ from hyperfuse.pipeline.geometry.box import Box, blocks_of
 from hyperfuse.pipeline.geometry.tiling import aligned
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.folder import StagedJob
+from hyperfuse.pipeline.job.seals import changed, seal
 from hyperfuse.pipeline.job.stage import HSI_CHUNK
 from hyperfuse.pipeline.pipelining import convey
 from hyperfuse.pipeline.progress import Progress
@@ -24,18 +28,33 @@ COARSE_EDGE = 256
 def first_pass(job: StagedJob, progress: Progress) -> None:
     """Sum up what the method wants to know of the scene before its first tile; does nothing if that is done."""
     path = job.folder / "sums.safetensors"
-    if not job.spec.needs_first_pass or path.is_file():
+    if not job.spec.needs_first_pass or _is_as_it_was(path):
         return
     summed = method(job.config.network).first_pass(job.spec, load_job_weights(job))
     write_tensors(path, scene_sums(StagedPair(job), summed, progress))
+    write_atomic(path.with_suffix(".json"), json.dumps({"sha256": file_sha256(path)}))
+
+
+def _is_as_it_was(path: Path) -> bool:
+    """Whether a file has the digest that was written after it."""
+    return path.is_file() and _noted(path.with_suffix(".json")) == file_sha256(path)
+
+
+def _noted(note: Path) -> str | None:
+    try:
+        return str(json.loads(note.read_bytes())["sha256"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def coarse_pass(job: StagedJob, device: torch.device, progress: Progress) -> None:
     """Run the coarse part of a two-rate method over the scene, window by window; does nothing if that is done."""
     rates, path = job.spec.two_rate, job.folder / "stage/features.zarr"
     done_marker = job.folder / "features.json"
-    if rates is None or done_marker.is_file():
+    listing = job.folder / "features_files.json"
+    if rates is None or not changed(listing, _noted(done_marker) or "", [path]):
         return
+    done_marker.unlink(missing_ok=True)
     model = build_model(job, device)
     if not isinstance(model, TwoRateModel):
         raise TypeError(f"{job.spec.name} declares two rates, but has no coarse and fine part")
@@ -65,4 +84,4 @@ def coarse_pass(job: StagedJob, device: torch.device, progress: Progress) -> Non
 
     for done, _ in enumerate(convey(blocks, load=load, work=coarse, store=save), start=1):
         progress("coarse pass", done, len(blocks))
-    write_atomic(done_marker, "{}")
+    write_atomic(done_marker, json.dumps({"sha256": seal(listing, [path])}))

@@ -4,10 +4,11 @@
         job.json              what is to be done (JobRecord); everything below follows from it
         weights.safetensors   copy of the network's weights
         stage/hsi.zarr        the HSI on the coarse grid      stage/msi.zarr   the MSI on the fine grid
+        staged_files.json     digests of both
         staged.json           written when staging is complete (StagedRecord)
         registration.*        table and figure of the tie points
-        sums.safetensors      the method's first pass
-        stage/features.zarr   the coarse part of a two-rate method      features.json   written when it is complete
+        sums.safetensors      the method's first pass      sums.json   its digest
+        stage/features.zarr   the coarse part of a two-rate method      features.json, features_files.json   written when it is complete
         gate.json             whether a universal network's residual is applied
         strict.json           how far back-projection goes, if it is asked for
         tiles/*.json          the ledger      fused.json   how fast
@@ -18,7 +19,7 @@
         qa.json, report.html  the judgment
         product/              becomes the product folder by one rename
         release/              the same without the mosaic, where Zarr was not asked for
-        lock                  held while a process works here; the kernel releases it when the process dies
+        lock                  held while a process works here
 
 The folder goes when the product is in place.
 """
@@ -35,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfuse.catalogs.bands import Bands
+from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.sensors import band_sigmas_px, sensor_module
 from hyperfuse.models import ModelSpec, Observed, method
 from hyperfuse.pipeline.config import RunConfig
@@ -42,12 +44,15 @@ from hyperfuse.pipeline.geometry.grids import NestedGrids, block_steps
 from hyperfuse.pipeline.geometry.tiling import TilePlan
 from hyperfuse.pipeline.job.encoding import ERRORS, VARIABLE
 from hyperfuse.pipeline.job.ledger import Ledger
-from hyperfuse.pipeline.job.records import JobRecord, StagedRecord
+from hyperfuse.pipeline.job.records import JOB_SCHEMA, JobRecord, StagedRecord
+from hyperfuse.pipeline.job.staging_folder import identity, made_by_another
 from hyperfuse.pipeline.observation.psf_overlap import projection_reach
 from hyperfuse.pipeline.observation.sensor_model import Observation, known
 
 STAGED = "staged.json"
 """What staging found; its presence says that staging is complete."""
+STAGED_FILES = "staged_files.json"
+"""Digests of the files of the staged images."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,16 @@ class Job:
 
     @classmethod
     def load(cls, folder: Path) -> Job:
-        """The job of a staging folder."""
+        """The job of a staging folder.
+
+        Raises
+        ------
+        InputRejected
+            If another version of this software made it.
+        """
+        found = identity(folder)
+        if found is not None and found.schema != JOB_SCHEMA:
+            raise InputRejected(f"{folder}: {made_by_another(found, JOB_SCHEMA)}")
         return cls(folder, JobRecord.model_validate_json((folder / "job.json").read_bytes()))
 
     @property

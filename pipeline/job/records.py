@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ from hyperfuse.pipeline.registration.record import Registration
 _ROOT = Path(__file__).parents[2]
 KEY = r"^[0-9a-f]{64}$"
 """Pattern of a key: it becomes part of the names of folders."""
+JOB_SCHEMA: Final = "hyperfuse-job/2"
+"""To be raised when the records or files of a job's folder change their meaning."""
 _SAMPLES = (
     "catalogs",
     "models",
@@ -89,6 +91,8 @@ class JobRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    job_schema: Literal["hyperfuse-job/2"] = JOB_SCHEMA
+    """Version of the job's folder: another is never read."""
     key: str = Field(pattern=KEY)
     """SHA-256 of everything that decides the product's content: the samples, and what is made of them."""
     samples: str = Field(pattern=KEY)
@@ -141,6 +145,8 @@ class StagedRecord(BaseModel):
     samples_beside_px: tuple[float, float] | None = None
     """Rows and columns (fine pixels) by which the HSI's samples lie beside their pixels, by grids and registration, where they
     were copied as they were measured; None where they were resampled to the centers of their pixels."""
+    seal: str = ""
+    """SHA-256 of the list of the digests of the staged chunks."""
     harmony: Harmony | None = None
     """How the MSI is brought to the radiometry of the HSI."""
 

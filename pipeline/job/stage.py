@@ -6,12 +6,15 @@ mean and range are taken, because whatever is computed from one tile's content b
 
 from __future__ import annotations
 
+import logging
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from pydantic import ValidationError
 
 from hyperfuse.catalogs.errors import InputRejected, QualityRefused
 from hyperfuse.catalogs.formats.files import write_atomic
@@ -23,8 +26,9 @@ from hyperfuse.pipeline.geometry.displacement import NO_DISPLACEMENT, Displaceme
 from hyperfuse.pipeline.geometry.resample import Measured, as_measured, warp
 from hyperfuse.pipeline.geometry.tiling import stage_edge
 from hyperfuse.pipeline.job import store
-from hyperfuse.pipeline.job.folder import STAGED, Job, StagedJob
+from hyperfuse.pipeline.job.folder import STAGED, STAGED_FILES, Job, StagedJob
 from hyperfuse.pipeline.job.records import ImageSums, StagedRecord
+from hyperfuse.pipeline.job.seals import changed, seal
 from hyperfuse.pipeline.observation.blind import blind
 from hyperfuse.pipeline.observation.harmonize import harmonize
 from hyperfuse.pipeline.observation.sample import NotEstimable, Sample, sampled_blocks
@@ -34,6 +38,22 @@ from hyperfuse.pipeline.progress import Progress
 from hyperfuse.pipeline.registration.estimate import estimate
 from hyperfuse.pipeline.registration.report import write_report
 
+log = logging.getLogger(__name__)
+
+_ROLES = ("hsi", "msi")
+_MADE_OF_STAGED = (
+    *("stage", "tiles", "errors", "product", "errors.txt"),
+    *(
+        "sums.safetensors",
+        "sums.json",
+        "features.json",
+        "features_files.json",
+        "gate.json",
+        "strict.json",
+        "calibration.json",
+    ),
+)
+"""Files and folders of a job that follow from its staged images."""
 HSI_CHUNK = 64
 MSI_CHUNK = 256
 REFLECTANCE_SCALE = 1e-4
@@ -53,8 +73,8 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
         If no displacement can be believed and the settings do not say to go on without one, or if they require an MSI that
         agrees with the HSI and it does not.
     """
-    if job.is_staged:
-        return job.as_staged()
+    if job.is_staged and (resumed := _resumed(job, pair, progress)) is not None:
+        return resumed
     align = job.config.align
     found = estimate(pair, job.grids, align, job.record.psf_sigma_px, workers=workers)
     registration, move = found.registration, found.registration.displacement
@@ -65,20 +85,13 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
             "align.on_refuse=keep"
         )
     write_report(found, job.folder)
-    hsi_move, msi_move = (move, NO_DISPLACEMENT) if align.reference == "msi" else (NO_DISPLACEMENT, -move)
-    measured = _as_measured(job, pair, hsi_move)
-    if measured is not None:
-        hsi_move = measured.displacement
     (job.folder / "stage").mkdir(exist_ok=True)
-    hsi = _stage_image(
-        pair.hsi, job.grids.coarse, hsi_move, path=job.folder / "stage/hsi.zarr", chunk=HSI_CHUNK, progress=progress
-    )
-    msi = _stage_image(
-        pair.msi, job.grids.fine, msi_move, path=job.folder / "stage/msi.zarr", chunk=MSI_CHUNK, progress=progress
-    )
+    hsi, msi = (_stage_role(role, job, pair, move, progress) for role in _ROLES)
+    measured = _as_measured(job, pair, move)
     observation = _observe(job, hsi, msi, measured)
     scale = REFLECTANCE_SCALE if pair.hsi.quantity == "reflectance" else _scale(hsi)
     harmony = harmonize(job.config, observation, (pair.hsi.quantity, pair.msi.quantity), pair.msi.name)
+    # The record says that the images are there: it comes after them on the disk, too.
     record = StagedRecord(
         registration=registration,
         hsi=hsi,
@@ -87,6 +100,7 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
         scale=scale,
         samples_beside_px=None if measured is None else _fine(measured, job.grids.ratio),
         harmony=harmony,
+        seal=seal(job.folder / STAGED_FILES, _arrays(job)),
     )
     write_atomic(job.folder / STAGED, record.model_dump_json(indent=1))
     return job.as_staged()
@@ -99,7 +113,7 @@ def _as_measured(job: Job, pair: ScenePair, move: Displacement) -> Measured | No
     that was known exactly cost 3 to 8 dB by that alone.
     """
     # Strict mode compares with samples at the centers of their pixels.
-    if job.config.strict or not method(job.config.network).takes_displacement:
+    if job.config.strict or job.config.align.reference != "msi" or not method(job.config.network).takes_displacement:
         return None
     return as_measured(pair.hsi.geobox, job.grids.coarse, move)
 
@@ -108,6 +122,53 @@ def _fine(measured: Measured, ratio: int) -> tuple[float, float]:
     """Where the samples lie, in fine pixels."""
     row, col = measured.offset_px
     return row * ratio, col * ratio
+
+
+def _arrays(job: Job) -> list[Path]:
+    return [job.folder / "stage" / f"{role}.zarr" for role in _ROLES]
+
+
+def _resumed(job: Job, pair: ScenePair, progress: Progress) -> StagedJob | None:
+    """The job as an earlier run staged it, with images that were lost or damaged since staged anew; None if that failed."""
+    try:
+        staged = job.as_staged()
+    except ValidationError:
+        log.warning("%s: %s is damaged; both images are staged anew", job.folder, STAGED)
+        _forget(job)
+        return None
+    listing, expected = job.folder / STAGED_FILES, staged.staged.seal
+    lost = changed(listing, expected, _arrays(job))
+    if not lost:
+        return staged
+    log.warning("%s: files of %s are lost or damaged; staged anew", job.folder, " and ".join(p.name for p in lost))
+    for path in lost:
+        _stage_role(path.stem, job, pair, staged.staged.registration.displacement, progress)
+    if seal(listing, _arrays(job)) != expected:
+        log.warning("%s: what is staged anew differs from before; all tiles are fused anew", job.folder)
+        _forget(job)
+        return None
+    return staged
+
+
+def _forget(job: Job) -> None:
+    """Remove all that was made of the staged images."""
+    for name in (STAGED, STAGED_FILES, *_MADE_OF_STAGED):
+        path = job.folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _stage_role(role: str, job: Job, pair: ScenePair, move: Displacement, progress: Progress) -> ImageSums:
+    """Stage the HSI or the MSI; the one that is not the reference is moved."""
+    hsi_move, msi_move = (move, NO_DISPLACEMENT) if job.config.align.reference == "msi" else (NO_DISPLACEMENT, -move)
+    path = job.folder / "stage" / f"{role}.zarr"
+    if role == "hsi":
+        if (measured := _as_measured(job, pair, move)) is not None:
+            hsi_move = measured.displacement
+        return _stage_image(pair.hsi, job.grids.coarse, hsi_move, path=path, chunk=HSI_CHUNK, progress=progress)
+    return _stage_image(pair.msi, job.grids.fine, msi_move, path=path, chunk=MSI_CHUNK, progress=progress)
 
 
 def _stage_image(

@@ -7,6 +7,7 @@
     product/          becomes the product folder by one rename
         <name>.zarr           the cube, laid out as that of a fused product
         <name>_source.zarr    source[y, x]: number of the product with the largest weight
+    job.json          the key that names the folder
     lock
 """
 

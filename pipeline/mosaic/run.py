@@ -29,6 +29,7 @@ from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.completeness import summarize
 from hyperfuse.pipeline.job.ledger import TileRecord
 from hyperfuse.pipeline.job.product_files import PROVENANCE, THUMBNAIL
+from hyperfuse.pipeline.job.staging_folder import AREA_SCHEMA, RECORD, claim, require_same_job
 from hyperfuse.pipeline.mosaic.blend import Block, blend_block
 from hyperfuse.pipeline.mosaic.feather import reach, stage_validity
 from hyperfuse.pipeline.mosaic.inputs import extents, open_inputs
@@ -105,9 +106,11 @@ def open_area(config: AreaConfig, *, progress: Progress = silent) -> Iterator[Ar
     for name, left_out in zip(area.inputs.names, area.inputs.left_out, strict=True):
         if left_out:
             log.warning("%s: %d bands are not in every product and are left out", name, len(left_out))
-    area.folder.mkdir(exist_ok=True)
+    claim(area.folder)
     with locked(area.folder):
+        require_same_job(area.folder, area.key, AREA_SCHEMA)
         drop_abandoned(config.output, keep=area.folder)
+        write_atomic(area.folder / RECORD, json.dumps({"job_schema": AREA_SCHEMA, "samples": area.key}))
         try:
             with resources_named(config.output):
                 yield AreaRun(area=area, progress=progress, started=started)
