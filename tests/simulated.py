@@ -49,7 +49,7 @@ class HeldCube:
         return self.data.shape[1:]
 
     def read(self, bands, window):
-        return self.data[np.asarray(list(bands), dtype=np.intp)][:, *window].copy()
+        return self.data[:, *window][np.asarray(list(bands), dtype=np.intp)]
 
 
 def held_scene(name: str, data: NDArray[np.float32], *, gsd: float, nm, fwhm, crs: str = "EPSG:32633") -> Scene:
@@ -140,4 +140,48 @@ def simulate(
         msi=held_scene(
             "msi", msi, gsd=10.0, nm=np.array(MSI_NM)[list(msi_bands)], fwhm=np.array(MSI_FWHM)[list(msi_bands)]
         ),
+    )
+
+
+SWIR_NM = (1610.0, 2190.0)
+"""Two bands more that an MSI may have; FWHM 91 and 175 nm."""
+
+
+def simulate_detectors(
+    truth: NDArray[np.float64],
+    nm: NDArray[np.float64],
+    *,
+    ratio: int,
+    move_of: Callable[[float], tuple[float, float]],
+    swir_bands: bool,
+    seed: int = 0,
+) -> ScenePair:
+    """A pair of a spectrally complete image (band, y, x), every band of whose HSI has a move of its own.
+
+    `move_of` gives the move (coarse px east, north) of a wavelength (nm); the HSI has 35 dB per band, the MSI 40 dB.
+    """
+    rng = np.random.default_rng(seed)
+    centers = [*MSI_NM, *(SWIR_NM if swir_bands else ())]
+    widths = [*MSI_FWHM, 91.0, 175.0][: len(centers)]
+    msi = []
+    for center, width in zip(centers, widths, strict=True):
+        response = np.exp(-0.5 * ((nm - center) / (width / 2.355)) ** 2)
+        msi.append(np.tensordot(response / response.sum(), truth, axes=1))
+    rows, cols = (size // ratio for size in truth.shape[1:])
+    x, y = np.meshgrid(np.arange(cols) + 0.5, np.arange(rows) + 0.5)
+    hsi = []
+    for band, center in zip(truth, nm, strict=True):
+        east, north = move_of(float(center))
+        at = np.stack([(y + north) * ratio - 0.5, (x - east) * ratio - 0.5])
+        spline = spline_filter(gaussian_filter(band, MTF_SIGMA * ratio, mode="reflect"))
+        hsi.append(map_coordinates(spline, at, order=3, prefilter=False, mode="reflect"))
+
+    def noisy(cube: NDArray[np.float64], snr_db: float) -> NDArray[np.float64]:
+        power = np.sqrt((cube**2).mean(axis=(1, 2), keepdims=True))
+        return cube + rng.standard_normal(cube.shape) * power * 10 ** (-snr_db / 20)
+
+    return ScenePair(
+        ratios=(1, 20),
+        hsi=held_scene("hsi", noisy(np.asarray(hsi), 35.0), gsd=10.0 * ratio, nm=nm, fwhm=np.full(len(nm), 12.0)),
+        msi=held_scene("msi", noisy(np.asarray(msi), 40.0), gsd=10.0, nm=centers, fwhm=widths),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import threading
 import warnings
 from collections import OrderedDict
@@ -40,6 +41,9 @@ _OPENED = threading.local()
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JP2_MAGIC = (b"\0\0\0\x0c", b"\xff\x4f\xff\x51")
+_WAVELENGTH_IN_NAME = re.compile(
+    r"(?<![\w.])(\d+(?:\.\d+)?)\s*(nm|um|µm|μm|microns?|nanomet(?:er|re)s?|micromet(?:er|re)s?)(?![a-z])", re.IGNORECASE
+)
 _ENVI_SUFFIXES = ("", ".bsq", ".bil", ".bip", ".img", ".dat", ".raw", ".bin", ".envi")
 # No listing of the folder: a TIFF needs no neighbors, and a neighbor must not change what it means. ENVI is found by
 # its .hdr neighbor, which GDAL 3.10 misses under EMPTY_DIR. Sidecars (.aux.xml) are not in our digest: ignored.
@@ -328,6 +332,8 @@ def _table(dataset: Any, n_bands: int, path: Path) -> BandTable | None:
         imagery = [dataset.tags(i + 1, ns="IMAGERY") for i in range(n_bands)]
         keys = ("CENTRAL_WAVELENGTH_UM", "FWHM_UM", "")
         tables.append(_candidate(path, [[b.get(key) for b in imagery] for key in keys], "um"))
+    if all(table is None or not table.wavelength for table in tables):
+        tables.append(_of_names(dataset.descriptions[:n_bands]))
     found = [table for table in tables if table is not None]
     best = next((table for table in found if table.wavelength), None)
     if best is None:
@@ -341,6 +347,15 @@ def _table(dataset: Any, n_bands: int, path: Path) -> BandTable | None:
         if best.good is None:
             best = replace(best, good=other.good)
     return best
+
+
+def _of_names(names: Sequence[str | None]) -> BandTable | None:
+    """Wavelengths that every band's name carries with their unit, such as `Band 3 (0.56 um)` and `665 nm`."""
+    matches = [_WAVELENGTH_IN_NAME.findall(name or "") for name in names]
+    if not all(len(found) == 1 for found in matches):
+        return None
+    center_nm = [float(value) * (nm_per(unit) or np.nan) for ((value, unit),) in matches]
+    return BandTable(wavelength=tuple(center_nm), fwhm=None, good=None, unit="nm")
 
 
 def _candidate(path: Path, columns: Sequence[Sequence[str | None] | None], unit: str | None) -> BandTable | None:

@@ -36,6 +36,7 @@ from hyperfuse.pipeline.observation.sensor_model import Observation, with_misfit
 from hyperfuse.pipeline.pipelining import Workers, in_this_process
 from hyperfuse.pipeline.progress import Progress
 from hyperfuse.pipeline.registration.estimate import estimate
+from hyperfuse.pipeline.registration.record import Registration
 from hyperfuse.pipeline.registration.report import write_report
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
     (job.folder / "stage").mkdir(exist_ok=True)
     hsi, msi = (_stage_role(role, job, pair, move, progress) for role in _ROLES)
     measured = _as_measured(job, pair, move)
-    observation = _observe(job, hsi, msi, measured)
+    observation = _observe(job, hsi, msi, registration, measured)
     scale = REFLECTANCE_SCALE if pair.hsi.quantity == "reflectance" else _scale(hsi)
     harmony = harmonize(job.config, observation, (pair.hsi.quantity, pair.msi.quantity), pair.msi.name)
     # The record says that the images are there: it comes after them on the disk, too.
@@ -186,12 +187,18 @@ def _stage_image(
     return sums.finish(scene)
 
 
-def _observe(job: Job, hsi: ImageSums, msi: ImageSums, measured: Measured | None) -> Observation:
+def _observe(
+    job: Job, hsi: ImageSums, msi: ImageSums, registration: Registration, measured: Measured | None
+) -> Observation:
     """The observation model of the staged images, tested or estimated on a sample of them."""
     hsi_bands, msi_bands = (bands[sums.kept] for bands, sums in zip(job.staged_bands, (hsi, msi), strict=True))
     tables, ratio = job.tables(hsi_bands, msi_bands), job.grids.ratio
     if measured is not None:
         tables = tables.model_copy(update={"psf_center_px": _fine(measured, ratio)})
+    if (beside := registration.beside(hsi_bands.center_nm)).any() and job.config.align.reference == "msi":
+        # The record tells where a band of the HSI shows the same ground, rows and columns where its samples lie for that.
+        shifts = zip((beside[1] * ratio).tolist(), (-beside[0] * ratio).tolist(), strict=True)
+        tables = tables.model_copy(update={"band_shifts_px": tuple(shifts)})
     blocks = sampled_blocks(job.grids.coarse_shape, n_hsi=len(hsi_bands), n_msi=len(msi_bands), ratio=ratio)
     coarse, fine = (store.open_array(job.folder / f"stage/{role}.zarr") for role in ("hsi", "msi"))
     try:

@@ -30,6 +30,10 @@ _NEAR_PX = 1.5
 """A step this long has left the range in which a linear step means anything."""
 _AGREE_PX = 0.15
 """A tie point that keeps no more agrees with the displacement, however small the others' distances are."""
+_ELSEWHERE = 0.4
+"""Of what chance leaves unexplained, from which a window's match beside the displacement is believed ..."""
+_BETTER = 0.1
+"""... if it explains so much more than the displacement does there."""
 _MIN_CLEAR = 0.1
 """Share of the windows that must show the same: chance gives a few in any two images."""
 
@@ -41,7 +45,7 @@ class Evidence:
     tried: int
     """Windows with enough valid pixels."""
     clear: int
-    """Those in which both images show the same detail."""
+    """Those in which both images show the same detail, along the displacement or beside it."""
     agreeing: int
     """Those that agree with the displacement."""
     explained: float
@@ -50,6 +54,8 @@ class Evidence:
     """Root mean square distance (coarse px) that the agreeing ones keep."""
     error_px: float
     """Error (coarse px) with which the model predicts tie points that it has not seen."""
+    parts: str = ""
+    """What is known of parts of the scene that match elsewhere; empty where there are none."""
 
 
 def decide(evidence: Evidence, align: AlignConfig) -> tuple[Decision, str]:
@@ -81,6 +87,7 @@ def decide(evidence: Evidence, align: AlignConfig) -> tuple[Decision, str]:
         if holds:
             return "refuse", reason
     doubts = (
+        (bool(evidence.parts), f"{evidence.parts}; {told}"),
         (evidence.agreeing < 2 * align.min_tie_points, f"only {evidence.agreeing} tie points"),
         (agreement < (1.0 + align.min_agreement) / 2, f"only {told}"),
         (worst_px > align.max_residual_px / 2, f"tie points agree to {worst_px:.2f} coarse px only"),
@@ -103,6 +110,13 @@ def is_clear(points: TiePoints, chance: Array) -> NDArray[np.bool_]:
         & (points.split <= _CLEAR_SPLIT_PX)
         & (np.hypot(*points.remainder) <= _NEAR_PX)
     )
+
+
+def is_clear_elsewhere(there: TiePoints, here: TiePoints, chance: Array) -> NDArray[np.bool_]:
+    """Which windows, shape (point,), show the same at their own best match, and clearly more so than along the displacement."""
+    # The best of many places explains more by chance than any one: hence the higher bar.
+    better = explained(there, chance) - np.nan_to_num(explained(here, chance))
+    return np.asarray(is_clear(there, chance) & (explained(there, chance) >= _ELSEWHERE) & (better >= _BETTER))
 
 
 def explained(points: TiePoints, chance: Array) -> Array:

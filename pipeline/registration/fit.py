@@ -95,10 +95,7 @@ def fit_best(
     spacing : float
         Distance of the tie points, coarse pixels.
     """
-    center = (float(bounds[0][0] + bounds[1][0]) / 2, float(bounds[0][1] + bounds[1][1]) / 2)
-    low, high = (tuple(float((b[k] - center[k]) / unit[k]) for k in (0, 1)) for b in bounds)
-    frame = _Frame(center=center, unit=unit, low=low, high=high, spacing=spacing)  # type: ignore[arg-type]
-    u, v = (points.x - center[0]) / unit[0], (points.y - center[1]) / unit[1]
+    frame, u, v = _framed(points, bounds=bounds, unit=unit, spacing=spacing)
     best: tuple[ModelName, _Solved, Displacement] | None = None
     for name in models:
         if FEWEST[name] > len(points):
@@ -112,6 +109,41 @@ def fit_best(
         raise ValueError(f"none of the models {models} can be fitted to {len(points)} tie points")
     name, solved, displacement = best
     return Fit(name=name, displacement=displacement, error_px=solved.loss_px(solved.spread))
+
+
+def fit_through(
+    points: TiePoints,
+    displacement: Displacement,
+    *,
+    bounds: tuple[Array, Array],
+    unit: tuple[float, float],
+    spacing: float,
+) -> Fit | None:
+    """The smooth field that follows every tie point, if it predicts them better than a displacement that does not.
+
+    Parameters as in `fit_best`; none of the points is taken for an outlier.
+    """
+    if len(points) < FEWEST["field"]:
+        return None
+    frame, u, v = _framed(points, bounds=bounds, unit=unit, spacing=spacing)
+    solved, field = _field(points, u, v, frame, rounds=1)
+    east, north = displacement.at(points.x, points.y)
+    left = points.move - np.stack([east / unit[0], north / unit[1]])
+    plain, bent = (math.sqrt(float((size**2).mean()) / 2) for size in (np.hypot(*left), solved.unseen))
+    if bent >= _CLEARLY["field"] * plain:
+        return None
+    # ^ compared over all points, the few along a step included; what the model is worth elsewhere is the robust error
+    return Fit(name="field", displacement=field, error_px=solved.loss_px(solved.spread))
+
+
+def _framed(
+    points: TiePoints, *, bounds: tuple[Array, Array], unit: tuple[float, float], spacing: float
+) -> tuple[_Frame, Array, Array]:
+    """Coordinates of the fits, and where the points lie in them."""
+    center = (float(bounds[0][0] + bounds[1][0]) / 2, float(bounds[0][1] + bounds[1][1]) / 2)
+    low, high = (tuple(float((b[k] - center[k]) / unit[k]) for k in (0, 1)) for b in bounds)
+    frame = _Frame(center=center, unit=unit, low=low, high=high, spacing=spacing)  # type: ignore[arg-type]
+    return frame, (points.x - center[0]) / unit[0], (points.y - center[1]) / unit[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +168,11 @@ class _Solved:
         return math.hypot(math.sqrt(squared), _FLOOR_PX)
 
 
-def _robust(points: TiePoints, basis: Array, penalty: Array) -> _Solved:
-    """Iteratively reweighted fit of both components; one weight per point, because a wrong match is wrong in both."""
+def _robust(points: TiePoints, basis: Array, penalty: Array, rounds: int = _ROUNDS) -> _Solved:
+    """Iteratively reweighted fit of both components; one weight per point, because a wrong match is wrong in both.
+
+    With one round, all points count.
+    """
     n_terms = basis.shape[1]
     prior = 1.0 / (points.sigma**2 + _FLOOR_PX**2)
     prior = prior / prior.max()
@@ -145,10 +180,10 @@ def _robust(points: TiePoints, basis: Array, penalty: Array) -> _Solved:
     residual = points.move - (np.median(points.move, axis=1, keepdims=True) if n_terms else 0.0)
     coefficients, free = np.zeros((n_terms, 2)), np.ones(len(points))
     spread = _spread(residual)
-    for step in range(_ROUNDS if n_terms else 0):
+    for step in range(rounds if n_terms else 0):
         # Studentized: a flexible model passes near an outlier, and all the nearer at the rim.
         distance = np.hypot(*residual) / np.sqrt(free)
-        reach = (3.0 if step < 3 else 1.0) * _TUKEY * spread
+        reach = math.inf if rounds == 1 else (3.0 if step < 3 else 1.0) * _TUKEY * spread
         weight = prior * np.square(np.clip(1.0 - (distance / reach) ** 2, 0.0, None))
         weighted = (basis * weight[:, None]).T
         normal = weighted @ basis
@@ -183,16 +218,16 @@ def _polynomial(points: TiePoints, name: ModelName, u: Array, v: Array, frame: _
     return solved, Displacement(east=east, north=north, center=frame.center, slope=tuple(slope.ravel().tolist()))
 
 
-def _field(points: TiePoints, u: Array, v: Array, frame: _Frame) -> tuple[_Solved, Displacement]:
+def _field(points: TiePoints, u: Array, v: Array, frame: _Frame, rounds: int = _ROUNDS) -> tuple[_Solved, Displacement]:
     """A smooth field, of the roughness that predicts best."""
     knots = tuple(
         min(max(3, math.ceil((high - low) / (_KNOT_SPACING * frame.spacing))), _KNOTS)
         for low, high in zip(frame.low, frame.high, strict=True)
     )
     basis, rough = _splines(u, v, frame, knots), roughness(knots)
-    tried = [_robust(points, basis, weight * rough) for weight in PENALTIES]
+    tried = [_robust(points, basis, weight * rough, rounds) for weight in PENALTIES]
     smallest = min(solved.spread for solved in tried)
-    best = min(tried, key=lambda solved: solved.loss_px(smallest))
+    best = min(tried, key=lambda solved: float((solved.unseen**2).mean()) if rounds == 1 else solved.loss_px(smallest))
     step = tuple(
         (high - low) / n * unit for low, high, n, unit in zip(frame.low, frame.high, knots, frame.unit, strict=True)
     )

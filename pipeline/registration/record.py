@@ -4,9 +4,70 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from hyperfuse.pipeline.geometry.displacement import NO_DISPLACEMENT, Displacement
+
+
+class DisplacedPart(BaseModel):
+    """A part of the scene in which the MSI lies elsewhere than the displacement tells."""
+
+    model_config = ConfigDict(frozen=True)
+
+    share: float
+    """Of the windows in which both images show the same."""
+    bounds: tuple[float, float, float, float]
+    """Left, bottom, right, top, CRS units of the product."""
+    east_px: float
+    """Its move beside the displacement, coarse pixels."""
+    north_px: float
+    """The same north."""
+    tie_points: int
+    """Windows that show it."""
+
+
+class DetectorDisplacement(BaseModel):
+    """How one of the HSI's detectors looks beside the displacement of the scene.
+
+    A band at `nm` lies at `displacement` + (`east_px`, `north_px`) + (`east_px_per_um`, `north_px_per_um`) (`nm` - `center_nm`) / 1000;
+    sign and direction as of the displacement.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """VNIR or SWIR."""
+    first_nm: float
+    """Center of its first good band ..."""
+    last_nm: float
+    """... and of its last."""
+    center_nm: float
+    """Middle between them."""
+    east_px: float
+    """Move beside the displacement at `center_nm`, coarse pixels; 0 for the detector that the displacement was measured with."""
+    north_px: float
+    """The same north."""
+    east_px_per_um: float = 0.0
+    """Change over the wavelength (keystone), coarse pixels per micrometer; 0 where it is not significant."""
+    north_px_per_um: float = 0.0
+    """The same north."""
+    sigma_px: float | None
+    """Standard error (coarse px) of the offset; None where it was not measured."""
+    tie_points: int
+    """Windows that show it."""
+    significant: bool
+    """Whether an offset or a change over the wavelength is larger than chance."""
+    decision: Literal["accept", "warn", "refuse"]
+    """`refuse`: not measured, taken for 0."""
+    reason: str
+    """What decided."""
+
+    def beside(self, nm: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Move (coarse px) of bands beside the displacement of the scene, shape (2, band)."""
+        away = (nm - self.center_nm) / 1e3
+        return np.stack([self.east_px + self.east_px_per_um * away, self.north_px + self.north_px_per_um * away])
 
 
 class Registration(BaseModel):
@@ -44,3 +105,18 @@ class Registration(BaseModel):
     """... of so many windows with enough valid pixels."""
     displacement: Displacement = NO_DISPLACEMENT
     """The move at every position, in units of the product's CRS."""
+    searched_px: float | None = None
+    """Largest displacement (coarse px) that was searched."""
+    parts: tuple[DisplacedPart, ...] = ()
+    """Parts of the scene that match, but elsewhere than the displacement tells, largest first."""
+    detectors: tuple[DetectorDisplacement, ...] = ()
+    """The HSI's detectors, each beside the displacement; empty where nothing was measured."""
+
+    def beside(self, center_nm: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Move (coarse px) of HSI bands beside `displacement`, shape (2, band): what is significant and not refused, else 0."""
+        beside = np.zeros((2, len(center_nm)))
+        for detector in self.detectors:
+            if detector.significant and detector.decision != "refuse":
+                own = (center_nm >= detector.first_nm) & (center_nm <= detector.last_nm)
+                beside[:, own] = detector.beside(center_nm[own])
+        return beside

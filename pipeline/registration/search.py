@@ -1,12 +1,13 @@
 """Whole-pixel search by correlation: first one move for the scene, then one for each tie-point window.
 
 What is smoother than a few coarse pixels is illumination and land cover, which makes a broad, weak peak: it is removed
-first. Invalid pixels take no part, at any lag.
+first (`detail`). Bands of opposite contrast, such as red and near infrared over vegetation, correlate with either sign from
+field to field; the strength of their edges does not depend on it (`edges`). Invalid pixels take no part, at any lag.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +15,19 @@ from numpy.typing import NDArray
 from scipy.fft import irfft2, next_fast_len, rfft2
 
 from hyperfuse.catalogs.scene import Window
-from hyperfuse.pipeline.registration.views import Array, Move, Survey, View, smoothed
+from hyperfuse.pipeline.registration.views import Array, Move, Survey, View, detector_of, smoothed
+
+Shown = Callable[[Array], Array]
+"""What of an image (y, x) is correlated: `detail` or `edges`."""
 
 DETAIL_PX = 3.0
 """Coarse pixels: what is smoother is not detail."""
-_WHOLE_PX = 256
+WHOLE_PX = 256
 """Overlaps of up to this edge (HSI px; less where the ratio passes 8) are searched whole."""
 _APART_PX = 3.0
 """HSI pixels: nearer, the flank of a peak is no rival to it."""
+_STANDS_OUT = 0.8
+"""Share of a peak's correlation that its rival must not reach where little else speaks for the peak."""
 _MIN_SHARE = 0.25
 """A corner of the search that sees only a sliver of the scene can correlate by chance."""
 _MIN_PIXELS = 48
@@ -40,10 +46,17 @@ class Peak:
     """Of the detail of the best bands there, in their mean."""
     rival: Move
     """The best move at some distance from it (coarse pixels)."""
+    rival_correlation: float
+    """The correlation there."""
     at_rim: bool
     """Whether it lies at the rim of the search, so that the truth may lie beyond."""
     bands: tuple[int, ...]
     """Bands that show it best, by their place in the survey, best first."""
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether no other place matches nearly as well, as it does on land that repeats itself."""
+        return self.rival_correlation < _STANDS_OUT * self.correlation
 
 
 def detail(image: Array) -> Array:
@@ -51,13 +64,19 @@ def detail(image: Array) -> Array:
     return image - smoothed(image, DETAIL_PX)[0]
 
 
-def search_windows(survey: Survey) -> list[Window]:
-    """HSI windows that the search for one move looks at: the whole overlap if it is small, else five parts of it."""
+def edges(image: Array) -> Array:
+    """Strength of the edges of an image (y, x) without what is smoother than `DETAIL_PX`."""
+    along_y, along_x = np.gradient(detail(image))
+    return detail(np.hypot(along_y, along_x))
+
+
+def search_windows(survey: Survey, whole_px: int = WHOLE_PX) -> list[Window]:
+    """HSI windows that the search for one move looks at: the whole overlap up to an edge of `whole_px`, else five parts of it."""
     rows, cols = survey.around
     height, width = rows.stop - rows.start, cols.stop - cols.start
-    if max(height, width) * max(1.0, survey.pair.gsd_ratio / 8) <= _WHOLE_PX:
+    if max(height, width) * max(1.0, survey.pair.gsd_ratio / 8) <= whole_px:
         return [survey.around]
-    part = max(1, int(_WHOLE_PX / 2 / max(1.0, survey.pair.gsd_ratio / 8)))
+    part = max(1, int(whole_px / 2 / max(1.0, survey.pair.gsd_ratio / 8)))
     windows = []
     for share_y, share_x in ((0.5, 0.5), (0.1, 0.1), (0.1, 0.9), (0.9, 0.1), (0.9, 0.9)):
         y = rows.start + round(share_y * max(height - part, 0))
@@ -66,7 +85,7 @@ def search_windows(survey: Survey) -> list[Window]:
     return windows
 
 
-def find_peak(survey: Survey, views: Iterable[View], limit: int, n_bands: int) -> Peak | None:
+def find_peak(survey: Survey, views: Iterable[View], limit: int, n_bands: int, *, shown: Shown = detail) -> Peak | None:
     """The move that all views agree on best, None if they show too little.
 
     Parameters
@@ -77,23 +96,29 @@ def find_peak(survey: Survey, views: Iterable[View], limit: int, n_bands: int) -
     limit : int
         Largest move, HSI pixels along rows and columns.
     n_bands : int
-        Bands to keep.
+        Bands to keep, all of one of the HSI's detectors: a detector that looks beside the other has a move of its own.
+    shown : callable
+        What of the images is correlated.
     """
     n_lags = 2 * limit + 1
     total, weight = np.zeros((2, len(survey.bands), n_lags, n_lags))
     for view in views:
         to_hsi, fine = view.to_hsi, view.lattice((0.0, 0.0), limit)
         for k, (target, band) in enumerate(zip(view.targets(survey.mixing), fine, strict=True)):
-            correlation, count = masked_correlation(detail(target), detail(band))
+            correlation, count = masked_correlation(shown(target), shown(band))
             total[k] += np.where(count > 0, correlation, 0.0) * count
             weight[k] += count
     mean = np.divide(total, weight, out=np.full_like(total, -1.0), where=weight > _MIN_SHARE * weight.max())
     if weight.max() < _MIN_PIXELS:
         return None
     best_of_band = mean.max(axis=(1, 2))
-    bands = tuple(int(k) for k in np.argsort(-best_of_band)[:n_bands] if best_of_band[k] > 0.5 * best_of_band.max())
-    if not bands:
+    good = best_of_band > 0.5 * best_of_band.max()
+    if not good.any():
         return None
+    detector = detector_of(survey.channel_nm[: len(survey.bands)])
+    # The first detector leads where it shows the same as well as the second: guides and products begin there.
+    good &= detector == detector[good].min()
+    bands = tuple(int(k) for k in np.argsort(-best_of_band) if good[k])[:n_bands]
     shared = mean[list(bands)].mean(axis=0)
     row, col = np.unravel_index(int(np.argmax(shared)), shared.shape)
     y, x = np.ogrid[:n_lags, :n_lags]
@@ -109,6 +134,7 @@ def find_peak(survey: Survey, views: Iterable[View], limit: int, n_bands: int) -
         move=move(int(row), int(col)),
         correlation=float(shared[row, col]),
         rival=move(int(other[0]), int(other[1])),
+        rival_correlation=float(apart[other]),
         at_rim=bool(max(abs(row - limit), abs(col - limit)) >= limit),
         bands=bands,
     )
@@ -159,7 +185,7 @@ def masked_correlation(target: Array, fine: Array) -> tuple[Array, Array]:
     return np.divide(cross, np.sqrt(np.abs(spread_a * spread_b)), out=np.full(n_lags, -1.0), where=usable), count
 
 
-def window_moves(view: View, around: Move, limit: int) -> tuple[Array, Array]:
+def window_moves(view: View, around: Move, limit: int, *, shown: Shown = detail) -> tuple[Array, Array]:
     """The best move of each tie-point window near a move.
 
     Parameters
@@ -169,6 +195,8 @@ def window_moves(view: View, around: Move, limit: int) -> tuple[Array, Array]:
         Coarse pixels.
     limit : int
         HSI pixels that a window may differ along rows and columns.
+    shown : callable
+        What of the images is correlated.
 
     Returns
     -------
@@ -180,14 +208,13 @@ def window_moves(view: View, around: Move, limit: int) -> tuple[Array, Array]:
     edge = view.survey.edge
     height, width = view.x.shape
     rows, cols = height // edge, width // edge
-    fine = [detail(band) for band in view.lattice(around, limit)]
-    targets = [detail(band) for band in view.targets(view.survey.mixing)]
+    fine = [shown(band) for band in view.lattice(around, limit)]
+    targets = [shown(target) for target in view.targets(view.survey.mixing)]
     surface = np.zeros((rows, cols, 2 * limit + 1, 2 * limit + 1))
     for target, band in zip(targets, fine, strict=True):
-        for dy in range(2 * limit + 1):
-            for dx in range(2 * limit + 1):
-                moved = band[dy : dy + height, dx : dx + width]
-                surface[:, :, dy, dx] += _window_correlation(target, moved, edge) / len(fine)
+        whole = bool(np.isfinite(target).all() and np.isfinite(band).all())
+        correlated = _whole_correlation if whole else _valid_correlation
+        surface += correlated(target, band, edge, limit) / len(fine)
     surface = _with_neighbors(surface)
     flat = surface.reshape(rows, cols, -1)
     best = flat.argmax(axis=-1)
@@ -202,6 +229,47 @@ def window_moves(view: View, around: Move, limit: int) -> tuple[Array, Array]:
     correlation = np.take_along_axis(flat, best[..., None], axis=-1)[..., 0]
     move[:, ~inner | (correlation <= 0)] = np.nan
     return move, correlation
+
+
+def _whole_correlation(target: Array, fine: Array, edge: int, limit: int) -> NDArray[np.float64]:
+    """Correlation of every window at every lag, shape (window row, window column, lag, lag), where all pixels are valid."""
+    height, width = target.shape
+    n_lags, n = 2 * limit + 1, float(edge * edge)
+    # About the mean, or the sums of squares lose what they are compared for.
+    a, b = (np.asarray(image - image.mean(), np.float64) for image in (target, fine))
+    a = a - (_window_sums(a, edge) / n).repeat(edge, axis=0).repeat(edge, axis=1)
+    windows = a.reshape(height // edge, edge, width // edge, edge)
+    spread_a = _window_sums(a * a, edge)
+    sums = [_running(image, edge) for image in (b, b * b)]
+    out = np.zeros((*spread_a.shape, n_lags, n_lags))
+    for dy in range(n_lags):
+        for dx in range(n_lags):
+            moved = b[dy : dy + height, dx : dx + width].reshape(windows.shape)
+            cross = np.einsum("iakb,iakb->ik", windows, moved)
+            sum_b, bb = (part[dy : dy + height : edge, dx : dx + width : edge] for part in sums)
+            spread = spread_a * (bb - sum_b**2 / n)
+            out[:, :, dy, dx] = np.divide(
+                cross, np.sqrt(np.abs(spread)), out=np.zeros_like(cross), where=(n >= _MIN_PIXELS) & (spread > 1e-30)
+            )
+    return out
+
+
+def _running(image: Array, edge: int) -> NDArray[np.float64]:
+    """Sum over the square of `edge` pixels that begins at each pixel, shape smaller by `edge` - 1."""
+    total = np.pad(image, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    return np.asarray(total[edge:, edge:] - total[:-edge, edge:] - total[edge:, :-edge] + total[:-edge, :-edge])
+
+
+def _valid_correlation(target: Array, fine: Array, edge: int, limit: int) -> NDArray[np.float64]:
+    """The same over the pixels that are valid in both images."""
+    height, width = target.shape
+    n_lags = 2 * limit + 1
+    lags = [
+        _window_correlation(target, fine[dy : dy + height, dx : dx + width], edge)
+        for dy in range(n_lags)
+        for dx in range(n_lags)
+    ]
+    return np.stack(lags, axis=-1).reshape(*lags[0].shape, n_lags, n_lags)
 
 
 def _window_correlation(target: Array, moved: Array, edge: int) -> NDArray[np.float64]:

@@ -80,8 +80,8 @@ class Linearized:
     """Of each window's best target with its regression, shape (window,); NaN where too few pixels are valid."""
 
 
-def linearize(view: View, mixing: Array, displacement: Displacement) -> Linearized:
-    """The forward model about a displacement.
+def linearize(view: View, mixing: Array, displacement: Displacement, aside: Array | None = None) -> Linearized:
+    """The forward model about a displacement, from all targets together.
 
     Parameters
     ----------
@@ -90,32 +90,66 @@ def linearize(view: View, mixing: Array, displacement: Displacement) -> Lineariz
         Weights of the HSI's channels in each target.
     displacement : Displacement
         Close to the truth: within about a coarse pixel.
+    aside : ndarray, shape (2, window), optional
+        Move (coarse px) of each window beside the displacement.
     """
+    # Errors of the targets of one window are alike, so several of them are worth little more than one.
+    parts = linearize_each(view, mixing, displacement, aside)
+    return Linearized(
+        information=np.asarray(sum(part.information for part in parts) / len(parts)),
+        pull=np.asarray(sum(part.pull for part in parts) / len(parts)),
+        correlation=np.asarray(np.max([part.correlation for part in parts], axis=0)),
+    )
+
+
+def linearize_each(
+    view: View, mixing: Array, displacement: Displacement, aside: Array | None = None
+) -> list[Linearized]:
+    """The forward model about a displacement, from each target by itself; parameters as in `linearize`."""
     edge = view.survey.edge
-    move = view.survey.moves(displacement, view.x, view.y)
+    move = _moves(view, displacement, aside)
     samples = view.samples(move)
     valid = np.asarray(np.isfinite(samples).all(axis=0) & np.isfinite(view.channels).all(axis=0), np.float64)
     windows = _Windows(valid=cut(valid, edge), samples=cut(np.nan_to_num(samples), edge), edge=edge)
     slopes = cut(view.gradients(move), edge)  # (window, 2, band, pixel)
-    information = np.zeros((*windows.valid.shape, 2, 2))
-    pull = np.zeros((*windows.valid.shape, 2))
-    correlation = np.zeros(len(pull))
+    blind = windows.valid.mean(axis=-1) < _MIN_SHARE
+    parts = []
     for target in cut(np.nan_to_num(view.targets(mixing)), edge).transpose(1, 0, 2):
         fit = windows.explain(target)
         gradient = windows.projected(np.einsum("wb,wdbp->wpd", fit.gains, slopes), fit.weight)
-        # Errors of the targets of one window are alike, so several of them are worth little more than one.
-        weighted = gradient * (fit.weight / np.maximum(fit.variance, 1e-30)[:, None] / len(mixing))[..., None]
-        information += weighted[..., :, None] * gradient[..., None, :]
-        pull += weighted * fit.residual[..., None]
-        correlation = np.maximum(correlation, fit.correlation)
-    correlation[windows.valid.mean(axis=-1) < _MIN_SHARE] = np.nan
-    return Linearized(information=information, pull=pull, correlation=correlation)
+        weighted = gradient * (fit.weight / np.maximum(fit.variance, 1e-30)[:, None])[..., None]
+        parts.append(
+            Linearized(
+                information=weighted[..., :, None] * gradient[..., None, :],
+                pull=weighted * fit.residual[..., None],
+                correlation=np.where(blind, np.nan, fit.correlation),
+            )
+        )
+    return parts
 
 
-def measure(view: View, mixing: Array, displacement: Displacement) -> TiePoints:
+def measure(view: View, mixing: Array, displacement: Displacement, aside: Array | None = None) -> TiePoints:
     """Tie points of a view along a displacement; see `linearize`."""
+    return _tie_points(view, linearize(view, mixing, displacement, aside), displacement, aside)
+
+
+def measure_each(view: View, mixing: Array, displacement: Displacement) -> list[TiePoints]:
+    """Tie points of a view by each target alone."""
+    return [_tie_points(view, part, displacement, None) for part in linearize_each(view, mixing, displacement)]
+
+
+def _moves(view: View, displacement: Displacement, aside: Array | None) -> Array:
+    """Move at every pixel of a view, shape (2, y, x)."""
+    move = view.survey.moves(displacement, view.x, view.y)
+    if aside is None:
+        return move
     edge = view.survey.edge
-    found = linearize(view, mixing, displacement)
+    rows, cols = (size // edge for size in view.x.shape)
+    return np.asarray(move + aside.reshape(2, rows, cols).repeat(edge, axis=1).repeat(edge, axis=2))
+
+
+def _tie_points(view: View, found: Linearized, displacement: Displacement, aside: Array | None) -> TiePoints:
+    edge = view.survey.edge
     whole = found.information.sum(axis=1)
     step = _solved(whole, found.pull.sum(axis=1))
     odd = np.add.outer(np.arange(edge), np.arange(edge)).ravel() % 2 == 1
@@ -124,7 +158,7 @@ def measure(view: View, mixing: Array, displacement: Displacement) -> TiePoints:
     total = worth.sum(axis=1, keepdims=True)
     share = np.divide(worth, total, out=np.full_like(worth, 1.0 / edge**2), where=total > 0)
     x, y = ((cut(axis, edge) * share).sum(axis=-1) for axis in (view.x, view.y))
-    here = view.survey.moves(displacement, x, y)
+    here = view.survey.moves(displacement, x, y) + (0.0 if aside is None else aside)
     eigenvalues = np.linalg.eigvalsh(whole)
     sigma = np.sqrt(1.0 / np.maximum(eigenvalues[:, 0], 1e-30))
     # Along straight lines only noise has a gradient, and it would pass for knowledge.

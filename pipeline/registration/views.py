@@ -36,6 +36,16 @@ _CHANNELS = 8
 """Parts of the HSI's spectrum, equal in relative width, from which a band's true response may be learned ..."""
 _PER_CHANNEL = 4
 """... and bands that are read for each."""
+DETECTOR_NM = 1000.0
+"""Imaging spectrometers see what lies beyond with a second detector, which may look beside the first."""
+_PER_DETECTOR = 4
+"""Parts of each detector's spectrum whose displacement is measured ..."""
+_PER_PART = 6
+"""... and bands that are read for each."""
+_FEWEST_IN_DETECTOR = 3
+"""Bands below which a detector is not measured by itself."""
+_SAMPLE_PX = 2
+"""Edge, in tie-point windows, of the blocks of a sample."""
 _WORTH_READING = 1e-3
 """Weight of an HSI band in a response."""
 _WINDOW_PX = (10, 32)
@@ -73,7 +83,9 @@ class Survey:
     """HSI bands that make them up, positions in the scene."""
     response: NDArray[np.float32]
     """Weights of the HSI bands in each channel, shape (channel, HSI band): first one channel for each MSI band as its table
-    tells, then parts of the spectrum."""
+    tells, then parts of the spectrum, none of which mixes two detectors."""
+    channel_nm: NDArray[np.float64]
+    """Center (nm) of each channel, shape (channel,): the MSI band's, then that of the part."""
     mixing: Array
     """Weights of the channels in each target, shape (MSI band, channel)."""
     psf_sigma_px: float
@@ -97,7 +109,9 @@ class Survey:
         nearest = np.abs(center_nm - pair.msi.bands.center_nm[:, None])
         stand_in = nearest == nearest.min(axis=1, keepdims=True)
         told = np.where(coverage[:, None] > _MIN_COVERAGE, weights, stand_in / stand_in.sum(axis=1, keepdims=True))
-        response = np.concatenate([told[list(bands)], _parts(center_nm)]).astype(np.float32)
+        parts = _parts(center_nm, _CHANNELS, _PER_CHANNEL)
+        response = np.concatenate([told[list(bands)], parts]).astype(np.float32)
+        channel_nm = np.concatenate([pair.msi.bands.center_nm[list(bands)], parts @ center_nm])
         # The far tails of a Gaussian response are not worth reading a band for.
         heavy = (response > _WORTH_READING).any(axis=0)
         frame = grids.fine
@@ -114,6 +128,7 @@ class Survey:
             bands=bands,
             hsi_bands=tuple(int(k) for k in good[heavy]),
             response=response[:, heavy],
+            channel_nm=channel_nm,
             mixing=np.eye(len(bands), len(response)),
             psf_sigma_px=psf_sigma_px * math.sqrt(fine_m[0] * fine_m[1]) / pair.msi.gsd_m,
             unit=(
@@ -126,15 +141,62 @@ class Survey:
         )
 
     def with_bands(self, chosen: Sequence[int]) -> Survey:
-        """The same with some of its bands, by their place in `bands`."""
+        """The same with some of its bands, all of one detector, by their place in `bands`."""
         picked = list(chosen)
-        channels = [*picked, *range(len(self.bands), len(self.response))]
+        parts = np.arange(len(self.bands), len(self.response))
+        own = parts[detector_of(self.channel_nm[parts]) == detector_of(self.channel_nm[picked[0]])]
+        channels = [*picked, *(own if own.size else parts)]
+        read = np.atleast_1d((self.response[channels] > _WORTH_READING).any(axis=0))
         return replace(
             self,
             bands=tuple(self.bands[i] for i in picked),
-            response=self.response[channels],
+            hsi_bands=tuple(band for band, wanted in zip(self.hsi_bands, read, strict=True) if wanted),
+            response=self.response[channels][:, read],
+            channel_nm=self.channel_nm[channels],
             mixing=np.eye(len(picked), len(channels)),
         )
+
+    def by_spectrum(self, bands: Sequence[int], blocks: Sequence[Window]) -> Survey:
+        """Some of its blocks with parts of the spectrum as targets, `_PER_DETECTOR` for each detector, and bands of the MSI."""
+        good = np.array(self.pair.hsi.good_bands)
+        center_nm = self.pair.hsi.bands.center_nm[good]
+        of = detector_of(center_nm)
+        rows = []
+        for detector in np.unique(of):
+            own = of == detector
+            if own.sum() >= _FEWEST_IN_DETECTOR:
+                inside = np.zeros((_PER_DETECTOR, len(good)))
+                parts = _parts(center_nm[own], _PER_DETECTOR, _PER_PART)
+                inside[: len(parts), own] = parts
+                rows.append(inside[: len(parts)])
+        response = np.concatenate(rows) if rows else np.zeros((0, len(good)))
+        read = response.any(axis=0)
+        return replace(
+            self,
+            bands=tuple(bands),
+            blocks=tuple(blocks),
+            hsi_bands=tuple(int(k) for k in good[read]),
+            response=response[:, read].astype(np.float32),
+            channel_nm=response @ center_nm,
+            mixing=np.eye(len(response)),
+        )
+
+    @property
+    def n_windows(self) -> int:
+        """Tie-point windows of the overlap, in its blocks or not."""
+        down, across = (max(1, (part.stop - part.start) // self.edge) for part in self.around)
+        return int(down * across)
+
+    def sampled(self, n_windows: int) -> Survey:
+        """The same with small blocks spread evenly over the overlap, of about `n_windows` in all."""
+        blocks = _blocks(self.around, self.edge, _SAMPLE_PX * self.edge, most=None)
+        rows, cols = (sorted({block[axis].start for block in blocks}) for axis in (0, 1))
+        share = math.sqrt(n_windows / _SAMPLE_PX**2 / (len(rows) * len(cols)))
+        picked = [
+            {part[i] for i in np.linspace(0, len(part) - 1, max(2, round(len(part) * share))).round().astype(int)}
+            for part in (rows, cols)
+        ]
+        return replace(self, blocks=tuple(b for b in blocks if b[0].start in picked[0] and b[1].start in picked[1]))
 
     @property
     def bounds(self) -> tuple[Array, Array]:
@@ -355,15 +417,21 @@ def _jacobian(position: Array, index: Array) -> Array:
     return np.asarray(np.linalg.lstsq(a.T, b.T, rcond=None)[0].T)
 
 
-def _parts(center_nm: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Channels of the spectrum, each the mean of a few bands; shape (channel, band)."""
-    edges = np.geomspace(center_nm[0], center_nm[-1] * (1 + 1e-9) + 1e-6, _CHANNELS + 1)
+def detector_of(center_nm: Array | float) -> NDArray[np.intp]:
+    """Number of the detector that sees a wavelength: 0 up to `DETECTOR_NM`, 1 beyond."""
+    return np.asarray(np.asarray(center_nm) > DETECTOR_NM, np.intp)
+
+
+def _parts(center_nm: NDArray[np.float64], n_parts: int, per_part: int) -> NDArray[np.float64]:
+    """Parts of the spectrum of equal relative width, each the mean of a few bands of one detector; shape (part, band)."""
+    edges = np.geomspace(center_nm[0], center_nm[-1] * (1 + 1e-9) + 1e-6, n_parts + 1)
     rows = []
     for low, high in pairwise(edges):
-        inside = np.flatnonzero((center_nm >= low) & (center_nm < high))
-        if inside.size:
-            read = inside[np.linspace(0, inside.size - 1, min(inside.size, _PER_CHANNEL)).round().astype(int)]
-            rows.append(np.bincount(read, minlength=len(center_nm)) / len(read))
+        for detector in (0, 1):
+            inside = np.flatnonzero((center_nm >= low) & (center_nm < high) & (detector_of(center_nm) == detector))
+            if inside.size:
+                read = inside[np.linspace(0, inside.size - 1, min(inside.size, per_part)).round().astype(int)]
+                rows.append(np.bincount(read, minlength=len(center_nm)) / len(read))
     return np.array(rows)
 
 
@@ -380,8 +448,8 @@ def _meeting(hsi: GeoBox, product: GeoBox) -> Window:
     return ranges[0], ranges[1]
 
 
-def _blocks(around: Window, edge: int, block: int) -> tuple[Window, ...]:
-    """Blocks of whole windows; what is left over is shared by both rims."""
+def _blocks(around: Window, edge: int, block: int, *, most: int | None = _MAX_BLOCKS) -> tuple[Window, ...]:
+    """Blocks of whole windows, `most` of them; what is left over is shared by both rims."""
     per_block = max(1, block // edge)
     parts = []
     for part in around:
@@ -394,5 +462,5 @@ def _blocks(around: Window, edge: int, block: int) -> tuple[Window, ...]:
             ]
         )
     blocks = [(rows, cols) for rows in parts[0] for cols in parts[1]]
-    picked = np.linspace(0, len(blocks) - 1, min(len(blocks), _MAX_BLOCKS)).round().astype(int)
+    picked = np.linspace(0, len(blocks) - 1, min(len(blocks), most or len(blocks))).round().astype(int)
     return tuple(blocks[i] for i in picked)

@@ -84,6 +84,14 @@ def smooth(seed: int, size: int, peak: float) -> Move:
     return move
 
 
+def oblique_step(size: int, share: float, step: float) -> Move:
+    """A part of the scene along an oblique line lies `step` px further east than the rest."""
+    return lambda x, y: (
+        np.where(x + 0.25 * (y - size / 2) < size * share, 1.0 + step, 1.0),
+        np.full_like(x, -0.5),
+    )
+
+
 def clouds(shape: tuple[int, int], share: float, seed: int) -> np.ndarray:
     """A mask of cloud of a given share, in patches of about a sixth of the scene."""
     noise = gaussian_filter(np.random.default_rng(seed).standard_normal(shape), min(shape) / 12)
@@ -169,6 +177,10 @@ def cases(n: int) -> Iterator[Case]:
             for peak in (0.5, 1.5, 3.0):
                 field = smooth(seed, size, peak)
                 yield Case(f"smooth field, {peak} px", simulate(ground, ratio=3, move=field, seed=seed), field)
+            for share, step in ((0.25, 2.0), (0.35, 3.0)):
+                stepped = oblique_step(size, share, step)
+                pair = simulate(ground, ratio=3, move=stepped, seed=seed)
+                yield Case(f"step of {step:g} px over {share:.0%}", pair, stepped)
             water = 0.05 + 0 * ground
             yield Case("refuse: water", simulate(water, ratio=3, move=shift, snr_db=35, seed=seed), None)
             yield Case("refuse: all cloud", clouded(plain, 1.0, seed), None)

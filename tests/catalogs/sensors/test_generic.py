@@ -606,3 +606,25 @@ def test_settings_of_products_are_refused(tmp_path: Path, setting: str) -> None:
     path = write(tmp_path / "a.tif", counts(), tags=by_band())
     with pytest.raises(UsageError, match=f"has no {setting} to choose"):
         generic.open_scene(Source(uri=str(path), **{setting: "none"}))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("Band 1 (0.45 um), Band 2 (0.56 um), Band 3 (0.665 um), Band 4 (0.842 um)", [450.0, 560.0, 665.0, 842.0]),
+        ("450 nm, 560.5nm, 665 Nanometers, 842 nm", [450.0, 560.5, 665.0, 842.0]),
+    ],
+)
+def test_wavelengths_in_the_names_of_the_bands(tmp_path, names, expected):
+    """Headers without a wavelength list whose names say it."""
+    path = envi(tmp_path / "a.bsq", counts(), header=f"band names = {{{names}}}")
+    np.testing.assert_allclose(opened(path).bands.center_nm, expected)
+
+
+@pytest.mark.parametrize(
+    "names", ["450 nm, 560 nm, red, 842 nm", "B1, B2, B3, B4", "450-500 nm, 560 nm, 665 nm, 1 um 2 um"]
+)
+def test_names_that_do_not_all_tell_one_wavelength_tell_none(tmp_path, names):
+    path = envi(tmp_path / "a.bsq", counts(), header=f"band names = {{{names}}}")
+    with pytest.raises(InputRejected, match="wavelength"):
+        opened(path)

@@ -57,7 +57,16 @@ def test_an_overlap_too_small_to_judge_is_taken_as_it_is_only_if_nothing_moved()
     registered = estimate("size=40&ratio=4&bands=20")
     assert (registered.decision, registered.model) == ("warn", "none")
     assert "too small" in registered.reason
+    assert "shows none" in registered.reason
     assert estimate("size=40&ratio=4&bands=20&east_m=120").decision == "refuse"
+
+
+def test_what_a_small_overlap_shows_is_told():
+    """0.3 px that were measured are not none, even where they are too few to be acted on."""
+    found = estimate("size=40&ratio=4&bands=20&east_m=12")
+    assert (found.decision, found.model) == ("warn", "none")
+    assert "shows none" not in found.reason
+    assert "about 0.3" in found.reason
 
 
 def test_featureless_scenes_are_refused_and_stay():
@@ -161,6 +170,64 @@ def test_two_halves_that_move_apart_are_not_accepted_as_one_shift(ground):
     assert found.decision != "accept" or found.model == "field"
 
 
+@pytest.mark.parametrize("step", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("share", [0.25, 0.35])
+def test_a_part_with_a_move_of_its_own_is_named(ground, share, step):
+    """An oblique step: never accepted as one shift; named with its size, its move and where it lies, and followed."""
+
+    def inside(x, y):
+        return x + 0.25 * (y - 40.0) < 80.0 * share
+
+    def move(x, y):
+        return np.where(inside(x, y), 1.0 + step, 1.0), np.full_like(x, -0.5)
+
+    pair, found = simulated(ground, move)
+    assert found.decision == "warn"
+    part = found.parts[0]
+    assert part.share == pytest.approx(share, abs=0.1)
+    assert (part.east_px, part.north_px) == (pytest.approx(step, abs=0.3), pytest.approx(0.0, abs=0.3))
+    left, bottom, right, top = part.bounds
+    assert left < 400_000 + 6 * 30
+    assert right < 400_000 + 30 * (80 * share + 20)
+    assert top - bottom > 0.6 * 80 * 30
+    assert "of the scene (x " in found.reason
+    # One shift for all is wrong by this in the root mean square.
+    assert error_px(pair, found, move) < 0.6 * step * np.sqrt(share)
+
+
+def test_parts_are_not_seen_where_there_are_none(ground):
+    for move in MOVES.values():
+        assert not simulated(ground, move)[1].parts
+
+
+@pytest.mark.parametrize("away", [12.0, 20.0])
+def test_a_match_beyond_the_search_is_told_with_the_setting_that_reaches_it(ground, away):
+    pair, found = simulated(ground, constant(away, -2.0))
+    assert (found.decision, found.model) == ("refuse", "none")
+    assert "do not show the same" not in found.reason
+    assert f"{away:+.1f} east" in found.reason
+    assert "align.max_shift_px" in found.reason
+    wider = AlignConfig(max_shift_px=away + 1)
+    again = register(pair, nest(pair, wider, None), wider, MTF_SIGMA * 3)
+    assert again.decision == "accept"
+    assert error_px(pair, again, constant(away, -2.0)) < 0.03
+
+
+def test_a_large_scene_is_judged_by_a_sample(ground, monkeypatch):
+    """Fewer windows than the scene has, spread over it; the shift and an affine move are as right as from all."""
+    monkeypatch.setattr(views, "_WINDOW_PX", (8, 8))
+    monkeypatch.setattr(registration, "_ENOUGH_WINDOWS", 60)
+    monkeypatch.setattr(registration, "_SAMPLED_WINDOWS", 36)
+    for name in ("shift", "affine"):
+        pair, found = simulated(ground, MOVES[name])
+        assert (found.decision, found.model) == ("accept", name)
+        assert found.tie_points_tried <= 40
+        assert error_px(pair, found, MOVES[name]) < 0.02
+    pair, found = simulated(ground, MOVES["field"])
+    assert found.tie_points_tried == 100
+    assert error_px(pair, found, MOVES["field"]) < 0.06
+
+
 def test_images_without_a_common_pixel_are_refused(ground):
     pair = simulate(ground, ratio=3, move=MOVES["shift"])
     data = np.full_like(pair.hsi.cube.data, np.nan)
@@ -258,3 +325,18 @@ def test_known_move_is_taken_as_it_is():
     assert (found.east_m, found.north_m) == (pytest.approx(5.0), 0)
     assert found.east == pytest.approx(5.0, rel=2e-3)  # UTM's scale
     assert estimate("size=200&ratio=4&bands=12&east_m=30", estimate=False).model == "none"
+
+
+def test_opposite_contrast_from_field_to_field(ground):
+    """One band each, bright where the other is dark in half of the fields: correlation cancels, edges do not."""
+    fields = gaussian_filter(np.random.default_rng(3).standard_normal(ground.shape[1:]), 18) > 0
+    sign = np.where(fields, 1.0, -1.0)
+    middle = gaussian_filter(ground[2], 30)
+    later = ground.copy()
+    later[:] = middle + sign * (ground[2] - middle)
+    pair = simulate(ground, ratio=3, move=MOVES["shift"], later=later, msi_bands=(2,))
+    one = held_scene("hsi", pair.hsi.cube.data[6:7], gsd=30.0, nm=[pair.hsi.bands.center_nm[6]], fwhm=[40.0])
+    pair = replace(pair, hsi=one)
+    found = register(pair, nest(pair, AlignConfig(), None), AlignConfig(), MTF_SIGMA * 3)
+    assert found.decision != "refuse"
+    assert error_px(pair, found, MOVES["shift"]) < 0.15

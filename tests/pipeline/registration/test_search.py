@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,15 @@ def test_every_window_finds_its_own_move(ground):
     assert np.nanmax(np.abs(found[0] - east)) < 0.6
     assert np.nanmax(np.abs(found[1] - north)) < 0.6
     assert np.median(correlation) > 0.6
+
+
+def test_windows_correlate_alike_with_and_without_invalid_pixels(ground):
+    """One pixel that is missing beyond every window's reach changes the way of computing, and nothing else."""
+    pair = simulate(ground, ratio=3, move=constant(2.0, -1.0))
+    view = view_of(pair, 8)
+    plain, correlation = window_moves(view, (0.0, 0.0), 3)
+    spoiled = replace(view, channels=view.channels.copy())
+    spoiled.channels[:, 0, 0] = np.nan
+    other, masked = window_moves(spoiled, (0.0, 0.0), 3)
+    np.testing.assert_allclose(other[:, 2:, 2:], plain[:, 2:, 2:], atol=0.02)
+    np.testing.assert_allclose(masked[2:, 2:], correlation[2:, 2:], atol=0.01)
