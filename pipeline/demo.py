@@ -48,7 +48,7 @@ def demonstrate(output: Path, *, network: str, recipe: str = RECIPE, progress: P
         network=network,
     )
     product = run(config, progress=progress)
-    scores = {network: score(product, truth)}
+    scores = {network: product_scores(product, truth)}
     if network != CONTROL:
         with tempfile.TemporaryDirectory(prefix="hyperfuse-control-") as folder:
             control = config.model_copy(
@@ -58,11 +58,11 @@ def demonstrate(output: Path, *, network: str, recipe: str = RECIPE, progress: P
                     "publish": OutputConfig(formats=("zarr",)),
                 }
             )
-            scores[CONTROL] = score(run(control, progress=progress), truth)
+            scores[CONTROL] = product_scores(run(control, progress=progress), truth)
     return Demonstration(product=product, scores=scores)
 
 
-def score(product: Product, truth: Scene) -> Scores:
+def product_scores(product: Product, truth: Scene) -> Scores:
     """Scores of a product against a scene that holds the truth on the same lattice or any other.
 
     Raises

@@ -48,7 +48,7 @@ from hyperfuse.pipeline.products.provenance import provenance
 from hyperfuse.pipeline.products.publish import publish, require_free
 from hyperfuse.pipeline.progress import Meter, Progress, silent
 from hyperfuse.pipeline.quality.assessment import assess, require_passed
-from hyperfuse.pipeline.quality.residual_decision import decide
+from hyperfuse.pipeline.quality.residual_decision import decide_residual
 from hyperfuse.pipeline.quality.standard_error import estimate_errors
 from hyperfuse.pipeline.reports.product_page import write_product_page
 
@@ -148,7 +148,7 @@ def stage_pair(opened: OpenRun) -> StagedJob:
     tell_harmony(job)
     device = pick_device(config.device)
     first_pass(job, progress)
-    decide(job)
+    decide_residual(job)
     coarse_pass(job, device, progress)
     strict_pass(job, device, progress)
     prepare(job)

@@ -95,7 +95,7 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     """
     from hyperfuse.models import available  # noqa: PLC0415 (torch takes seconds, --help must not)
     from hyperfuse.pipeline.evaluation.field_files import PipelineFuser  # noqa: PLC0415
-    from hyperfuse.pipeline.evaluation.field_table import summary  # noqa: PLC0415
+    from hyperfuse.pipeline.evaluation.field_table import field_summary  # noqa: PLC0415
     from hyperfuse.pipeline.evaluation.means import means  # noqa: PLC0415
     from hyperfuse.pipeline.fusion.device import pick_device  # noqa: PLC0415
     from hyperfuse.pipeline.fusion.weights import shipped_weights  # noqa: PLC0415
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     compared = options.preset == "real-pairs" or any("planted" in row.to_json() for row in rows)
     return {
         "rows": [row.to_json() for row in rows],
-        **(summary(rows) if compared else {}),
+        **(field_summary(rows) if compared else {}),
         "means": means(rows),
         "protocols": [protocol.to_json() for protocol in protocols],
         "device": device,

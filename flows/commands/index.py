@@ -23,7 +23,7 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noq
     InputRejected
         If there is no such folder, or no product in it.
     """
-    from hyperfuse.pipeline.reports.index_page import product_entries, summary, write_index  # noqa: PLC0415 (xarray takes seconds, --help must not)
+    from hyperfuse.pipeline.reports.index_page import index_record, product_entries, write_index  # noqa: PLC0415 (xarray takes seconds, --help must not)
 
     folder = options.folder
     found = product_entries(folder) if folder.is_dir() else []
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noq
         raise InputRejected(
             f"{folder}: no product in any of its subfolders; name the folder that holds product folders"
         )
-    return {"index": str(write_index(folder, found)), "states": summary(found)}
+    return {"index": str(write_index(folder, found)), "states": index_record(found)}
 
 
 def show(display: Display, record: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from hyperfuse.catalogs.pairing.ranking import Candidate, Pairing, pair
 from hyperfuse.catalogs.stac.catalog import Contents, Refusal
 from hyperfuse.catalogs.weight_cards import read_card
 from hyperfuse.pipeline.archive.built_from import Made, Recipe
-from hyperfuse.pipeline.archive.cost import FREE, Cost, Pace
+from hyperfuse.pipeline.archive.cost import FREE, Cost, ScenePace
 from hyperfuse.pipeline.archive.dead_letters import DeadLetters
 from hyperfuse.pipeline.archive.settings import ArchiveConfig, Recipes, folder_name
 from hyperfuse.pipeline.config import RunConfig
@@ -111,7 +111,7 @@ class Backlog:
 
     entries: tuple[Entry, ...]
     """Sorted by identifier."""
-    pace: Pace
+    pace: ScenePace
     """What the estimates rest on."""
 
     @property
@@ -160,7 +160,7 @@ def take_stock(archive: ArchiveConfig, contents: Contents) -> Backlog:
     entries = [shelf.entry(pairing) for pairing in pair(contents.scenes, archive.rules)]
     entries += [_unusable(archive, refusal) for refusal in contents.refused]
     # The pace is known only after all products were seen.
-    pace = Pace.of(shelf.made)
+    pace = ScenePace.of(shelf.made)
     priced = (_priced(entry, pace) for entry in entries)
     return Backlog(entries=tuple(sorted(priced, key=lambda entry: entry.id)), pace=pace)
 
@@ -264,7 +264,7 @@ def _unusable(archive: ArchiveConfig, item: Refusal) -> Entry:
     return Entry(id=item.href, state="refused", code="bad_item", reason=item.reason, address=item.href, product=product)
 
 
-def _priced(entry: Entry, pace: Pace) -> Entry:
+def _priced(entry: Entry, pace: ScenePace) -> Entry:
     if entry.state not in DUE or entry.task is None:
         return entry
     return replace(entry, task=replace(entry.task, cost=pace.cost(entry.task.pair, entry.task.config)))

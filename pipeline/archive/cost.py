@@ -37,7 +37,7 @@ FREE = Cost(hours=0.0, gigabytes=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class ScenePace:
     """Samples per second of each method, by the products that are there."""
 
     rates: Mapping[str, float]
@@ -46,7 +46,7 @@ class Pace:
     """Products that were measured."""
 
     @classmethod
-    def of(cls, products: Iterable[Made]) -> Pace:
+    def of(cls, products: Iterable[Made]) -> ScenePace:
         """The pace of finished products; those that resumed another run tell nothing."""
         seen: dict[str, list[float]] = defaultdict(list)
         for made in products:

@@ -28,7 +28,7 @@ from hyperfuse.pipeline.observation.field import DIRECTION, sampled_at
 from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.observation.simulate import TOUCHED, Cube, SimulatedPair, noisy
 from hyperfuse.pipeline.products.product import Product
-from hyperfuse.pipeline.quality.trials import Cost, Fused
+from hyperfuse.pipeline.quality.trials import Fused, MeteredCall
 from hyperfuse.pipeline.run import run
 
 _COARSE_M = 30.0
@@ -57,7 +57,7 @@ class PipelineFuser:
             config = written(pair, Path(folder), {"network": name, "device": device, **self.settings})
             if weights is not None:
                 config = config.model_copy(update={"weights": weights})
-            with Cost(device) as cost:
+            with MeteredCall(device) as cost:
                 product = run(config)
             # The record of its quality is a file of the product, which is gone when the folder is.
             return Fused(

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from hyperfuse.pipeline.observation.protocol import Protocol
-from hyperfuse.pipeline.quality.trials import Row
+from hyperfuse.pipeline.quality.trials import TrialRow
 
 DEFAULT = "map_subspace"
 """Method that the others are held against."""
 _OUTSIDE = " outside"
 
 
-def summary(rows: Sequence[Row]) -> dict[str, Any]:
+def field_summary(rows: Sequence[TrialRow]) -> dict[str, Any]:
     """Means over the cubes that all methods fused, and who is better than the default where.
 
     Returns
@@ -27,7 +27,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
         and method with a higher PSNR or a lower SAM than the default, with both scores of both.
     """
     scored = [*rows, *(_outside(row) for row in rows if row.outside is not None)]
-    groups: dict[Protocol, list[Row]] = {}
+    groups: dict[Protocol, list[TrialRow]] = {}
     for row in scored:
         groups.setdefault(row.protocol, []).append(row)
     records = [record for protocol, group in groups.items() for record in _means(protocol, group)]
@@ -35,7 +35,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     return {"field": records, "beaten": beaten}
 
 
-def _outside(row: Row) -> Row:
+def _outside(row: TrialRow) -> TrialRow:
     planted = replace(row.protocol.planted, name=row.protocol.planted.name + _OUTSIDE)
     return replace(row, scores=row.outside, outside=None, protocol=replace(row.protocol, planted=planted))
 
@@ -50,7 +50,7 @@ def _of(protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _means(protocol: Protocol, group: list[Row]) -> list[dict[str, Any]]:
+def _means(protocol: Protocol, group: list[TrialRow]) -> list[dict[str, Any]]:
     methods = list(dict.fromkeys(row.method for row in group))
     failed = {row.cube for row in group if row.scores is None}
     # A mean over other cubes than the next method's cannot be compared with it.
@@ -70,7 +70,7 @@ def _means(protocol: Protocol, group: list[Row]) -> list[dict[str, Any]]:
     return records
 
 
-def _beaten(protocol: Protocol, group: list[Row]) -> list[dict[str, Any]]:
+def _beaten(protocol: Protocol, group: list[TrialRow]) -> list[dict[str, Any]]:
     ours = {row.cube: row.scores for row in group if row.method == DEFAULT and row.scores is not None}
     found = []
     for row in group:

@@ -10,18 +10,18 @@ import numpy as np
 
 from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.quality.metrics import Scores
-from hyperfuse.pipeline.quality.trials import OUTSIDE, Row
+from hyperfuse.pipeline.quality.trials import OUTSIDE, TrialRow
 
 
-def means(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def means(rows: Sequence[TrialRow]) -> list[dict[str, Any]]:
     """Mean scores of each method under each protocol, over the cubes that it fused."""
-    groups: dict[tuple[Protocol, str], list[Row]] = {}
+    groups: dict[tuple[Protocol, str], list[TrialRow]] = {}
     for row in rows:
         groups.setdefault((row.protocol, row.method), []).append(row)
     found = []
     for (protocol, name), group in groups.items():
         done = [row for row in group if row.scores is not None]
-        record = Row(cube="mean", method=name, protocol=protocol).to_json()
+        record = TrialRow(cube="mean", method=name, protocol=protocol).to_json()
         for key in [*(each.name for each in fields(Scores)), "rmse_own_unit"] if done else ():
             values = [value for row in done if (value := row.to_json()[key]) is not None]
             record[key] = float(np.mean(values)) if values else None

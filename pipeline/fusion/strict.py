@@ -60,7 +60,7 @@ class StrictRecord(BaseModel):
     pixels: int
     """Coarse pixels that were compared."""
     reach: int
-    """Coarse pixels around a tile that decide its correction."""
+    """Coarse pixels around a tile that regularize its correction."""
 
     @property
     def projection_lambdas(self) -> F64:
@@ -79,7 +79,9 @@ def noise(spectra: F32) -> F64 | None:
     return sigma
 
 
-def decide(spectrum: ResidualSpectrum, sigma: F64, *, ratio: int, sigma_px: float, share: float = 1.0) -> StrictRecord:
+def regularize(
+    spectrum: ResidualSpectrum, sigma: F64, *, ratio: int, sigma_px: float, share: float = 1.0
+) -> StrictRecord:
     """The lambdas for what a sample told; no correction where nothing could be compared.
 
     Parameters
@@ -141,7 +143,7 @@ def project_whole(fused: F32, pair: SimulatedPair) -> Projected:
         raise InputRejected(f"{pair.name}: is too small for strict mode; give a larger image or a smaller ratio")
     spectrum = ResidualSpectrum(len(fused), ratio=ratio, sigma_px=sigma_px)
     spectrum.add(left, known)
-    record = decide(spectrum, sigma, ratio=ratio, sigma_px=sigma_px)
+    record = regularize(spectrum, sigma, ratio=ratio, sigma_px=sigma_px)
     BackProjection(record.projection_lambdas, ratio=ratio, sigma_px=sigma_px)(image, hsi, *masks)
     remaining, _ = residual(image, hsi, *masks, ratio=ratio, sigma_px=sigma_px)
 
@@ -184,7 +186,7 @@ def strict_pass(job: StagedJob, device: torch.device, progress: Progress = silen
         spectrum.add(left[:, *inner] * pair.unscaling[0], known[inner])
         progress("strict pass", done, len(chosen))
     share = sum(math.prod(block.shape) for block in chosen) / math.prod(job.grids.coarse_shape)
-    record = decide(spectrum, sigma, ratio=ratio, sigma_px=sigma_px, share=share)
+    record = regularize(spectrum, sigma, ratio=ratio, sigma_px=sigma_px, share=share)
     write_atomic(job.folder / STRICT, record.model_dump_json(indent=1))
 
 

@@ -37,7 +37,7 @@ from hyperfuse.pipeline.pipelining import Workers, in_this_process
 from hyperfuse.pipeline.progress import Progress
 from hyperfuse.pipeline.registration.estimate import estimate
 from hyperfuse.pipeline.registration.record import Registration
-from hyperfuse.pipeline.registration.report import write_report
+from hyperfuse.pipeline.registration.report import write_registration
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
             "`hyperfuse register`, give a known move as align.east_m and align.north_m, or trust the geometry as it is with "
             "align.on_refuse=keep"
         )
-    write_report(found, job.folder)
+    write_registration(found, job.folder)
     (job.folder / "stage").mkdir(exist_ok=True)
     hsi, msi = (_stage_role(role, job, pair, move, progress) for role in _ROLES)
     measured = _as_measured(job, pair, move)

@@ -19,7 +19,7 @@ from hyperfuse.pipeline.geometry.resample import warp
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.mosaic.feather import NOTHING, reach, seen, weights
 from hyperfuse.pipeline.mosaic.inputs import AreaInputs
-from hyperfuse.pipeline.mosaic.seams import SeamSums, joined, pair_sums, step_sums
+from hyperfuse.pipeline.mosaic.seams import JoinSums, joined, pair_sums, step_sums
 
 _BYTES_PER_SAMPLE = 24
 """Of one sample of one product in a block: as read, warped, and in the sums."""
@@ -33,7 +33,7 @@ class Block:
     """Physical values, shape (band, y, x); NaN where no product has a sample."""
     source: NDArray[np.uint16]
     """Number of the product with the largest weight, from 1, shape (y, x); 0 where there is none."""
-    seams: SeamSums
+    seams: JoinSums
     """What can be seen of the joins in it."""
 
 
@@ -78,7 +78,7 @@ def blend_block(
     n_bands = len(inputs.bands)
     samples = np.full((n_bands, *box.shape), np.nan, np.float32)
     if not numbers:
-        return Block(samples=samples, source=np.zeros(box.shape, np.uint16), seams=SeamSums())
+        return Block(samples=samples, source=np.zeros(box.shape, np.uint16), seams=JoinSums())
     step = max(1, int(budget / (_BYTES_PER_SAMPLE * (len(numbers) + 1) * samples[0].size)))
     parts = []
     for first in range(0, n_bands, step):
@@ -123,7 +123,7 @@ def _seams(
     samples: NDArray[np.float32],
     part: slice,
     n_bands: int,
-) -> SeamSums:
+) -> JoinSums:
     """Sums of some bands of a block, padded with zeros to all bands."""
     inside = np.stack([np.isfinite(product).any(axis=0) for product in read])
     count, total = step_sums(samples, inside)
@@ -134,7 +134,7 @@ def _seams(
         )
         for pair in pair_sums(read, numbers)
     ]
-    return SeamSums(pairs=pairs, neighbors=count, steps=total)
+    return JoinSums(pairs=pairs, neighbors=count, steps=total)
 
 
 def _sources(shares: Sequence[NDArray[np.float64]], numbers: Sequence[int]) -> NDArray[np.uint16]:

@@ -129,7 +129,7 @@ class Area:
         return [scene.cube for scene in self.inputs.scenes if isinstance(scene.cube, ProductCube)]
 
 
-def create(area: Area) -> None:
+def create_area(area: Area) -> None:
     """Lay out both Zarr groups, before any block is blended; what an earlier run left is lost."""
     config, inputs = area.config, area.inputs
     height, width = inputs.target.shape
@@ -382,7 +382,7 @@ def _sensors(inputs: Any) -> list[str]:
     return [entry["sensor"] for entry in inputs.values()] if isinstance(inputs, dict) else []
 
 
-def packed(samples: np.ndarray[Any, Any], area: Area) -> tuple[np.ndarray[Any, Any], int]:
+def encoded_samples(samples: np.ndarray[Any, Any], area: Area) -> tuple[np.ndarray[Any, Any], int]:
     """Samples as they are stored, and how many had to be set to the end of the range."""
     if not area.integer:
         return samples.astype(np.float32), 0

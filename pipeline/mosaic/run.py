@@ -1,7 +1,7 @@
 """Several products, one area: check, stage what is valid, blend block by block, publish.
 
 Nothing of a block depends on another, and each writes its own chunks: a run that was killed is started again and skips
-the blocks that are finished, and memory holds one block, whatever the size and the number of products.
+the blocks that are finished_blocks, and memory holds one block, whatever the size and the number of products.
 """
 
 from __future__ import annotations
@@ -33,8 +33,15 @@ from hyperfuse.pipeline.job.staging_folder import AREA_SCHEMA, RECORD, claim, re
 from hyperfuse.pipeline.mosaic.blend import Block, blend_block
 from hyperfuse.pipeline.mosaic.feather import reach, stage_validity
 from hyperfuse.pipeline.mosaic.inputs import extents, open_inputs
-from hyperfuse.pipeline.mosaic.record import Area, area_provenance, create, finished_cube, item_properties, packed
-from hyperfuse.pipeline.mosaic.seams import SeamSums, joined, seam_record
+from hyperfuse.pipeline.mosaic.record import (
+    Area,
+    area_provenance,
+    create_area,
+    encoded_samples,
+    finished_cube,
+    item_properties,
+)
+from hyperfuse.pipeline.mosaic.seams import JoinSums, joined, seam_record
 from hyperfuse.pipeline.mosaic.settings import AreaConfig
 from hyperfuse.pipeline.products.commit import put_in_place, require_disk, require_parent, resources_named
 from hyperfuse.pipeline.products.draft import Asset
@@ -115,7 +122,7 @@ def open_area(config: AreaConfig, *, progress: Progress = silent) -> Iterator[Ar
             with resources_named(config.output):
                 yield AreaRun(area=area, progress=progress, started=started)
         except (InputRejected, ExpectedSkip):
-            # Trying again with the same products is pointless; finished blocks are kept all the same.
+            # Trying again with the same products is pointless; finished_blocks blocks are kept all the same.
             if not area.ledger.records():
                 shutil.rmtree(area.folder, ignore_errors=True)
             raise
@@ -125,10 +132,10 @@ def blend_area(held: AreaRun) -> int:
     """Blend the blocks that are not in the ledger; returns how many were there already."""
     area, config = held.area, held.area.config
     if not area.source.is_dir() or not area.fused.is_dir():
-        create(area)
+        create_area(area)
     validity = _staged_validity(held)
     cube, layer = (store.open_array(path, write=True) for path in (area.fused, area.source))
-    done = finished(area)
+    done = finished_blocks(area)
     boxes = list(store.chunk_boxes(cube.shape, cube.chunks))
     step = Steps(held.progress, "blend", len(boxes) - len(done))
     where, budget = extents(area.inputs), config.memory_gb * 1e9
@@ -138,7 +145,7 @@ def blend_area(held: AreaRun) -> int:
         began = time.monotonic()
         near = [number for number, extent in enumerate(where) if _meet(extent, box.grown(reach(config.feather_px)))]
         block = blend_block(area.inputs, validity, box, among=near, feather_px=config.feather_px, budget=budget)
-        stored, clipped = packed(block.samples, area)
+        stored, clipped = encoded_samples(block.samples, area)
         store.write(cube, box, stored)
         store.write(layer, box, block.source)
         _keep(area, box, block, cube=cube, layer=layer, clipped=clipped, seconds=time.monotonic() - began)
@@ -147,7 +154,7 @@ def blend_area(held: AreaRun) -> int:
     return len(done)
 
 
-def finished(area: Area) -> dict[str, TileRecord]:
+def finished_blocks(area: Area) -> dict[str, TileRecord]:
     """Records of the blocks whose chunks are stored as they were written."""
     cube, layer = store.open_array(area.fused), store.open_array(area.source)
     boxes = {_key(box): box for box in store.chunk_boxes(cube.shape, cube.chunks)}
@@ -166,14 +173,14 @@ def finished(area: Area) -> dict[str, TileRecord]:
 def publish_area(held: AreaRun) -> Product:
     """Prove that all blocks are there, write the records, read everything back, and rename the product into place."""
     area = held.area
-    records = finished(area)
+    records = finished_blocks(area)
     boxes = list(store.chunk_boxes(area.inputs.target.shape, store.open_array(area.source).chunks))
     if len(records) != len(boxes):
-        raise RuntimeError(f"{area.name}: {len(records)} of {len(boxes)} blocks are finished; blend them first")
+        raise RuntimeError(f"{area.name}: {len(records)} of {len(boxes)} blocks are finished_blocks; blend them first")
     summary = summarize(list(records.values()))
     ended = now()
     sums = joined(
-        SeamSums.model_validate_json((area.folder / "seams" / f"{key}.json").read_bytes()) for key in sorted(records)
+        JoinSums.model_validate_json((area.folder / "seams" / f"{key}.json").read_bytes()) for key in sorted(records)
     )
     seams = seam_record(sums, area.inputs.names)
     resumed = json.loads((area.folder / "resumed.json").read_text())["tiles"]
@@ -237,7 +244,7 @@ def _require_some_product(area: Area) -> None:
 
 
 def _staged_validity(held: AreaRun) -> list[store.Array]:
-    """Maps of what is valid in each product; those that an earlier run has finished are taken over."""
+    """Maps of what is valid in each product; those that an earlier run has finished_blocks are taken over."""
     area = held.area
     group, inputs = area.folder / "valid.zarr", area.inputs
     if not group.is_dir():

@@ -40,7 +40,7 @@ class PairSums(BaseModel):
     """Sum of squares of the same."""
 
 
-class SeamSums(BaseModel):
+class JoinSums(BaseModel):
     """Sums of one block, or of the whole area."""
 
     model_config = ConfigDict(frozen=True)
@@ -114,7 +114,7 @@ def step_sums(blended: NDArray[np.float32], inside: NDArray[np.bool_]) -> tuple[
     return count, total
 
 
-def joined(parts: Iterable[SeamSums]) -> SeamSums:
+def joined(parts: Iterable[JoinSums]) -> JoinSums:
     """Sums of several blocks as one; pairs in order."""
     pairs: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
     count: dict[Place, int] = {"alone": 0, "feather": 0, "rim": 0}
@@ -127,7 +127,7 @@ def joined(parts: Iterable[SeamSums]) -> SeamSums:
         for place in count:
             count[place] += part.neighbors.get(place, 0)
             total[place] += part.steps.get(place, 0.0)
-    return SeamSums(
+    return JoinSums(
         pairs=[
             PairSums(
                 first=first,
@@ -143,7 +143,7 @@ def joined(parts: Iterable[SeamSums]) -> SeamSums:
     )
 
 
-def seam_record(sums: SeamSums, names: Sequence[str]) -> dict[str, Any]:
+def seam_record(sums: JoinSums, names: Sequence[str]) -> dict[str, Any]:
     """The figures as JSON, all in physical units.
 
     Returns

@@ -165,13 +165,13 @@ def harmonize(config: RunConfig, observation: Observation, quantities: tuple[Qua
     QualityRefused
         If the settings require an MSI that agrees, and it does not.
     """
-    found = decide(config.harmonize, observation, quantities, name)
+    found = harmony_of(config.harmonize, observation, quantities, name)
     if config.harmonize.mode == "require" and not found.passed:
         raise QualityRefused(f"{found.mistake or found.reason}; or fuse it as it is with harmonize.mode=auto")
     return found
 
 
-def decide(
+def harmony_of(
     limits: HarmonizeConfig, observation: Observation, quantities: tuple[Quantity, Quantity], name: str
 ) -> Harmony:
     """The same without refusing; parameters as those of `harmonize`."""
@@ -227,7 +227,7 @@ def harmonize_whole(pair: SimulatedPair, limits: HarmonizeConfig) -> tuple[Simul
     ]
     with suppress(NotEstimable):  # then there is nothing to compare, and nothing is changed
         observation = with_misfit(observation, Sample.of(pair.hsi[None], pair.msi[None], observed.ratio, own))
-    found = decide(limits, observation, ("reflectance", "reflectance"), pair.name)
+    found = harmony_of(limits, observation, ("reflectance", "reflectance"), pair.name)
     return replace(pair, msi=found.corrected(pair.msi)), found
 
 

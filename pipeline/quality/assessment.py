@@ -46,7 +46,7 @@ from hyperfuse.pipeline.quality.records import (
     Validity,
 )
 from hyperfuse.pipeline.quality.standard_error import uncertainty_record
-from hyperfuse.pipeline.quality.trials import STRICT_SUFFIX, Row, evaluate
+from hyperfuse.pipeline.quality.trials import STRICT_SUFFIX, TrialRow, evaluate
 
 CONTROLS = ("bicubic", "gsa")
 """Methods that the chosen one is measured beside."""
@@ -175,7 +175,7 @@ def require_passed(job: StagedJob, assessment: Assessment) -> None:
         )
 
 
-def _gates(job: StagedJob, found: Consistency, rows: list[Row]) -> list[Gate]:
+def _gates(job: StagedJob, found: Consistency, rows: list[TrialRow]) -> list[Gate]:
     limits, registration = job.config.quality, job.staged.registration
     gates = [
         Gate(
@@ -241,7 +241,7 @@ def _at_most(name: str, value: float, limit: float, what: str, unit: str) -> Gat
     return Gate(name=name, value=value, limit=limit, passed=value <= limit, sentence=sentence)
 
 
-def _against_bicubic(network: str, rows: list[Row]) -> list[Gate]:
+def _against_bicubic(network: str, rows: list[TrialRow]) -> list[Gate]:
     """SAM and ERGAS at reduced resolution; nothing to say where either method could not be scored."""
     scores = {row.method: row.scores for row in rows}
     ours, control = scores.get(network), scores.get("bicubic")
@@ -286,7 +286,7 @@ def _finite(blind: NoReference | None) -> NoReference | None:
     return None if blind is None or not math.isfinite(blind.d_lambda_k) else blind
 
 
-def _reduced(job: StagedJob) -> tuple[list[Row], str | None, tuple[int, int, int, int]]:
+def _reduced(job: StagedJob) -> tuple[list[TrialRow], str | None, tuple[int, int, int, int]]:
     """The chosen method and the controls on a central window at reduced resolution, or why there is nothing to compare."""
     names = list(dict.fromkeys((job.config.network, *CONTROLS)))
     window = central_window(job)

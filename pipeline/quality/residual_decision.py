@@ -30,8 +30,8 @@ _LEAST_PX = 16
 """Pixels of the trial's HSI along an edge below which its scores say nothing of the scene."""
 
 
-def decide(job: StagedJob) -> None:
-    """Decide, and keep the decision in the job's folder; does nothing if that is done, or if there is nothing to decide."""
+def decide_residual(job: StagedJob) -> None:
+    """Decide, and keep the decision in the job's folder; does nothing if that is done, or if there is nothing to decide_residual."""
     path = job.folder / FILE
     if job.spec.base is None or path.is_file():
         return

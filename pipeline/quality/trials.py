@@ -74,7 +74,7 @@ class Fused:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TrialRow:
     """One method on one cube under one protocol."""
 
     cube: str
@@ -176,7 +176,7 @@ def fuse_by(
     ValueError
         If the weights do not fit.
     """
-    with Cost(device) as cost:
+    with MeteredCall(device) as cost:
         image = pair_fuser(chosen, spec, pair, tensors, torch.device(device)).whole()
     return Fused(image=image, seconds=cost.seconds, peak_bytes=cost.peak_bytes)
 
@@ -211,7 +211,7 @@ def evaluate(
     strict: bool = False,
     fuse: Fuser = fuse_whole,
     progress: Progress = silent,
-) -> list[Row]:
+) -> list[TrialRow]:
     """A row for every trial and method, in this order.
 
     Parameters
@@ -230,7 +230,7 @@ def evaluate(
 
     Returns
     -------
-    list of Row
+    list of TrialRow
         A pair that cannot be made, and a method that fails on it, are rows with the reason.
 
     Raises
@@ -238,14 +238,14 @@ def evaluate(
     InputRejected, ExpectedSkip, QualityRefused
         If no pair can be made: the reason of the first.
     """
-    rows: list[Row] = []
+    rows: list[TrialRow] = []
     refusals: list[HyperFuseError] = []
     for n_before, trial in enumerate(trials):
         try:
             pair = trial.make()
         except (InputRejected, ExpectedSkip, QualityRefused) as error:
             refusals.append(error)
-            rows += [Row(cube=trial.cube, method=m, protocol=trial.protocol, error=str(error)) for m in methods]
+            rows += [TrialRow(cube=trial.cube, method=m, protocol=trial.protocol, error=str(error)) for m in methods]
             continue
         for done, name in enumerate(methods, start=1):
             rows += _rows(trial, name, pair, weights=(weights or {}).get(name), device=device, strict=strict, fuse=fuse)
@@ -257,9 +257,9 @@ def evaluate(
 
 def _rows(
     trial: Trial, name: str, pair: SimulatedPair, *, weights: Path | None, device: str, strict: bool, fuse: Fuser
-) -> list[Row]:
+) -> list[TrialRow]:
     """The row of a method, and that of its strict mode."""
-    unscored = Row(cube=trial.cube, method=name, protocol=trial.protocol, unit=pair.unit)
+    unscored = TrialRow(cube=trial.cube, method=name, protocol=trial.protocol, unit=pair.unit)
     names = [name, f"{name}{STRICT_SUFFIX}"] if strict else [name]
     try:
         fused = fuse(name, pair, weights=weights, device=device)
@@ -273,7 +273,7 @@ def _rows(
         )
         if not strict:
             return [plain]
-        with Cost("cpu") as cost:
+        with MeteredCall("cpu") as cost:
             made = project_whole(fused.image, pair)
         return [
             replace(plain, over_noise=made.before),
@@ -293,7 +293,7 @@ def _rows(
         return [replace(unscored, method=each, unit=1.0, error=told) for each in names]
 
 
-class Cost:
+class MeteredCall:
     """Time and peak memory of the block under `with`."""
 
     def __init__(self, device: str) -> None:

@@ -1,10 +1,12 @@
 """The displacement of an MSI against an HSI: found by correlation, refined by the forward model, decided on by its tie points.
 
+The module is one idea, the order of these steps:
+
     search    one whole-pixel move for the scene                                        search.find_peak
     spread    one move per window, near that one                                        search.window_moves
     learn     what each MSI band sees of the HSI's spectrum                             response.learned
-    refine    tie points along the model so far -> the model that predicts them best    tiepoints.measure, fitting.fit_best
-    polish    a field: all of its coefficients from all pixels                          dense.improved
+    refine    tie points along the model so far -> the model that predicts them best    tie_points.measure, fit.fit_best
+    polish    a field: all of its coefficients from all pixels                          dense_field.improved
     decide    accept, warn or refuse                                                    decision.decide
 
 A displacement that is refused is not used: the record then has none, and its reason has the figures.

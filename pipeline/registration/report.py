@@ -35,7 +35,7 @@ _PANEL_INCHES = 2.6
 """Height that the displacement over the wavelength adds to the figure."""
 
 
-def write_report(estimate: Estimate, folder: Path) -> None:
+def write_registration(estimate: Estimate, folder: Path) -> None:
     """Table and figure in a folder; nothing where no tie point was measured."""
     if estimate.points is None:
         return

@@ -1,4 +1,4 @@
-"""Comparison of two or more products of one scene: their scores, and the differences of their samples.
+"""ProductComparison of two or more products of one scene: their scores, and the differences of their samples.
 
 The products must lie on one grid. Each product is subtracted from the first one. Every sample is read once, block by
 block, so that memory does not grow with the scene.
@@ -63,7 +63,7 @@ class Side:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Comparison:
+class ProductComparison:
     """Products of one scene and their differences."""
 
     sides: tuple[Side, ...]
@@ -102,7 +102,7 @@ class Comparison:
         }
 
 
-def compare(paths: Sequence[Path], *, progress: Progress = silent) -> Comparison:
+def compare(paths: Sequence[Path], *, progress: Progress = silent) -> ProductComparison:
     """Read products and compare them.
 
     Parameters
@@ -144,7 +144,7 @@ def compare(paths: Sequence[Path], *, progress: Progress = silent) -> Comparison
             for cube, side, difference in zip(cubes[1:], sides[1:], differences, strict=True):
                 difference.add(box, first, _read(cube, side, box))
             done()
-    return Comparison(sides=sides, differences=differences, bands=bands, titles=titles, notes=_notes(products))
+    return ProductComparison(sides=sides, differences=differences, bands=bands, titles=titles, notes=_notes(products))
 
 
 def _require_comparable(products: Sequence[Product]) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 
 from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.pipeline.reports.color_maps import Map, color_composite, color_map, scale_colors, stretch
-from hyperfuse.pipeline.reports.compare import Comparison, Side
+from hyperfuse.pipeline.reports.compare import ProductComparison, Side
 from hyperfuse.pipeline.reports.difference import Difference
 from hyperfuse.pipeline.reports.html import Cell, Row, Table, figure, quantity_label, render
 from hyperfuse.pipeline.reports.scores import SCORES, Score, best, place, read_scores
-from hyperfuse.pipeline.reports.spectra import Preset, count_scale, packed, presets
+from hyperfuse.pipeline.reports.spectra import SpectrumPreset, count_scale, packed, presets
 
 _COLORS = ("#0b62a8", "#c26a00", "#1f7a4d", "#8a3ffc", "#b3401f", "#00797f", "#7a5c00", "#5b6675")
 """One per product; also readers with red-green color blindness can tell them apart on white."""
@@ -71,7 +71,7 @@ class _PageData:
     spectra: list[str]
     """Spectra of each product, in the form of `spectra.packed`."""
     wavelength_nm: list[float]
-    presets: list[Preset]
+    presets: list[SpectrumPreset]
     differences: list[_BandCells]
     scale_colors: list[str]
     """Color of each value of a cell."""
@@ -103,12 +103,12 @@ class _ComparisonPage:
     """`_PageData` as JSON values."""
 
 
-def write_page(comparison: Comparison, path: Path) -> None:
+def write_page(comparison: ProductComparison, path: Path) -> None:
     """Write the page; an existing file is replaced.
 
     Parameters
     ----------
-    comparison : Comparison
+    comparison : ProductComparison
     path : Path
         Its folder must exist. Links to reports of products below that folder are relative to it; others are left out.
     """
@@ -143,7 +143,7 @@ def write_page(comparison: Comparison, path: Path) -> None:
     write_atomic(path, render("comparison_page.html", page))
 
 
-def _data(comparison: Comparison, quantity: str) -> _PageData:
+def _data(comparison: ProductComparison, quantity: str) -> _PageData:
     sides, lattice = comparison.sides, comparison.sides[0].lattice
     scale = count_scale(*(side.lattice.values for side in sides))
     return _PageData(
@@ -177,7 +177,7 @@ def _band_cells(difference: Difference) -> _BandCells:
     )
 
 
-def _swipes(comparison: Comparison) -> list[_Swipe]:
+def _swipes(comparison: ProductComparison) -> list[_Swipe]:
     stored = comparison.sides[0].picture.bands
     swipes = []
     for title, chosen in comparison.titles.items():
@@ -191,7 +191,7 @@ def _swipes(comparison: Comparison) -> list[_Swipe]:
     return swipes
 
 
-def _scores(comparison: Comparison) -> Table:
+def _scores(comparison: ProductComparison) -> Table:
     """A row per score, a column per product."""
     scores = [read_scores(side.scores, side.method) for side in comparison.sides]
     states = Row(title="state", cells=[Cell(text=str(one["state"] or "not judged")) for one in scores])
@@ -218,7 +218,7 @@ def _place(side: Side, score: Score) -> str:
     return (None if side.scores is None else place(side.scores, side.method, score)) or score.key
 
 
-def _statistics(comparison: Comparison) -> Table:
+def _statistics(comparison: ProductComparison) -> Table:
     rows = []
     for k, (side, difference) in enumerate(zip(comparison.sides[1:], comparison.differences, strict=True)):
         figures = difference.to_json()
@@ -227,7 +227,7 @@ def _statistics(comparison: Comparison) -> Table:
     return Table(columns=[title for _, title in _STATISTICS], rows=rows)
 
 
-def _products(comparison: Comparison) -> list[tuple[str, str, str, str]]:
+def _products(comparison: ProductComparison) -> list[tuple[str, str, str, str]]:
     rows = []
     for side in comparison.sides:
         method = side.product.provenance.get("method", {"title": "mosaic of products", "paper": ""})
@@ -236,7 +236,7 @@ def _products(comparison: Comparison) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _reports(comparison: Comparison, folder: Path) -> list[tuple[str, str]]:
+def _reports(comparison: ProductComparison, folder: Path) -> list[tuple[str, str]]:
     """Reports of products that lie below the page's folder: only these move with it."""
     links = []
     for side in comparison.sides:

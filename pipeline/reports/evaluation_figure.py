@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.pipeline.observation.field import Planting
 from hyperfuse.pipeline.observation.protocol import Protocol
-from hyperfuse.pipeline.quality.trials import Row
+from hyperfuse.pipeline.quality.trials import TrialRow
 
 # Okabe & Ito (2008): colors that all readers can tell apart.
 _COLORS = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")
@@ -22,7 +22,7 @@ _MAX_CUBES = 24
 """With more cubes only the means over cubes are drawn, since single bars would be too narrow."""
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
+def draw(rows: Sequence[TrialRow], path: Path) -> None:
     """Draw the rows of an evaluation as bars; a method that failed leaves its place empty.
 
     Raises
@@ -51,7 +51,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         raise InputRejected(f"{path}: the figure cannot be written ({error}); choose another file") from error
 
 
-def _bars(axes: Axes, rows: Sequence[Row], protocol: Protocol, methods: Sequence[str], measure: str) -> None:
+def _bars(axes: Axes, rows: Sequence[TrialRow], protocol: Protocol, methods: Sequence[str], measure: str) -> None:
     cubes, _ = _groups(rows, protocol)
     found = {
         (row.cube, row.method): float(getattr(row.scores, measure))
@@ -76,7 +76,7 @@ def _bars(axes: Axes, rows: Sequence[Row], protocol: Protocol, methods: Sequence
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _groups(rows: Sequence[Row], protocol: Protocol) -> tuple[list[str], int]:
+def _groups(rows: Sequence[TrialRow], protocol: Protocol) -> tuple[list[str], int]:
     """Cubes of a protocol, and the groups of bars that they and their mean make."""
     cubes = list(dict.fromkeys(row.cube for row in rows if row.protocol == protocol))
     return cubes, (len(cubes) if len(cubes) <= _MAX_CUBES else 0) + 1

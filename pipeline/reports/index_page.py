@@ -141,7 +141,7 @@ def write_index(folder: Path, entries: Sequence[IndexEntry]) -> Path:
     return path
 
 
-def summary(entries: Iterable[IndexEntry]) -> dict[str, Any]:
+def index_record(entries: Iterable[IndexEntry]) -> dict[str, Any]:
     """How many scenes are in each state."""
     return dict(Counter(one.state for one in entries).most_common())
 

@@ -14,7 +14,7 @@ from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.quality.accumulators import F32
 from hyperfuse.pipeline.quality.consistency import radiometry
 from hyperfuse.pipeline.reports.color_maps import color_composite, composite_bands, picture_step, stretch
-from hyperfuse.pipeline.reports.spectra import Preset, count_scale, lattice_size, packed, presets
+from hyperfuse.pipeline.reports.spectra import SpectrumPreset, count_scale, lattice_size, packed, presets
 
 _CHUNKS = 8
 """Rows and columns of chunks that spectra are taken from: reading all chunks of a large product takes too long."""
@@ -51,7 +51,7 @@ class SpectraData:
     """Standard errors of the product, which the page draws as a band around it; None if none were published."""
     wavelength_nm: list[float]
     msi_nm: list[float]
-    presets: list[Preset]
+    presets: list[SpectrumPreset]
 
 
 def composites(job: StagedJob) -> list[Composite]:

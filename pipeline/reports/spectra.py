@@ -19,7 +19,7 @@ _MAX_SAMPLES = 300_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset:
+class SpectrumPreset:
     """A point of the lattice that a button of the page leads to."""
 
     name: str
@@ -45,7 +45,7 @@ def packed(cube: F32, scale: float) -> str:
     return base64.b64encode(np.ascontiguousarray(counts.transpose(1, 2, 0), "<i2").tobytes()).decode()
 
 
-def presets(bands: Bands, cube: F32) -> list[Preset]:
+def presets(bands: Bands, cube: F32) -> list[SpectrumPreset]:
     """Pick a bright, a usual, a dark and a vegetated point, by percentiles that leave out extremes of noise.
 
     Parameters
@@ -56,7 +56,7 @@ def presets(bands: Bands, cube: F32) -> list[Preset]:
 
     Returns
     -------
-    list of Preset
+    list of SpectrumPreset
         Empty if no spectrum is complete.
     """
     valid = np.isfinite(cube).all(axis=0)
@@ -72,5 +72,5 @@ def presets(bands: Bands, cube: F32) -> list[Preset]:
     chosen = []
     for name, (score, share) in wanted.items():
         row, col = np.unravel_index(np.nanargmin(np.abs(score - np.nanpercentile(score, share))), score.shape)
-        chosen.append(Preset(name=name, row=int(row), col=int(col)))
+        chosen.append(SpectrumPreset(name=name, row=int(row), col=int(col)))
     return chosen

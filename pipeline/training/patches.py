@@ -1,7 +1,7 @@
 """Patches of pairs, each a function of the seed and its number alone: whoever resumes gets the same ones.
 
     truth  ->  window, gain, turn                                                  target
-    truth  ->  Gaussian PSF about displaced centers, gain, turn, noise             HSI (drawn twice: see `Sample.again`)
+    truth  ->  Gaussian PSF about displaced centers, gain, turn, noise             HSI (drawn twice: see `TrainingSample.again`)
     MSI    ->  window, gain, gain of each band, turn, noise                        MSI
 
 The HSI is displaced within its own blur, by moving the centers of its pixels, so that nothing is interpolated.
@@ -29,7 +29,7 @@ from hyperfuse.pipeline.training.settings import SampleConfig, SimulationConfig
 log = logging.getLogger(__name__)
 
 
-class Sample(NamedTuple):
+class TrainingSample(NamedTuple):
     """A patch, or a batch of them with a first axis more, float32 in the range that networks are trained in."""
 
     hsi: torch.Tensor
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
     """Shape (C, h * ratio, w * ratio)."""
 
 
-class Samples(Dataset[Sample]):
+class Samples(Dataset[TrainingSample]):
     """All patches of some scenes by number, without end.
 
     Parameters
@@ -77,7 +77,7 @@ class Samples(Dataset[Sample]):
                 f"{sizes}); choose a smaller samples.patch or larger scenes"
             )
 
-    def __getitem__(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> TrainingSample:
         """The patch of a number, from 0 on."""
         rng = np.random.default_rng((self._seed, number))
         place = int(rng.integers(self._ends[-1]))
@@ -99,7 +99,7 @@ class Samples(Dataset[Sample]):
             hsi + white_noise(hsi.shape, field.hsi_power, hsi_snr_db, (1,) * len(hsi), rng) for _ in range(2)
         )
         noisy = msi + white_noise(msi.shape, field.msi_power, msi_snr_db, field.steps, rng)
-        return Sample(*(field.scaled(image) for image in (once, again, noisy, truth)))
+        return TrainingSample(*(field.scaled(image) for image in (once, again, noisy, truth)))
 
 
 class _Field:

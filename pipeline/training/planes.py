@@ -28,7 +28,7 @@ from hyperfuse.pipeline.observation.simulate import Cube, SimulatedPair, simulat
 from hyperfuse.pipeline.progress import Progress, silent
 from hyperfuse.pipeline.training.generated.structure import turned
 from hyperfuse.pipeline.training.pairs import Ground
-from hyperfuse.pipeline.training.patches import Sample, displaced_psf, white_noise, whole_corners
+from hyperfuse.pipeline.training.patches import TrainingSample, displaced_psf, white_noise, whole_corners
 from hyperfuse.pipeline.training.settings import SampleConfig, VariationConfig
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Exercise:
     """First coarse pixels (row, column) of patches without a hole, shape (n, 2)."""
 
 
-class Residuals(Dataset[Sample]):
+class Residuals(Dataset[TrainingSample]):
     """All patches of some exercises by number, without end; those of one batch have one ratio.
 
     Parameters
@@ -79,7 +79,7 @@ class Residuals(Dataset[Sample]):
         self._places = np.array([len(exercise.corners) for exercise in self._exercises])
         self._ratios = np.array([exercise.ratio for exercise in self._exercises])
 
-    def __getitem__(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> TrainingSample:
         """The patch of a number, from 0 on."""
         # The ratio is the batch's own draw, since patches of two ratios do not stack.
         batch = np.random.default_rng((self._seed, 1, number // self._config.batch))
@@ -96,7 +96,7 @@ class Residuals(Dataset[Sample]):
             return torch.from_numpy(np.ascontiguousarray(patch, np.float32))
 
         coarse, ratio = cut(exercise.coarse, 1), exercise.ratio
-        return Sample(coarse, coarse, cut(exercise.fine, ratio), cut(exercise.residual, ratio))
+        return TrainingSample(coarse, coarse, cut(exercise.fine, ratio), cut(exercise.residual, ratio))
 
 
 def exercises(

@@ -42,7 +42,7 @@ from hyperfuse.pipeline.training.checkpoint import Progressed, load_state, save_
 from hyperfuse.pipeline.training.curves import Logs, check_tensorboard
 from hyperfuse.pipeline.training.distributed import ALONE, Rank, count_devices, together
 from hyperfuse.pipeline.training.pairs import Ground, open_grounds
-from hyperfuse.pipeline.training.patches import Sample, Samples
+from hyperfuse.pipeline.training.patches import Samples, TrainingSample
 from hyperfuse.pipeline.training.planes import Residuals, exercises
 from hyperfuse.pipeline.training.settings import TrainConfig
 
@@ -142,7 +142,7 @@ def train(config: TrainConfig, *, progress: Progress = silent) -> Trained:
     )
 
 
-def _samples(config: TrainConfig, learnt: Sequence[Ground], progress: Progress) -> Dataset[Sample]:
+def _samples(config: TrainConfig, learnt: Sequence[Ground], progress: Progress) -> Dataset[TrainingSample]:
     """Patches to learn from, by number."""
     if not config.universal:
         return Samples(learnt, config.samples, config.simulation, seed=config.seed)
@@ -183,7 +183,7 @@ class _Course:
     """The only one, or the kind of all."""
     learnt: Sequence[Ground]
     held_out: Sequence[Ground]
-    samples: Dataset[Sample]
+    samples: Dataset[TrainingSample]
 
 
 def _learn(course: _Course, rank: Rank, progress: Progress) -> Progressed:

@@ -34,7 +34,7 @@ from torch import nn
 from hyperfuse.catalogs.errors import QualityRefused, UsageError
 from hyperfuse.models import Method, ModelSpec, Observed, losses, method, universal
 from hyperfuse.pipeline.training.distributed import ALONE, Rank
-from hyperfuse.pipeline.training.patches import Sample
+from hyperfuse.pipeline.training.patches import TrainingSample
 from hyperfuse.pipeline.training.settings import TrainConfig, is_universal
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ class Lesson:
         """All networks that are trained, the teacher first."""
         return [self.learner] if self.teacher is None else [self.teacher, self.learner]
 
-    def step(self, batch: Sample, number: int) -> dict[str, float]:
+    def step(self, batch: TrainingSample, number: int) -> dict[str, float]:
         """Learn from a batch, or from this process's part of it.
 
         Returns
@@ -317,5 +317,7 @@ def _fused(
     return both[0].float(), both[1].float()
 
 
-def _against_truth(learner: Learner, fused: torch.Tensor, batch: Sample) -> dict[str, tuple[float, torch.Tensor]]:
+def _against_truth(
+    learner: Learner, fused: torch.Tensor, batch: TrainingSample
+) -> dict[str, tuple[float, torch.Tensor]]:
     return {name: (weight, TERMS[name](fused, batch.truth)) for name, weight in learner.terms.items()}

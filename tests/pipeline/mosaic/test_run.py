@@ -25,7 +25,7 @@ from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.mosaic import blend, feather
 from hyperfuse.pipeline.mosaic import run as workflow
 from hyperfuse.pipeline.mosaic.inputs import ProductCube, open_inputs
-from hyperfuse.pipeline.mosaic.run import blend_area, finished, mosaic_products, open_area
+from hyperfuse.pipeline.mosaic.run import blend_area, finished_blocks, mosaic_products, open_area
 from hyperfuse.pipeline.mosaic.settings import AreaConfig, area_config
 from hyperfuse.pipeline.products.draft import BadProduct
 from hyperfuse.pipeline.products.product import Product
@@ -351,13 +351,13 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(halves, tmp_path, monkey
             mosaic_products(config)
     assert not config.output.exists()
     with open_area(config) as held:
-        assert len(finished(held.area)) == 5
+        assert len(finished_blocks(held.area)) == 5
         # A chunk that changed behind the ledger's back is blended again.
         chunk = next(path for path in (held.area.source / "c").rglob("*") if path.is_file())
         chunk.write_bytes(chunk.read_bytes() + b"x")
         assert blend_area(held) == 4
     made = mosaic_products(config)
-    assert made.provenance["tiles"] == {"core": 32, "finished": 12, "resumed": 12}
+    assert made.provenance["tiles"] == {"core": 32, "finished_blocks": 12, "resumed": 12}
     np.testing.assert_array_equal(counts(made), whole)
 
 

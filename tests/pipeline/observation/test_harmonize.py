@@ -20,7 +20,7 @@ from hyperfuse.pipeline.fusion.windows import StagedPair
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.product_files import QA
-from hyperfuse.pipeline.observation.harmonize import decide, harmonize, harmonize_whole
+from hyperfuse.pipeline.observation.harmonize import harmonize, harmonize_whole, harmony_of
 from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.observation.radiometry import RadiometricFit, fit_line
 from hyperfuse.pipeline.observation.sensor_model import Observation
@@ -161,7 +161,7 @@ BOTH = ("reflectance", "reflectance")
     ],
 )
 def test_each_band_is_decided_by_its_line(told, decision):
-    found = decide(LIMITS, observed(told, fit()), BOTH, "msi")
+    found = harmony_of(LIMITS, observed(told, fit()), BOTH, "msi")
     assert [band.decision for band in found.bands] == [decision, "agrees"]
     assert found.passed == (decision != "beyond")
     assert found.is_applied == (decision == "applied")
@@ -172,7 +172,7 @@ def test_each_band_is_decided_by_its_line(told, decision):
 
 
 def test_what_the_hsi_hardly_covers_is_left_alone():
-    found = decide(LIMITS, observed(fit(1.1), coverage=0.6), BOTH, "msi")
+    found = harmony_of(LIMITS, observed(fit(1.1), coverage=0.6), BOTH, "msi")
     assert [band.decision for band in found.bands] == ["not compared"]
     assert "none could be compared" in found.reason
 
@@ -185,12 +185,12 @@ def test_modes():
     with pytest.raises(QualityRefused, match="1 of 2 bands differ from the HSI"):
         harmonize(cfg, shifted, BOTH, "msi")
     assert harmonize(cfg, observed(fit(1.05)), BOTH, "msi").is_applied
-    auto = decide(LIMITS, shifted, BOTH, "msi")
+    auto = harmony_of(LIMITS, shifted, BOTH, "msi")
     assert [band.decision for band in auto.bands] == ["applied", "beyond"]
-    none = decide(HarmonizeConfig.model_validate({"mode": False}), shifted, BOTH, "msi")
+    none = harmony_of(HarmonizeConfig.model_validate({"mode": False}), shifted, BOTH, "msi")
     assert none.passed
     assert not none.is_applied
-    other = decide(LIMITS, shifted, ("reflectance", "radiance"), "msi")
+    other = harmony_of(LIMITS, shifted, ("reflectance", "radiance"), "msi")
     assert not other.is_applied
     assert "is radiance" in other.reason
 

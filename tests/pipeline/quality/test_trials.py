@@ -17,7 +17,7 @@ from hyperfuse.catalogs.references.cubes import CubeSource, ReferenceCube, open_
 from hyperfuse.catalogs.weight_cards import WeightCard
 from hyperfuse.models import ModelSpec
 from hyperfuse.pipeline.config import AlignConfig, load_config
-from hyperfuse.pipeline.evaluation.field_table import summary
+from hyperfuse.pipeline.evaluation.field_table import field_summary
 from hyperfuse.pipeline.evaluation.means import means
 from hyperfuse.pipeline.evaluation.presets import AVIRIS_DROPPED, CUBES, PAIRS, PRESETS, cube_trials, preset_trials
 from hyperfuse.pipeline.fusion.weights import save_weights
@@ -27,7 +27,15 @@ from hyperfuse.pipeline.observation.simulate import simulate
 from hyperfuse.pipeline.quality import trials as module
 from hyperfuse.pipeline.quality.metrics import Scores
 from hyperfuse.pipeline.quality.reduced_resolution import pair_trial, reduced, reduced_protocol
-from hyperfuse.pipeline.quality.trials import Fused, Row, Trial, evaluate, fuse_whole, methods_without_weights, score
+from hyperfuse.pipeline.quality.trials import (
+    Fused,
+    Trial,
+    TrialRow,
+    evaluate,
+    fuse_whole,
+    methods_without_weights,
+    score,
+)
 from hyperfuse.pipeline.reports.evaluation_figure import draw
 from tests import DATA
 from tests.synthetic import scene, whole
@@ -167,7 +175,7 @@ def test_means_are_over_the_cubes_of_one_protocol():
     def row(cube, value, protocol=CLEAN):
         scores = Scores(psnr_db=value, psnr_max_db=value, sam_deg=value, ergas=value, ssim=value, rmse=value, cc=value,
                         pixels=9)  # fmt: skip
-        return Row(cube=cube, method="gsa", protocol=protocol, scores=scores, seconds=value, unit=10.0)
+        return TrialRow(cube=cube, method="gsa", protocol=protocol, scores=scores, seconds=value, unit=10.0)
 
     found = means([row("a", 1.0), row("b", 4.0), row("a", 9.0, Protocol()), replace(row("c", 0.0), scores=None)])
     assert [(r["sam_deg"], r["seconds"], r["rmse_own_unit"], r["cubes"]) for r in found] == [
@@ -244,7 +252,7 @@ def test_summary_of_the_field():
 
     def row(cube, name, psnr_db, sam_deg, planted="mix"):
         scores = Scores(psnr_db=psnr_db, psnr_max_db=0, sam_deg=sam_deg, ergas=0, ssim=0, rmse=0, cc=0, pixels=9)
-        return Row(cube=cube, method=name, protocol=Protocol(planted=planting(planted)), scores=scores)
+        return TrialRow(cube=cube, method=name, protocol=Protocol(planted=planting(planted)), scores=scores)
 
     rows = [
         row("a", "map_subspace", 30.0, 3.0), row("a", "gsa", 31.0, 4.0),
@@ -252,7 +260,7 @@ def test_summary_of_the_field():
         row("c", "map_subspace", 99.0, 0.0), replace(row("c", "gsa", 0, 0), scores=None, error="failed"),
     ]  # fmt: skip
     date = row("a", "gsa", 20.0, 9.0, "date-10")
-    found = summary([*rows, replace(date, outside=rows[1].scores)])
+    found = field_summary([*rows, replace(date, outside=rows[1].scores)])
     shown = [(r["planted"], r["method"], r["psnr_db"], r["sam_deg"], r["cubes"]) for r in found["field"]]
     assert shown == [
         ("mix", "map_subspace", 32.0, 2.5, 2), ("mix", "gsa", 32.0, 3.25, 2),

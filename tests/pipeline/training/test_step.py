@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from hyperfuse.catalogs.errors import QualityRefused, UsageError
 from hyperfuse.models import available, losses, method
 from hyperfuse.pipeline.training.pairs import open_grounds
-from hyperfuse.pipeline.training.patches import Sample, Samples
+from hyperfuse.pipeline.training.patches import Samples, TrainingSample
 from hyperfuse.pipeline.training.step import TERMS, Lesson, falling, falling_in_stairs
 from tests.pipeline.training.settings import training
 
@@ -28,7 +28,7 @@ def given():
     return learnt[0].pair.observed, batches
 
 
-def told(lesson: Lesson, batches: list[Sample]) -> list[dict[str, float]]:
+def told(lesson: Lesson, batches: list[TrainingSample]) -> list[dict[str, float]]:
     return [lesson.step(batch, number) for number, batch in enumerate(batches)]
 
 
