@@ -18,13 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
-REACH = 2
+REACH = 1
 """Samples from one that misses the relation to the farthest whose judgment it changes."""
 _FAR = 20.0
 """Misfit of a pixel, in units of the scene's median, from which on it may have changed."""
-_COMPACT = 40.0
+_COMPACT = 80.0
 """Mean misfit of a pixel and its neighbors from which on it has. On seven real cubes that show no change, none reaches it."""
-_FEWEST = 3
+_FEWEST = 4
 """Such pixels among nine."""
 _OWN = 0.1
 """Misfit of a sample over the largest of its neighbors from which on the change is its own, not seen through its PSF alone."""

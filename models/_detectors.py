@@ -106,13 +106,6 @@ class GroupedModel:
         fused = [model(hsi[:, list(bands)], msi, *masks) for model, bands in zip(self.models, self.groups, strict=True)]
         return torch.cat(fused, dim=1)[:, self._order.to(hsi.device)]
 
-    def to(self, device: Any) -> GroupedModel:
-        """Move the networks among the methods."""
-        for model in self.models:
-            if isinstance(model, torch.nn.Module):
-                model.to(device)
-        return self
-
     def __getattr__(self, name: str) -> Callable[..., torch.Tensor]:
         # Only where the methods themselves have one: they are looked for by name.
         if name not in {"standard_error", "changed"} or not all(hasattr(model, name) for model in self.models):

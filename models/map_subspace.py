@@ -25,6 +25,18 @@ Departures from these papers, each of them measured on seven real cubes (`hyperf
 MSI bands of several steps are used in turn, see `models.subspace.level`. What limits them is the noise of bands that are much alike, and how true
 their guides are to what they measured: both were worth about a decibel at ratio 6 (`hyperfuse evaluate --preset gsd`).
 
+Real pairs break the observation model, so it is doubted (`hyperfuse evaluate --preset field-4`):
+
+- Samples beside the centers of their blocks are taken where they lie, in the blur and in the kriging, and not resampled.
+- Displacement and width of the PSF are refined on the scene, and detectors that are displaced against each other are found
+  and estimated apart, see `models.subspace.calibration`. A displacement of the scene's own bands below some hundredths of a pixel
+  cannot be told from one of the samples; it is left alone.
+- What the operator still misses is caught by further columns, the slopes of the guides with respect to displacement and
+  blur, where the likelihood of a component asks for them; the fine estimate does not have them, see `models.subspace.level`.
+- What changed between the dates leaves the regression, and there the HSI is followed, see `models._change`. Of detectors
+  that the MSI does not see, changes are not found.
+- Gains of the HSI's columns (stripes) are not estimated: they end up in the kriged residual.
+
 A hole is worked around: its samples count for nothing, and around it the regression and the other samples carry on. Only
 what was not seen itself is lost.
 
@@ -39,6 +51,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from torch.nn.functional import pad
 
 from hyperfuse.models import _change
 from hyperfuse.models._change import Change
@@ -64,6 +77,7 @@ CARD = MethodCard(
 TAKES_DISPLACEMENT = True
 _FEWEST_KEPT = 0.2
 """Share of the sample below which what is left after changes is no scene."""
+_SIDES = {-2: ((0, 0, 0, 1), (0, 0, 1, 0)), -1: ((0, 1), (1, 0))}  # of `pad`: a difference belongs to both its pixels
 _QUIET = 0.02
 """Share of signal outside the subspace below which nothing of it is kept."""
 
@@ -109,11 +123,13 @@ class MAPSubspace:
         self.analysis = (rotation @ subspace.analysis).float()  # (K, C)
         self.synthesis = (subspace.synthesis @ rotation.T).float()  # (C, K)
         sample = Sample(values=torch.einsum("jk,mkhw->mjhw", rotation, components), valid=kept)
-        self.calibration = self._levels[0].calibrate(sample, around)
+        inside = kept & self._levels[0].within(_real(patches.guides), rim)
+        inside = inside if int(inside.sum()) >= max(16, int(kept.sum()) // 4) else kept
+        self.calibration = self._levels[0].calibrate(replace(sample, valid=inside), around)
         """How the HSI's samples see the fine pixels, refined on the scene."""
         if self.calibration.operator != self.calibration.believed:
             seen = self._levels[0].learn(around)
-        self.band_shifts = self._levels[0].shifts(patches.hsi, kept, around)
+        self.band_shifts = self._levels[0].shifts(patches.hsi, inside, around)
         """Displacement of each band's samples as the scene shows it, fine pixels; one value unless detectors differ."""
         self._change = Change.of(sample.values, seen[:, 1:n_free], valid)
         kept = _unchanged(self._change, sample.values, seen[:, 1:n_free], valid)
@@ -197,6 +213,14 @@ class MAPSubspace:
         """Where the two images do not show the same, shape (N, 1, h, w), bool; arguments are those of a call."""
         return self.parts(hsi, msi, hsi_valid, msi_valid).changed
 
+    @property
+    def observed(self) -> Observed:
+        """What is known of the pair once its operator is refined."""
+        operator, told = self.calibration.operator, self.spec.observed
+        rows, cols = (shift / told.ratio for shift in operator.shift_px)
+        shifts = ((rows, cols),) * told.hsi_bands if rows or cols else ()
+        return replace(told, psf_sigma_px=operator.sigma_px, hsi_shifts=shifts)
+
     def seen(self, fine: torch.Tensor) -> torch.Tensor:
         """Fine images as the HSI's samples see them: (N, b, H, W) -> (N, b, h, w)."""
         operator = self.calibration.operator
@@ -262,7 +286,7 @@ def build(
     ratio = spec.observed.ratio
     shifts = tuple((rows / ratio, cols / ratio) for rows, cols in model.band_shifts)
     if max(abs(shift) for pair in shifts for shift in pair) > MOST_DISPLACED:
-        return model
+        return model  # nonsense: such detectors would have been seen to be misregistered
     displaced = replace(spec.observed, hsi_shifts=shifts)
     groups = grouped(shifts)
     patches = Patches.from_sums(spec, sums)
@@ -271,6 +295,16 @@ def build(
         for bands in groups
     ]
     return GroupedModel(spec, each, groups)
+
+
+def _real(guides: torch.Tensor) -> torch.Tensor:
+    """Pixels of patches (M, c, H, W) that were seen, not repeated from the scene's edge: shape (M, 1, H, W), float32."""
+    real = torch.ones_like(guides[:, :1])
+    for axis in (-2, -1):
+        same = (guides.diff(dim=axis) == 0).all(dim=1, keepdim=True).all(dim=-1 if axis == -2 else -2, keepdim=True)
+        before, after = (pad(same, side) for side in _SIDES[axis])
+        real *= ~(before | after)
+    return real
 
 
 def _unchanged(change: Change, components: torch.Tensor, guides: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 
-MOST_DISPLACED = 1.0
+MOST_DISPLACED = 2.0
 """Coarse pixels along an axis by which samples may lie beside their blocks."""
 
 

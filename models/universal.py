@@ -48,7 +48,6 @@ import torch
 from torch import nn
 
 from hyperfuse.models import _plain, map_subspace
-from hyperfuse.models.operators import degrade
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed, method
 from hyperfuse.models.subspace.guided import REACH as GUIDED_REACH
 from hyperfuse.models.subspace.guided import guided_detail
@@ -150,7 +149,7 @@ class Universal(nn.Module):
         self.base = base = map_subspace.MAPSubspace(_base_spec(spec), patches)
         n_planes, valid = spec.options["components"], patches.valid
         cut = patches.margin
-        guides = degrade_guides(base.denoise(patches.guides), spec.observed)[..., cut:-cut, cut:-cut]
+        guides = degrade_guides(base.denoise(patches.guides), base.observed)[..., cut:-cut, cut:-cut]
         samples = torch.einsum("kc,mchw->mkhw", base.analysis, patches.hsi - base.mean[:, None, None])
         x, y = (t.movedim(1, -1)[valid].double() for t in (guides, samples))  # (n, c), (n, K)
         self._color = x.mean(dim=0).float()
@@ -201,7 +200,7 @@ class Universal(nn.Module):
         offset, color, mean, spread = (
             t.to(parts.fine)[:, None, None] for t in (self._offset, self._color, self._mean, self._spread)
         )
-        low = degrade_guides(parts.smooth, self.spec.observed) - color
+        low = degrade_guides(parts.smooth, self.base.observed) - color
         coarse = torch.einsum("pk,nkhw->nphw", into, parts.samples) - offset
         coarse = (coarse - torch.einsum("pc,nchw->nphw", slopes, low)) / self.scale
         estimate = torch.einsum("pk,nkhw->nphw", into, parts.fine)
@@ -209,7 +208,7 @@ class Universal(nn.Module):
         fine = torch.cat([(estimate - mean) / spread, (estimate - regression) / self.scale], dim=1)
         known = torch.ones_like(coarse[:, :1], dtype=torch.bool) if hsi_valid is None else hsi_valid
         if msi_valid is not None and not msi_valid.all():
-            share = degrade(msi_valid.to(coarse), self.spec.observed.ratio, self.spec.observed.psf_sigma_px)
+            share = self.base.seen(msi_valid.to(coarse))
             known, fine = known & (share > _SEEN), fine * msi_valid
         detail = guided_detail(coarse, known, fine[:, :CONTEXT], self.spec.observed.ratio)
         if msi_valid is not None:

@@ -22,7 +22,7 @@ import torch
 from hyperfuse.models.operators import CENTERED, Shift
 from hyperfuse.models.subspace.regression import Field, whitened_gram
 
-FARTHEST = 0.75
+FARTHEST = 0.5
 """Displacement from the believed one (coarse pixels along an axis) up to which a refinement is believed."""
 WIDEST, NARROWEST = 1.5, 0.6
 """PSF over the believed one within which a refinement is believed."""
@@ -37,7 +37,7 @@ _JUMP_PX = 0.08
 over the bands is no jump: their contents differ, and so does what the guides say of them."""
 _SPREAD_PX = 0.02
 """Of the bands of one detector."""
-_FEWEST_BANDS, _MOST_BANDS = 4, 20
+_FEWEST_BANDS, _MOST_BANDS = 8, 20
 """Beside a jump."""
 _MOST_DETECTORS = 3
 _FIELD = Field(length=1.0, signal=10.0)

@@ -33,6 +33,8 @@ from hyperfuse.models.subspace.regression import Fit, fit_with, products
 
 _NO_BLUR = 0.1
 """Standard deviation (fine pixels) below which a Gaussian on pixels is none."""
+_REAL = 0.98
+"""Share of a sample's PSF that must lie within the scene for the sample to tell where it lies."""
 SEEN = 0.9
 """Share of a coarser sample's PSF that must lie on valid pixels for the sample to count."""
 _NARROWEST = 0.3
@@ -117,6 +119,12 @@ class Level:
         found = calibrated(self.operator, self.sampling, self._look(around), sample.values, sample.valid)
         self.operator = found.operator
         return found
+
+    def within(self, real: torch.Tensor, rim: int) -> torch.Tensor:
+        """Samples of patches that see next to nothing but real pixels: (M, 1, H + 2 rim, W + 2 rim) -> (M, h, w), bool."""
+        share = degrade(real, self.sampling, self.unsharp, self.operator.shift_px)[:, 0]
+        cut = rim // self.sampling
+        return share[..., cut:-cut, cut:-cut] > _REAL
 
     def shifts(self, bands: torch.Tensor, valid: torch.Tensor, around: Surroundings) -> list[Shift]:
         """Displacement of each HSI band's samples (fine pixels): one per run of bands between which it jumps.

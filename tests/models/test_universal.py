@@ -223,12 +223,12 @@ def test_detail_is_guessed_by_color():
 
 
 def test_windows_equal_the_whole():
-    _, hsi, msi, observed = pair(size=48)
+    _, hsi, msi, observed = pair(size=52)
     spec = models.method("universal-csakd-student").specify(observed, **SMALL)
     model = built(hsi, msi, observed, learnt(spec))
     whole, halo, ratio = model(hsi, msi), spec.halo, 4
-    assert halo < 22
-    core = slice(22, 26)
+    assert halo < 24
+    core = slice(24, 28)
     window = slice(core.start - halo, core.stop + halo)
     fine = slice(window.start * ratio, window.stop * ratio)
     part = model(hsi[..., window, window], msi[..., fine, fine])
