@@ -1,6 +1,12 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests of one part each, milliseconds long; those of whole runs are `make test`'s.
+QUICK := tests/pipeline/geometry tests/pipeline/job/test_encoding.py tests/pipeline/test_config.py \
+	tests/pipeline/test_pipelining.py tests/pipeline/quality/test_metrics.py tests/pipeline/registration/test_decision.py \
+	tests/pipeline/registration/test_fit.py tests/pipeline/fusion/test_packing.py \
+	tests/pipeline/fusion/test_back_projection.py tests/models/test_losses.py tests/models/test_operators.py \
+	tests/models/subspace tests/catalogs/test_bands.py tests/catalogs/test_outline.py tests/catalogs/references
 
 .PHONY: help test quick map demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation schemas clean
 help:            ## list the targets
@@ -31,7 +37,7 @@ map: $(VENV)/.installed-test  ## the import graph of the pipeline's rooms as map
 
 quick: $(VENV)/.installed-test  ## the inner loop: lint, and the laws of the parts that take milliseconds; under a minute
 	$(BIN)/ruff check .
-	$(BIN)/pytest -q -n logical --maxprocesses 4 -m quick
+	$(BIN)/pytest -q $(QUICK)
 
 test: check      ## everything CI runs: check, then the tests, a file to a core
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
