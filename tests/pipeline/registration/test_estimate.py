@@ -85,7 +85,8 @@ def test_a_match_just_beyond_the_search_is_refused_for_that_reason():
     recipe = "size=200&ratio=4&bands=12&seed=1&east_m=160"
     beyond = estimate(recipe, max_shift_px=3)
     assert (beyond.decision, beyond.model, beyond.east_m) == ("refuse", "none", 0)
-    assert "at the rim of the search, 4 coarse px; raise align.max_shift_px" in beyond.reason
+    assert "match +4.0 east, +0.0 north coarse px away" in beyond.reason
+    assert "searched up to 3 coarse px (align.max_shift_px)" in beyond.reason
     within = estimate(recipe, max_shift_px=4)
     assert (within.decision, within.east_m) == ("accept", pytest.approx(160, abs=2))
 
