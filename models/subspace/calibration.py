@@ -31,6 +31,8 @@ _LEAST_PX, _LEAST_FACTOR = 0.02, 0.02
 image are often displaced against each other by as much."""
 _CLEAR = 5.0
 """Standard errors by which a refinement must differ from what was believed."""
+_APART = 0.5
+"""Of a refinement: how far each half of the sample may be from it, and how unsure of it."""
 _STEPS = 5
 _JUMP_PX = 0.08
 """Jump of the displacement between neighboring bands (coarse pixels) from which on they belong to two detectors. What drifts
@@ -94,6 +96,8 @@ def calibrated(
     for _ in range(_STEPS):
         step, errors = _step(look(operator), values, valid, operator.sigma_px / sampling)
         operator = _moved(operator, step, believed, sampling)
+    seen = look(operator)
+    halves = [_step(seen, values, half, operator.sigma_px / sampling) for half in _halves(valid)]
     calibration = Calibration(
         believed=believed,
         measured=operator,
@@ -101,7 +105,17 @@ def calibrated(
         sigma_error_px=float(errors[2]) / (2 * operator.sigma_px),
         operator=believed,
     )
-    return replace(calibration, operator=_taken(calibration, sampling))
+    return replace(calibration, operator=_taken(calibration, sampling, halves))
+
+
+def _halves(valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The samples of every other patch, and of the others; of a single patch the upper and the lower ones."""
+    first = torch.zeros_like(valid)
+    if len(valid) > 1:
+        first[::2] = True
+    else:
+        first[:, : valid.shape[1] // 2] = True
+    return valid & first, valid & ~first
 
 
 def _step(
@@ -141,8 +155,12 @@ def _moved(operator: Operator, step: torch.Tensor, believed: Operator, sampling:
     return Operator(sigma_px=sigma, shift_px=(rows, cols))
 
 
-def _taken(found: Calibration, sampling: int) -> Operator:
-    """Displacement and width are taken each for itself, where it differs from what is believed by more than chance."""
+def _taken(found: Calibration, sampling: int, halves: list[tuple[torch.Tensor, torch.Tensor]]) -> Operator:
+    """Displacement and width are taken each for itself, where it differs from what is believed by more than chance.
+
+    Both halves of the sample must bear it out, each by itself: what a single object of the scene says, however clearly, is
+    no calibration.
+    """
     believed, measured = found.believed, found.measured
     away = [now - before for now, before in zip(measured.shift_px, believed.shift_px, strict=True)]
     distance = math.hypot(*away)
@@ -152,8 +170,13 @@ def _taken(found: Calibration, sampling: int) -> Operator:
     plausible &= NARROWEST * (1 + 1e-6) < factor < WIDEST * (1 - 1e-6)
     if not plausible:
         return believed
-    displaced = distance > max(_LEAST_PX * sampling, _CLEAR * error)
-    blurred = abs(factor - 1.0) > max(_LEAST_FACTOR, _CLEAR * found.sigma_error_px / believed.sigma_px)
+    displaced = distance > max(_LEAST_PX * sampling, _CLEAR * error) and all(
+        max(float(step[:2].norm()), float(errors[:2].norm())) < _APART * distance for step, errors in halves
+    )
+    change = abs(measured.sigma_px**2 - believed.sigma_px**2)
+    blurred = abs(factor - 1.0) > max(_LEAST_FACTOR, _CLEAR * found.sigma_error_px / believed.sigma_px) and all(
+        max(abs(float(step[2])), float(errors[2])) < _APART * change for step, errors in halves
+    )
     return Operator(
         sigma_px=measured.sigma_px if blurred else believed.sigma_px,
         shift_px=measured.shift_px if displaced else believed.shift_px,

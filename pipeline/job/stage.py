@@ -29,7 +29,7 @@ from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.folder import STAGED, STAGED_FILES, Job, StagedJob
 from hyperfuse.pipeline.job.records import ImageSums, StagedRecord
 from hyperfuse.pipeline.job.seals import changed, seal
-from hyperfuse.pipeline.observation.blind import blind
+from hyperfuse.pipeline.observation.blind import blind, measured_psf
 from hyperfuse.pipeline.observation.harmonize import harmonize
 from hyperfuse.pipeline.observation.sample import NotEstimable, Sample, sampled_blocks
 from hyperfuse.pipeline.observation.sensor_model import Observation, with_misfit
@@ -212,18 +212,17 @@ def _observe(
         return tables.model_copy(update={"note": f"the tables of the sensors are used untested: {why}"})
     if job.config.observe == "tables":
         return with_misfit(tables, sample)
+    align = job.config.align
+    # Who gives a displacement, or wants none sought, knows where the samples lie.
+    known = not align.estimate or align.east_m is not None or align.north_m is not None
     try:
-        found = blind(tables, sample, hsi_bands, msi_bands)
-    except NotEstimable as why:
-        told = with_misfit(tables, sample)
         if job.config.observe == "auto":
-            return told
-        note = f"no blind estimate, the tables of the sensors are used: {why}"
-        return told.model_copy(update={"note": note})
-    if job.config.observe == "blind":
-        return found
-    psf = {"psf_sigma_px": found.psf_sigma_px, "psf_center_px": found.psf_center_px, "psf_origin": "measured"}
-    return with_misfit(tables.model_copy(update=psf), sample)
+            return measured_psf(tables, sample, hsi_bands, msi_bands, is_centered=known)
+        return blind(tables, sample, hsi_bands, msi_bands)
+    except NotEstimable as why:
+        log.info("the PSF is that of the %s: %s", tables.psf_origin, why)
+        asked = f"no blind estimate, the tables of the sensors are used: {why}"
+        return with_misfit(tables, sample).model_copy(update={"note": asked if job.config.observe == "blind" else ""})
 
 
 class _Sums:

@@ -22,7 +22,7 @@ from scipy.optimize import minimize, nnls
 from hyperfuse.catalogs.bands import SIGMA_PER_FWHM, Bands
 from hyperfuse.catalogs.sensors import sigma_from_mtf
 from hyperfuse.pipeline.observation.psf import Psf
-from hyperfuse.pipeline.observation.sample import BLUR, F64, MTF_RANGE, NotEstimable, Sample, centered
+from hyperfuse.pipeline.observation.sample import BLUR, F64, MIN_PIXELS, MTF_RANGE, NotEstimable, Sample, centered
 from hyperfuse.pipeline.observation.sensor_model import GOOD_R2, Observation, with_misfit
 
 _ROUNDS = 3
@@ -41,6 +41,8 @@ _FREEDOM = 0.25
 tables stay within 5 nm, and about half of a table's error of 10 nm is found (real cubes, noise at 35 and 40 dB)."""
 _MAX_CENTER = 1.0
 """Largest distance of the PSF's center from that of the coarse pixel that is searched, in coarse pixels."""
+_HALVES_WIDTH, _HALVES_PX = 0.1, 0.1
+"""Relative width, and center in coarse pixels, in which the PSFs of two halves of the sample may differ to be believed."""
 _MAX_ERROR = 0.15
 """Largest standard error of the PSF's width, relative, with which the scene is taken to tell it."""
 
@@ -104,6 +106,45 @@ def blind(start: Observation, sample: Sample, hsi: Bands, msi: Bands) -> Observa
     if doubt := fit.doubt(psf):
         raise NotEstimable(doubt)
     return found
+
+
+def measured_psf(start: Observation, sample: Sample, hsi: Bands, msi: Bands, *, is_centered: bool) -> Observation:
+    """The observation model with the PSF that the pair shows, and the responses of the tables.
+
+    Parameters
+    ----------
+    start : Observation
+        Of the tables.
+    sample : Sample
+    hsi, msi : Bands
+    is_centered : bool
+        Whether the PSF's center is known, and only its width is sought.
+
+    Raises
+    ------
+    NotEstimable
+        As `blind`, and if the two halves of the sample do not agree: what a single object of the scene says, however
+        clearly, is no measurement of the sensor.
+    """
+    estimate = blind(start, sample, hsi, msi)
+    found, srf = estimate.hsi_psf, np.array(estimate.srf)
+    seen = [int(k) for k in np.flatnonzero(srf.any(axis=1))]
+    for half in sample.halves():
+        if half.valid.sum() < MIN_PIXELS:
+            raise NotEstimable(f"{half.valid.sum()} valid pixels in half of the sample, expected {MIN_PIXELS} or more")
+        fit = _PsfFit(sample=half, predicted=centered(half.predicted(srf[seen])), bands=seen)
+        other = fit.best(found)
+        if doubt := fit.doubt(other):
+            raise NotEstimable(f"in half of the sampled pixels, {doubt}")
+        apart = math.hypot(other.y - found.y, other.x - found.x) / sample.ratio
+        if abs(math.log(other.sigma / found.sigma)) > _HALVES_WIDTH or apart > _HALVES_PX:
+            raise NotEstimable(
+                f"halves of the sampled pixels show PSFs of {other.sigma:.2f} and {found.sigma:.2f} fine px, "
+                f"{apart:.2f} coarse px apart"
+            )
+    center = start.psf_center_px if is_centered else (found.y, found.x)
+    psf = {"psf_sigma_px": found.sigma, "psf_center_px": center, "psf_origin": "measured"}
+    return with_misfit(start.model_copy(update=psf), sample)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -36,6 +36,8 @@ _EDGE = 40
 """Coarse pixels along the edge of a sampled block."""
 _SHARP_PX = 0.3
 """Narrowest blur, in fine pixels."""
+_HALF = 20
+"""Coarse pixels along the edge of the squares of which two halves of a sample are made."""
 _CELL = 5
 """Coarse pixels along the edge of a neighborhood whose residuals are not taken for independent."""
 _MAX_SAMPLES = 1 << 23
@@ -117,6 +119,13 @@ class Sample:
             bands = [k for k, sigma in enumerate(self.own_sigma_px) if sigma == own]
             seen[bands] = blurred_by(self.msi[bands], self.ratio, lacking) / np.maximum(reached, np.float32(0.5))
         return seen
+
+    def halves(self) -> tuple[Sample, Sample]:
+        """The same images, of which every other cell of the valid pixels counts, and the others; see `cells`."""
+        first = np.zeros_like(self.valid)
+        block, y, x = np.nonzero(self.valid)
+        first[block, y, x] = (block + y // _HALF + x // _HALF) % 2 == 0
+        return replace(self, valid=self.valid & first), replace(self, valid=self.valid & ~first)
 
     @property
     def cells(self) -> NDArray[np.int64]:
