@@ -13,7 +13,7 @@ Code: written from the references for HyperFuse, Apache-2.0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import avg_pool2d, max_pool2d, pad
@@ -30,6 +30,8 @@ _OWN = 0.1
 """Misfit of a sample over the largest of its neighbors from which on the change is its own, not seen through its PSF alone."""
 _CLOSE = 0.1
 """Largest scale of a band's misfit, as a share of its standard deviation, up to which the relation says anything."""
+_MOST_SIGNAL = 0.5
+"""Share of the guides' power about their median in what changed, from which on it is no change."""
 _ROUNDS = 8
 _TAIL = 3.0
 """Misfit, in units of the median, from which on a pixel loses its weight."""
@@ -83,6 +85,22 @@ class Change:
             n_bands=int(close.sum()),
             median=max(float(misfit.median()), 0.3),
         )
+
+    def if_minor(self, components: torch.Tensor, guides: torch.Tensor, valid: torch.Tensor) -> Change:
+        """The same, or a relation that nothing misses, if what misses it holds most of the scene's signal.
+
+        A lone bright object that the two images show each in its own way is the scene, not a change of it. Parameters as
+        those of `of`.
+        """
+        touched, _ = self(components.to(guides), guides, valid[:, None])
+        centered = torch.where(
+            valid[:, None], guides - guides.movedim(1, -1)[valid].median(dim=0).values[:, None, None], 0.0
+        )
+        power = centered.double().square().sum(dim=(0, 2, 3))
+        share = (centered.double().square() * touched).sum(dim=(0, 2, 3)) / power.clamp_min(1e-30)
+        if float(share.mean()) <= _MOST_SIGNAL:
+            return self
+        return replace(self, scale=torch.full_like(self.scale, torch.inf))
 
     def __call__(
         self, components: torch.Tensor, guides: torch.Tensor, known: torch.Tensor

@@ -116,7 +116,7 @@ class MAPSubspace:
         self._levels = levels(observed)
         seen = self._levels[0].learn(around)
         n_free = self._levels[0].features.n_free
-        changed = Change.of(components, seen[:, 1:n_free], valid)
+        changed = Change.of(components, seen[:, 1:n_free], valid).if_minor(components, seen[:, 1:n_free], valid)
         kept = _unchanged(changed, components, seen[:, 1:n_free], valid)
         # Components along which the residual of a linear map is uncorrelated: each then has a field of its own.
         rotation = _decorrelating(seen[:, :n_free].double(), components, kept)
@@ -131,7 +131,9 @@ class MAPSubspace:
             seen = self._levels[0].learn(around)
         self.band_shifts = self._levels[0].shifts(patches.hsi, inside, around)
         """Displacement of each band's samples as the scene shows it, fine pixels; one value unless detectors differ."""
-        self._change = Change.of(sample.values, seen[:, 1:n_free], valid)
+        self._change = Change.of(sample.values, seen[:, 1:n_free], valid).if_minor(
+            sample.values, seen[:, 1:n_free], valid
+        )
         kept = _unchanged(self._change, sample.values, seen[:, 1:n_free], valid)
         sample = replace(sample, valid=kept)
         self.changed_share = 1.0 - float(kept.sum() / valid.sum())
