@@ -37,6 +37,8 @@ _REAL = 0.98
 """Share of a sample's PSF that must lie within the scene for the sample to tell where it lies."""
 SEEN = 0.9
 """Share of a coarser sample's PSF that must lie on valid pixels for the sample to count."""
+_FEWEST_WITNESSES = 64.0
+"""Samples that must share in what displacement and blur would change for these to be taken into account."""
 _NARROWEST = 0.3
 """Least standard deviation (fine pixels) of the blur between two resolutions."""
 
@@ -314,10 +316,26 @@ def _fits(sample: Sample, seen: torch.Tensor, features: Features, sigma: float) 
     n_slopes = (seen.shape[1] - features.n_features) // 3
     slopes = features.n_features + torch.arange(3 * n_slopes)
     doubts = (slopes[: 2 * n_slopes], slopes[2 * n_slopes :])
+    # Where one bright object makes all slopes, however well they fit, they tell of it and not of the sensor.
+    witnessed = tuple(_witnesses(columns[:, which], valid) >= _FEWEST_WITNESSES for which in doubts)
     return [
-        fit_with(whitened, family, doubts, n_free=features.n_free, n_components=n_components, n_samples=n_samples)
+        fit_with(
+            whitened,
+            family,
+            doubts,
+            witnessed,
+            n_free=features.n_free,
+            n_components=n_components,
+            n_samples=n_samples,
+        )
         for family in features.families
     ]
+
+
+def _witnesses(columns: torch.Tensor, valid: torch.Tensor) -> float:
+    """How many samples share in the power of some columns: all of them if it is even, 1 if one has it all."""
+    power = (columns.square().sum(dim=1) * valid).flatten()
+    return float(power.sum() ** 2 / power.square().sum().clamp_min(1e-300))
 
 
 def _smaller(patches: torch.Tensor) -> torch.Tensor:

@@ -123,6 +123,7 @@ def fit_with(
     whitened: list[_Products],
     columns: torch.Tensor,
     doubts: Sequence[torch.Tensor],
+    witnessed: Sequence[bool],
     *,
     n_free: int,
     n_components: int,
@@ -138,6 +139,8 @@ def fit_with(
         As for `fit`.
     doubts : sequence of Tensor of int
         Sets of columns.
+    witnessed : sequence of bool
+        Whether each set is told by enough samples to be tried.
 
     Returns
     -------
@@ -154,7 +157,7 @@ def fit_with(
     # Further columns change the residual's field little, so that only fields are tried which the components have anyway.
     whitened = [sums for sums in whitened if sums.field in best.fields]
     score = torch.full((n_components,), -torch.inf, dtype=torch.float64)
-    for taken in itertools.product((False, True), repeat=len(doubts)):  # none first
+    for taken in itertools.product(*((False, True) if may else (False,) for may in witnessed)):  # none first
         parts = [free, *(doubt for doubt, takes in zip(doubts, taken, strict=True) if takes), rest]
         n_taken = sum(len(part) for part in parts[:-1])
         fitted = fit(whitened, torch.cat(parts), n_taken, n_components, n_samples)

@@ -241,7 +241,7 @@ def test_doubts_are_taken_where_they_are_true_and_nowhere_else():
     whitened = products(torch.cat([columns, values], dim=2), valid, 0.5)
     sizes = {"n_free": 2, "n_components": 3, "n_samples": int(valid.sum())}
     doubts = (torch.tensor([2, 3, 4, 5]), torch.tensor([6, 7]))
-    found = fit_with(whitened, torch.arange(2), doubts, **sizes)
+    found = fit_with(whitened, torch.arange(2), doubts, (True, True), **sizes)
     assert (found.coefficients[:2, 2:] == 0).all()
     assert (found.coefficients[2, 6:] == 0).all()
     assert float(found.coefficients[2, 4]) == pytest.approx(0.2, abs=0.02)

@@ -53,7 +53,8 @@ def test_tiles_are_invisible(tmp_path, name, recipe):
     np.testing.assert_allclose(tiled, whole, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", methods_without_weights())
+# sfim multiplies the upsampled HSI by a ratio: a lone dot keeps the centroid of the HSI's own samples.
+@pytest.mark.parametrize("name", [name for name in methods_without_weights() if not name.startswith("sfim")])
 @pytest.mark.parametrize(
     "recipe",
     [

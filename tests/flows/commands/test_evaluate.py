@@ -100,19 +100,23 @@ def test_planted_pairs(capsys):
         {}, {"name": "shift-0.5", "vnir_px": 0.5, "swir_px": 0.5}, {"name": "date-2", "n_changed": 2}
     ]  # fmt: skip
     scores = {(r["planted"], r["method"]): r["psnr_db"] for r in record["field"]}
-    assert scores["nothing", "map_subspace"] > scores["shift-0.5", "map_subspace"] + 3
+    # Who knows nothing of the displacement loses by it; the default finds it.
+    assert scores["nothing", "gsa"] > scores["shift-0.5", "gsa"] + 2
+    assert (
+        scores["nothing", "map_subspace"] > scores["shift-0.5", "map_subspace"] > scores["nothing", "map_subspace"] - 2
+    )
     assert scores["date-2 outside", "gsa"] > scores["date-2", "gsa"]
-    assert ("shift-0.5", "gsa") in {(r["planted"], r["method"]) for r in record["beaten"]}
+    assert ("shift-0.5", "gsa") not in {(r["planted"], r["method"]) for r in record["beaten"]}
     code, out, _ = call(capsys, CUBE, "--networks", "gsa,map_subspace", "--plant", "nothing,shift-0.5")
     assert code == 0
-    for text in ("ratio 4, MSI s2-4, PSNR (dB) / SAM (deg)", "shift-0.5", "Better than the default"):
+    for text in ("ratio 4, MSI s2-4, PSNR (dB) / SAM (deg)", "shift-0.5"):
         assert text in out
 
 
 def test_planted_pairs_as_files(capsys):
     """A row that only a georeference can show, with a setting of the fusion; what the pipeline found is told."""
     cube = CUBE.replace("size=64", "size=128")
-    options = ["--plant", "lattice-0.5", "--pipeline", "--set", "psf_mtf=0.31", "--json"]
+    options = ["--plant", "lattice-0.5", "--pipeline", "--set", "psf_mtf=0.31", "--set", "observe=tables", "--json"]
     code, out, _ = call(capsys, cube, "--networks", "bicubic", *options)
     assert code == 0
     row = json.loads(out)["rows"][0]

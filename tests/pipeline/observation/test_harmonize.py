@@ -363,6 +363,7 @@ def test_a_real_pair_is_harmonized_by_a_few_percent(tmp_path):
                 "msi.uri": str(BERLIN / "HighResolution_BerlinUrbanGradient.bsq"),
                 "output": str(tmp_path / "berlin"),
                 "network": "bicubic",
+                "observe": "tables",
             },
         )
     ) as held:

@@ -13,11 +13,12 @@ from hyperfuse.catalogs.sensors import Source, open_scene
 from hyperfuse.catalogs.sensors.synthetic import MSI_BANDS, Recipe
 from hyperfuse.models.operators import degrade
 from hyperfuse.pipeline.config import load_config
+from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.observation.blind import blind
 from hyperfuse.pipeline.observation.psf import Psf
 from hyperfuse.pipeline.observation.sample import MAX_PIXELS, NotEstimable, Sample, sampled_blocks, sigma_from_mtf
 from hyperfuse.pipeline.observation.sensor_model import Observation, known, with_misfit
-from hyperfuse.pipeline.run import open_run, run
+from hyperfuse.pipeline.run import open_run, run, stage_pair
 from tests import DATA
 from tests.synthetic import config, scene, whole
 
@@ -234,11 +235,11 @@ def test_a_blind_run_records_what_it_used(tmp_path):
 
 
 def test_a_run_by_tables_is_tested_too(tmp_path):
-    product = run(config(tmp_path / "out", "size=200&ratio=4&bands=60&seed=3", **QUICK))
+    product = run(config(tmp_path / "out", "size=200&ratio=4&bands=60&seed=3", observe="tables", **QUICK))
     told = product.provenance["observation"]
     assert (told["psf_origin"], told["srf_origin"], told["note"]) == ("sensor", "table", "")
     assert all(misfit["r2"] > 0.95 for misfit in told["misfit"])
-    given = run(config(tmp_path / "given", "size=200&ratio=4&bands=60&seed=3", psf_mtf=0.3, **QUICK))
+    given = run(config(tmp_path / "given", "size=200&ratio=4&bands=60&seed=3", psf_mtf=0.3, observe="tables", **QUICK))
     assert given.provenance["observation"]["psf_origin"] == "given"
 
 
@@ -288,3 +289,38 @@ def test_measured_responses_reach_the_method_and_change_the_key(tmp_path):
     hsi = scene("hsi").bands
     reach = np.abs(hsi.center_nm[None] - centers[:, None]) > width + hsi.width_nm() * 2
     assert not np.array(observation.srf)[reach].any()
+
+
+def test_the_psf_is_measured_unless_the_scene_does_not_tell_it(tmp_path):
+    """Believed far too wide, it is found; a lone dot tells of itself and of no sensor."""
+    recipe = "size=200&ratio=4&bands=60&seed=3"
+    found = run(config(tmp_path / "out", recipe, psf_mtf=0.13, **QUICK)).provenance["observation"]
+    assert found["psf_origin"] == "measured"
+    assert found["psf_sigma_px"] == pytest.approx(sigma_from_mtf(0.3, 4), rel=0.02)
+    dot = "size=160&ratio=4&bands=6&texture=0&dot=71.3,77.8"
+    told = run(config(tmp_path / "dot", dot, align__estimate=False, quality__gate="off", **QUICK))
+    assert told.provenance["observation"]["psf_origin"] == "sensor"
+
+
+def test_samples_beside_their_pixels_are_not_resampled(tmp_path):
+    """A displacement of a third of a coarse pixel: the staged samples are those of the HSI, and the offset is told."""
+    recipe = "size=160&ratio=3&bands=12&seed=5&east_m=-7&north_m=11"
+    hsi = whole(scene("hsi", recipe))
+    for network, copied in (("map_subspace", True), ("bicubic", False)):
+        with open_run(config(tmp_path / network, recipe, network=network, align__east_m=-7, align__north_m=11)) as held:
+            job = stage_pair(held)
+            array = store.open_array(job.folder / "stage" / "hsi.zarr")
+            staged = np.asarray(array[...])
+        inside = staged[:, 5:-5, 5:-5]
+        assert (job.staged.samples_beside_px is not None) == copied
+        # Every sample is one that was measured: found in the HSI to the last bit.
+        assert bool(np.isin(inside[0], hsi[0]).all()) == copied
+        if copied:
+            # 10 m pixels, rows to the south: the MSI moves by (-0.7, +1.1) px, and so do the samples on its grid.
+            beside = np.array(job.staged.samples_beside_px)
+            np.testing.assert_allclose(beside - np.round(beside / 3) * 3, _nearest(np.array([1.1, 0.7])), atol=0.02)
+
+
+def _nearest(px: np.ndarray) -> np.ndarray:
+    """Offsets within half a coarse pixel of three fine ones."""
+    return px - np.round(px / 3) * 3
