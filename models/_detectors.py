@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 
+from hyperfuse.models._findings import Findings
 from hyperfuse.models.spec import FirstPass, FusionModel, ModelSpec, Observed, merge_sums
 
 TOLERANCE = 0.04
@@ -113,11 +114,19 @@ class GroupedModel:
                 model.to(device)
         return self
 
-    def __getattr__(self, name: str) -> Callable[..., torch.Tensor]:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         # Only where the methods themselves have one: they are looked for by name.
-        if name not in {"standard_error", "changed"} or not all(hasattr(model, name) for model in self.models):
+        own = {"standard_error": self._standard_error, "changed": self._changed, "findings": self._findings}
+        if name not in own or not all(hasattr(model, name) for model in self.models):
             raise AttributeError(name)
-        return self._standard_error if name == "standard_error" else self._changed
+        return own[name]
+
+    def _findings(self) -> tuple[Findings, ...]:
+        return tuple(
+            replace(found, bands=tuple(group[band] for band in found.bands))
+            for model, group in zip(self.models, self.groups, strict=True)
+            for found in cast("Any", model).findings()
+        )
 
     def _standard_error(self) -> torch.Tensor:
         return torch.cat([cast("Any", model).standard_error() for model in self.models])[self._order]

@@ -1,0 +1,41 @@
+"""What a job's method found out about the pair on the scene itself, written once beside its sums.
+
+The process that loads the method first writes it; where none did on this machine, it is read from a method loaded for that.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, cast
+
+import torch
+
+from hyperfuse.catalogs.formats.files import write_atomic
+from hyperfuse.models import FusionModel
+from hyperfuse.models._findings import Findings
+from hyperfuse.pipeline.fusion.method import build_model
+from hyperfuse.pipeline.job.folder import StagedJob
+
+METHOD = "method.json"
+"""File of the findings in the job's folder: one per group of bands that are fused together."""
+
+
+def keep_findings(job: StagedJob, model: FusionModel) -> None:
+    """Write what the loaded method of a job found, if it finds anything and that is not done."""
+    if hasattr(model, "findings") and not (job.folder / METHOD).is_file():
+        found = cast("Any", model).findings()
+        write_atomic(job.folder / METHOD, json.dumps([asdict(one) for one in found]))
+
+
+def load_findings(job: StagedJob) -> tuple[Findings, ...]:
+    """What the method found; empty if it is one that looks for nothing."""
+    path = job.folder / METHOD
+    if not path.is_file() and job.spec.needs_first_pass and (job.folder / "sums.safetensors").is_file():
+        keep_findings(job, build_model(job, torch.device("cpu")))
+    if not path.is_file():
+        return ()
+    return tuple(
+        Findings(**{key: tuple(value) if isinstance(value, list) else value for key, value in one.items()})
+        for one in json.loads(path.read_bytes())
+    )
