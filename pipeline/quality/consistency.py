@@ -32,11 +32,10 @@ from hyperfuse.pipeline.observation.psf import taps
 from hyperfuse.pipeline.pipelining import convey
 from hyperfuse.pipeline.progress import Progress, silent
 from hyperfuse.pipeline.quality.accumulators import F32, Agreement, Moments, Seams, SeamSums
+from hyperfuse.pipeline.quality.limits import PLAUSIBLE
 
 MAP_EDGE = 400
 """Longest side of the maps, in their own pixels; larger scenes are thinned."""
-PLAUSIBLE = (-0.05, 1.6)
-"""Reflectance outside this range is no reflectance."""
 _SWATH_PX = 4096
 """Product pixels across one swath."""
 _COMPARED = 256
