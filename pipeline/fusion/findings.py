@@ -16,6 +16,7 @@ from hyperfuse.models import FusionModel
 from hyperfuse.models._findings import Findings
 from hyperfuse.pipeline.fusion.method import build_model
 from hyperfuse.pipeline.job.folder import StagedJob
+from hyperfuse.pipeline.observation.psf import Psf
 
 METHOD = "method.json"
 """File of the findings in the job's folder: one per group of bands that are fused together."""
@@ -39,3 +40,12 @@ def load_findings(job: StagedJob) -> tuple[Findings, ...]:
         Findings(**{key: tuple(value) if isinstance(value, list) else value for key, value in one.items()})
         for one in json.loads(path.read_bytes())
     )
+
+
+def band_psfs(job: StagedJob) -> list[tuple[tuple[int, ...], Psf]]:
+    """Groups of bands and the PSF through which the HSI sees them, as the method refined it, else as staging measured it."""
+    # Back-projection has made a strict product agree through the PSF that staging measured.
+    found = () if job.config.strict else load_findings(job)
+    if not found:
+        return [(tuple(range(len(job.bands))), job.observation.hsi_psf)]
+    return [(one.bands, Psf(one.sigma_px, *one.shift_px)) for one in found]

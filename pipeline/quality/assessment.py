@@ -63,7 +63,7 @@ _FAINT = 0.05
 CONVENTIONS = {
     "errors": "predicted less measured, in the unit of the measured image",
     "valid": "a pixel counts where all bands of both images are valid; NaN and nodata never do",
-    "hsi": "product blurred by the Gaussian PSF and sampled at the centers of the coarse pixels, against the staged HSI; "
+    "hsi": "product blurred by the Gaussian PSF and sampled where the HSI's samples lie, both as the method found them, against the staged HSI; "
     "coarse pixels that lose more than 0.1 % of their PSF to holes or to the rim do not count",
     "strict": "residual: RMS of HSI less degraded image before the correction, on a sample; noise: that of the HSI, by factor "
     "analysis of its spectra; over_noise: RMS of the product's own residual over the noise, worst band",
@@ -229,8 +229,8 @@ def _gates(
         gates.append(_msi_gate(job, float(np.mean([found.msi.band_r2[k] for k in covered])), allowed.msi_r2))
     if found.seams is not None:
         # Few lines cross little scenery: a limit below what that alone does would cry wolf.
-        seam, allowed = abs(found.seams.score), job.config.quality.max_seam + 2.0 * found.seams.spread
-        gates.append(_at_most("max_seam", seam, allowed, "gradient across tile borders, off by", ""))
+        seam, most = abs(found.seams.score), job.config.quality.max_seam + 2.0 * found.seams.spread
+        gates.append(_at_most("max_seam", seam, most, "gradient across tile borders, off by", ""))
     if found.implausible is not None:
         gates.append(
             _at_most(
