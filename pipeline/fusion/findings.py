@@ -21,6 +21,9 @@ from hyperfuse.pipeline.observation.psf import Psf
 METHOD = "method.json"
 """File of the findings in the job's folder: one per group of bands that are fused together."""
 
+_ALIKE_PX = 0.02
+"""Coarse pixels within which bands are looked at together."""
+
 
 def keep_findings(job: StagedJob, model: FusionModel) -> None:
     """Write what the loaded method of a job found, if it finds anything and that is not done."""
@@ -46,6 +49,16 @@ def band_psfs(job: StagedJob) -> list[tuple[tuple[int, ...], Psf]]:
     """Groups of bands and the PSF through which the HSI sees them, as the method refined it, else as staging measured it."""
     # Back-projection has made a strict product agree through the PSF that staging measured.
     found = () if job.config.strict else load_findings(job)
-    if not found:
+    if found:
+        return [(one.bands, Psf(one.sigma_px, *one.shift_px)) for one in found]
+    shifts = job.spec.observed.hsi_shifts
+    if not shifts:
         return [(tuple(range(len(job.bands))), job.observation.hsi_psf)]
-    return [(one.bands, Psf(one.sigma_px, *one.shift_px)) for one in found]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for band, shift in enumerate(shifts):
+        groups.setdefault(tuple(round(along / _ALIKE_PX) for along in shift), []).append(band)
+    ratio, sigma = job.grids.ratio, job.observation.psf_sigma_px
+    return [
+        (tuple(bands), Psf(sigma, *(ratio * sum(shifts[b][axis] for b in bands) / len(bands) for axis in (0, 1))))
+        for bands in groups.values()
+    ]

@@ -89,7 +89,8 @@ CONVENTIONS = {
     "the method's refinement, coarse px; psf: measured width over that of the sensor's table; changed: share of the HSI's pixels "
     "that miss the relation of both images; stripes: standard deviation of the gains of columns, from the covariance of strips of "
     "rows of HSI less what the MSI predicts; significant beyond five standard errors, stripes beyond what other columns show",
-    "limits": "where the settings give none: spectral angle 1.25 times that which the HSI's noise makes, by factor analysis; bias "
+    "limits": "where the settings give none: spectral angle 1.25 times that which the HSI's noise makes, by factor analysis, and a "
+    "fifth of that by which a second blur by the PSF turns spectra, as the root of the sum of squares; bias "
     "0.01 or a tenth of the band's noise; R2 with the MSI 1 less twice what the HSI leaves of the degraded MSI, within 0.9 to 0.98; "
     "implausible samples 0.001 more than the HSI has",
     "implausible": f"share of samples outside {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g}",
@@ -129,7 +130,7 @@ def assess(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) 
     spectra, sample = staged_sample(job)
     told = causes(job, load_findings(job), sample)
     _log(told)
-    allowed = limits(job, spectra, _to_agree(job))
+    allowed = limits(job, spectra, sample, _to_agree(job))
     gates = [] if job.config.quality.gate == "off" else _gates(job, found, rows, allowed, told)
     missed = [gate.sentence for gate in gates if not gate.passed]
     refused = any(gate.refuses for gate in gates) or (bool(missed) and job.config.quality.gate == "refuse")

@@ -1,15 +1,19 @@
 """Limits of the gates where the settings give none: what a product can reach on this scene, by its noise and its ratio.
 
 Two images of the same ground, one of which is noisy, lie as far apart as the noise takes them. A product that holds no noise
-at all, degraded, differs from the HSI by that, and by no more; one that follows the HSI differs by less.
+at all, degraded, differs from the HSI by that; one that follows the HSI differs by less. To this comes what few MSI bands
+do not tell of the detail: one that has none of it, which is the HSI interpolated, differs by all that a second blur by the PSF
+takes, and a product may lack a fifth of that.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from hyperfuse.pipeline.config import QualityConfig
 from hyperfuse.pipeline.fusion.strict import noise
@@ -23,6 +27,8 @@ PLAUSIBLE = (-0.05, 1.6)
 """Reflectance outside this range is no reflectance."""
 SLACK = 1.25
 """Factor on the spectral angle that noise makes: noise is measured to some ten percent."""
+_LACKING = 0.2
+"""Share of the angle by which a second blur turns the HSI's spectra that a product may lack."""
 _UNKNOWN_SAM_DEG, _LEAST_SAM_DEG = 1.0, 0.25
 """Limit on the spectral angle where the noise is not known, and the least one: no sensor's spectra are truer."""
 _LEAST_BIAS, _BIAS_NOISE = 0.01, 0.1
@@ -64,7 +70,7 @@ def staged_sample(job: StagedJob) -> tuple[NDArray[np.float32], Sample | None]:
         return shown, None
 
 
-def limits(job: StagedJob, spectra: NDArray[np.float32], covered: list[int]) -> Limits:
+def limits(job: StagedJob, spectra: NDArray[np.float32], sample: Sample | None, covered: list[int]) -> Limits:
     """Limits of a job: those that its settings give, and the others by the scene.
 
     Parameters
@@ -72,6 +78,8 @@ def limits(job: StagedJob, spectra: NDArray[np.float32], covered: list[int]) -> 
     job : StagedJob
     spectra : ndarray, shape (band, pixel), float32
         Valid spectra of the HSI.
+    sample : Sample or None
+        Of the staged pair.
     covered : list of int
         Kept MSI bands that must agree.
     """
@@ -82,7 +90,7 @@ def limits(job: StagedJob, spectra: NDArray[np.float32], covered: list[int]) -> 
     if sigma is not None:
         bias = np.maximum(bias, _BIAS_NOISE * sigma / np.maximum(mean, 1e-30))
     return Limits(
-        hsi_sam_deg=asked.max_hsi_sam_deg or _sam_deg(spectra, sigma),
+        hsi_sam_deg=asked.max_hsi_sam_deg or _sam_deg(job, spectra, sample, sigma),
         hsi_bias=np.full(len(bias), asked.max_hsi_bias) if asked.max_hsi_bias else bias,
         msi_r2=_msi_r2(job, covered) if asked.min_msi_r2 is None else asked.min_msi_r2,
         implausible=_implausible(job, spectra) if asked.max_implausible is None else asked.max_implausible,
@@ -97,10 +105,34 @@ def noise_angle_deg(spectra: NDArray[np.float32], sigma: F64) -> float:
     return float(np.degrees(np.arctan(across)).mean())
 
 
-def _sam_deg(spectra: NDArray[np.float32], sigma: F64 | None) -> float:
+def detail_angle_deg(sample: Sample, sigma_px: float, noise_deg: float) -> float:
+    """Mean angle (degrees) by which a second blur by the PSF turns the HSI's spectra, without their noise.
+
+    Parameters
+    ----------
+    sample : Sample
+    sigma_px : float
+        Standard deviation of the PSF, in coarse pixels.
+    noise_deg : float
+        Mean angle that noise makes.
+    """
+    blurred = gaussian_filter(sample.hsi, (0.0, 0.0, sigma_px, sigma_px))[:, sample.valid].astype(np.float64)
+    sharp = sample.hsi[:, sample.valid].astype(np.float64)
+    length = np.sqrt((blurred**2).sum(axis=0) * (sharp**2).sum(axis=0))
+    shown = length > 0
+    cosine = (blurred * sharp).sum(axis=0)[shown] / length[shown]
+    angle = float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))).mean()) if shown.any() else 0.0
+    return math.sqrt(max(angle**2 - noise_deg**2, 0.0))
+
+
+def _sam_deg(job: StagedJob, spectra: NDArray[np.float32], sample: Sample | None, sigma: F64 | None) -> float:
     if sigma is None:
         return _UNKNOWN_SAM_DEG
-    return max(SLACK * noise_angle_deg(spectra, sigma), _LEAST_SAM_DEG)
+    noisy = noise_angle_deg(spectra, sigma)
+    detail = 0.0
+    if sample is not None:
+        detail = detail_angle_deg(sample, job.observation.psf_sigma_px / job.grids.ratio, noisy)
+    return max(math.hypot(SLACK * noisy, _LACKING * detail), _LEAST_SAM_DEG)
 
 
 def _msi_r2(job: StagedJob, covered: list[int]) -> float:
