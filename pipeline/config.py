@@ -174,7 +174,8 @@ class QualityConfig(_Frozen):
     """What a missed limit means: a product `published with warnings`, none at all (exit code 7), or nothing. `warn` publishes
     none either where `refuse_msi_r2` is missed."""
     max_hsi_sam_deg: float | None = Field(default=None, gt=0)
-    """Mean spectral angle (degrees) between the degraded product and the HSI; None: what the HSI's noise makes of it."""
+    """Mean spectral angle (degrees) between the degraded product and the HSI; None: what the HSI's noise makes of it, and half of
+    what single pixels alone show."""
     max_hsi_bias: float | None = Field(default=None, gt=0)
     """Mean error of a band of the degraded product, as a share of the band's mean in the HSI; the worst band counts. None: 0.01,
     or a tenth of the band's noise where that is more."""
@@ -188,7 +189,7 @@ class QualityConfig(_Frozen):
     """Gradient across the lines between tiles over that beside them, less 1, in either direction; twice what scenery alone
     makes of it is added, because small products have few lines."""
     max_implausible: float | None = Field(default=None, ge=0)
-    """Share of samples that are no reflectance; None: 0.001 more than the HSI has."""
+    """Share of samples that are no reflectance; None: 0.001 more than the HSI's noise makes."""
     better_than_bicubic: bool = True
     """At reduced resolution the method must have a smaller SAM and ERGAS than cubic interpolation."""
 

@@ -89,10 +89,10 @@ CONVENTIONS = {
     "the method's refinement, coarse px; psf: measured width over that of the sensor's table; changed: share of the HSI's pixels "
     "that miss the relation of both images; stripes: standard deviation of the gains of columns, from the covariance of strips of "
     "rows of HSI less what the MSI predicts; significant beyond five standard errors, stripes beyond what other columns show",
-    "limits": "where the settings give none: spectral angle 1.25 times that which the HSI's noise makes, by factor analysis, and a "
-    "fifth of that by which a second blur by the PSF turns spectra, as the root of the sum of squares; bias "
-    "0.01 or a tenth of the band's noise; R2 with the MSI 1 less twice what the HSI leaves of the degraded MSI, within 0.9 to 0.98; "
-    "implausible samples 0.001 more than the HSI has",
+    "limits": "where the settings give none: spectral angle 1.25 times that which the HSI's noise makes, by factor analysis, and of "
+    "what single pixels show beyond it, told neither by MSI nor neighbor, half the power; bias 0.01 or a tenth of the band's "
+    "noise; R2 with the MSI 1 less twice what the HSI leaves of the degraded MSI, within 0.9 to 0.98; implausible samples 0.001 more "
+    "than the HSI's noise makes",
     "implausible": f"share of samples outside {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g}",
 }
 """Definitions, in the words that stand in `qa.json`."""
@@ -204,9 +204,7 @@ def _log(told: list[Cause]) -> None:
             (log.warning if (cause.left or 0.0) > cause.limit else log.info)("the pair told: %s", cause.sentence)
 
 
-def _gates(
-    job: StagedJob, found: Consistency, rows: list[Row], allowed: Limits, told: list[Cause]
-) -> list[Gate]:
+def _gates(job: StagedJob, found: Consistency, rows: list[Row], allowed: Limits, told: list[Cause]) -> list[Gate]:
     registration = job.staged.registration
     gates = [
         Gate(

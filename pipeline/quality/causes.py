@@ -75,7 +75,9 @@ def _displacements(seen: _Seen) -> list[Cause]:
     gsd = [abs(step) for step in (job.grids.coarse.resolution.y, job.grids.coarse.resolution.x)]
     common = np.array([registration.north / gsd[0], -registration.east / gsd[1]])
     n_bands = len(job.bands)
-    beside = np.array(observation.band_shifts_px or registration.beside(job.bands.center_nm)[[1, 0]].T * [ratio, -ratio])
+    beside = np.array(
+        observation.band_shifts_px or registration.beside(job.bands.center_nm)[[1, 0]].T * [ratio, -ratio]
+    )
     shown = (np.array(observation.psf_center_px) + beside) / ratio  # (band, 2): rows and columns, coarse px
     left = shown - np.array(job.spec.observed.hsi_shifts or np.zeros((n_bands, 2)))
     errors = np.full(n_bands, np.nan)
@@ -167,7 +169,9 @@ def _changes(seen: _Seen) -> Cause:
     one = min(seen.found, key=lambda each: each.changed_share) if seen.found else None
     value = None if one is None else one.changed_share
     error = None if one is None else math.sqrt(max(one.changed_share * one.samples, 1.0)) / max(one.samples, 1)
-    limit = max(_LEAST_CHANGED, _CLEAR * error) if one is not None and error is not None and value == 0 else _LEAST_CHANGED
+    limit = (
+        max(_LEAST_CHANGED, _CLEAR * error) if one is not None and error is not None and value == 0 else _LEAST_CHANGED
+    )
     return Cause(
         name="changed",
         detector=None,

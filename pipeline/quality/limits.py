@@ -1,9 +1,8 @@
 """Limits of the gates where the settings give none: what a product can reach on this scene, by its noise and its ratio.
 
 Two images of the same ground, one of which is noisy, lie as far apart as the noise takes them. A product that holds no noise
-at all, degraded, differs from the HSI by that; one that follows the HSI differs by less. To this comes what few MSI bands
-do not tell of the detail: one that has none of it, which is the HSI interpolated, differs by all that a second blur by the PSF
-takes, and a product may lack a fifth of that.
+at all, degraded, differs from the HSI by that; one that follows the HSI differs by less. To this comes detail of single pixels
+that neither the MSI nor their neighbors tell: it cannot be told from noise where it stands, and a product may leave out half of it.
 """
 
 from __future__ import annotations
@@ -13,12 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.special import ndtr
 
 from hyperfuse.pipeline.config import QualityConfig
 from hyperfuse.pipeline.fusion.strict import noise
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.folder import StagedJob
+from hyperfuse.pipeline.observation.psf import Psf
 from hyperfuse.pipeline.observation.sample import NotEstimable, Sample, sampled_blocks
 
 F64 = NDArray[np.float64]
@@ -27,8 +27,8 @@ PLAUSIBLE = (-0.05, 1.6)
 """Reflectance outside this range is no reflectance."""
 SLACK = 1.25
 """Factor on the spectral angle that noise makes: noise is measured to some ten percent."""
-_LACKING = 0.2
-"""Share of the angle by which a second blur turns the HSI's spectra that a product may lack."""
+_LONE = 0.5
+"""Share of the power of what single pixels alone show that a product may leave out."""
 _UNKNOWN_SAM_DEG, _LEAST_SAM_DEG = 1.0, 0.25
 """Limit on the spectral angle where the noise is not known, and the least one: no sensor's spectra are truer."""
 _LEAST_BIAS, _BIAS_NOISE = 0.01, 0.1
@@ -37,7 +37,7 @@ _LEAST_MSI_R2, _MOST_MSI_R2, _R2_SLACK = 0.9, 0.98, 2.0
 """Range of the limit on the agreement with the MSI, and how many times the variance that the HSI leaves of the degraded MSI a
 product may leave of the MSI."""
 _IMPLAUSIBLE = 0.001
-"""Share of samples that are no reflectance, beyond that of the HSI."""
+"""Share of samples that are no reflectance, beyond what the HSI's noise makes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,7 +93,7 @@ def limits(job: StagedJob, spectra: NDArray[np.float32], sample: Sample | None, 
         hsi_sam_deg=asked.max_hsi_sam_deg or _sam_deg(job, spectra, sample, sigma),
         hsi_bias=np.full(len(bias), asked.max_hsi_bias) if asked.max_hsi_bias else bias,
         msi_r2=_msi_r2(job, covered) if asked.min_msi_r2 is None else asked.min_msi_r2,
-        implausible=_implausible(job, spectra) if asked.max_implausible is None else asked.max_implausible,
+        implausible=_implausible(job, spectra, sigma) if asked.max_implausible is None else asked.max_implausible,
     )
 
 
@@ -105,34 +105,34 @@ def noise_angle_deg(spectra: NDArray[np.float32], sigma: F64) -> float:
     return float(np.degrees(np.arctan(across)).mean())
 
 
-def detail_angle_deg(sample: Sample, sigma_px: float, noise_deg: float) -> float:
-    """Mean angle (degrees) by which a second blur by the PSF turns the HSI's spectra, without their noise.
+def lone_angle_deg(sample: Sample, psf: Psf) -> float:
+    """Mean angle (degrees) between spectra with and without what neither the MSI nor a neighbor tells of them, noise included.
 
     Parameters
     ----------
     sample : Sample
-    sigma_px : float
-        Standard deviation of the PSF, in coarse pixels.
-    noise_deg : float
-        Mean angle that noise makes.
+    psf : Psf
+        Of the HSI.
     """
-    blurred = gaussian_filter(sample.hsi, (0.0, 0.0, sigma_px, sigma_px))[:, sample.valid].astype(np.float64)
-    sharp = sample.hsi[:, sample.valid].astype(np.float64)
-    length = np.sqrt((blurred**2).sum(axis=0) * (sharp**2).sum(axis=0))
-    shown = length > 0
-    cosine = (blurred * sharp).sum(axis=0)[shown] / length[shown]
-    angle = float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))).mean()) if shown.any() else 0.0
-    return math.sqrt(max(angle**2 - noise_deg**2, 0.0))
+    hsi, valid = sample.hsi.astype(np.float64), sample.valid
+    known = np.concatenate([np.ones((1, int(valid.sum()))), sample.degraded(psf)[:, valid]]).T.astype(np.float64)
+    spectra, left = hsi[:, valid].T, np.zeros_like(hsi)
+    left[:, valid] = (spectra - known @ np.linalg.lstsq(known, spectra, rcond=None)[0]).T
+    both = valid[..., 1:] & valid[..., :-1]
+    # Half the mean square of a difference is the variance of what the two do not share.
+    apart = (left[..., 1:] - left[..., :-1])[:, both] / math.sqrt(2.0)
+    mean = 0.5 * (hsi[..., 1:] + hsi[..., :-1])[:, both]
+    power = np.maximum((mean**2).sum(axis=0), 1e-30)
+    across = (apart**2).sum(axis=0) - (apart * mean).sum(axis=0) ** 2 / power
+    return float(np.degrees(np.arctan(np.sqrt(np.maximum(across, 0.0) / power))).mean()) if both.any() else 0.0
 
 
 def _sam_deg(job: StagedJob, spectra: NDArray[np.float32], sample: Sample | None, sigma: F64 | None) -> float:
     if sigma is None:
         return _UNKNOWN_SAM_DEG
-    noisy = noise_angle_deg(spectra, sigma)
-    detail = 0.0
-    if sample is not None:
-        detail = detail_angle_deg(sample, job.observation.psf_sigma_px / job.grids.ratio, noisy)
-    return max(math.hypot(SLACK * noisy, _LACKING * detail), _LEAST_SAM_DEG)
+    noisy = SLACK * noise_angle_deg(spectra, sigma)
+    lone = 0.0 if sample is None else lone_angle_deg(sample, job.observation.hsi_psf)
+    return max(math.sqrt(noisy**2 + _LONE * max(lone**2 - noisy**2, 0.0)), _LEAST_SAM_DEG)
 
 
 def _msi_r2(job: StagedJob, covered: list[int]) -> float:
@@ -143,8 +143,14 @@ def _msi_r2(job: StagedJob, covered: list[int]) -> float:
     return float(np.clip(1.0 - _R2_SLACK * (1.0 - np.mean(told)), _LEAST_MSI_R2, _MOST_MSI_R2))
 
 
-def _implausible(job: StagedJob, spectra: NDArray[np.float32]) -> float:
+def _implausible(job: StagedJob, spectra: NDArray[np.float32], sigma: F64 | None) -> float:
+    """Noise of dead regions of the spectrum takes samples beyond the plausible range, and a product has some of it."""
     if job.record.hsi.quantity != "reflectance" or not spectra.size:
         return _IMPLAUSIBLE
     low, high = PLAUSIBLE
-    return _IMPLAUSIBLE + float(((spectra < low) | (spectra > high)).mean())
+    if sigma is None:
+        return _IMPLAUSIBLE + float(((spectra < low) | (spectra > high)).mean())
+    beyond = [
+        ndtr((low - band) / noisy) + ndtr((band - high) / noisy) for band, noisy in zip(spectra, sigma, strict=True)
+    ]
+    return _IMPLAUSIBLE + float(np.mean(beyond))

@@ -69,7 +69,9 @@ def test_what_is_planted_is_told_with_its_size_and_nothing_else(land, row, tmp_p
     found = significant(qa)
     assert found.keys() == PLANTED[row].keys()
     for key, size in PLANTED[row].items():
-        assert found[key] == (pytest.approx(size, abs=0.05) if key[0] == "displacement" else pytest.approx(size, rel=0.2))
+        assert found[key] == (
+            pytest.approx(size, abs=0.05) if key[0] == "displacement" else pytest.approx(size, rel=0.2)
+        )
     if row not in {"date-10", "vswir-0.3"}:  # of which the product itself suffers
         assert (qa["state"], qa["warnings"]) == ("published", [])
 
