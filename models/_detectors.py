@@ -116,7 +116,11 @@ class GroupedModel:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         # Only where the methods themselves have one: they are looked for by name.
-        own = {"standard_error": self._standard_error, "changed": self._changed, "findings": self._findings}
+        own: dict[str, Callable[..., Any]] = {
+            "standard_error": self._standard_error,
+            "changed": self._changed,
+            "findings": self._findings,
+        }
         if name not in own or not all(hasattr(model, name) for model in self.models):
             raise AttributeError(name)
         return own[name]

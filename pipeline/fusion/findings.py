@@ -39,10 +39,11 @@ def load_findings(job: StagedJob) -> tuple[Findings, ...]:
         keep_findings(job, build_model(job, torch.device("cpu")))
     if not path.is_file():
         return ()
-    return tuple(
-        Findings(**{key: tuple(value) if isinstance(value, list) else value for key, value in one.items()})
-        for one in json.loads(path.read_bytes())
-    )
+    return tuple(_read(one) for one in json.loads(path.read_bytes()))
+
+
+def _read(one: dict[str, Any]) -> Findings:
+    return Findings(**{key: tuple(value) if isinstance(value, list) else value for key, value in one.items()})
 
 
 def band_psfs(job: StagedJob) -> list[tuple[tuple[int, ...], Psf]]:

@@ -82,9 +82,9 @@ def _displacements(seen: _Seen) -> list[Cause]:
     left = shown - np.array(job.spec.observed.hsi_shifts or np.zeros((n_bands, 2)))
     errors = np.full(n_bands, np.nan)
     for one in seen.found:
-        bands = list(one.bands)
-        shown[bands], left[bands] = np.array(one.shift_px) / ratio, 0.0
-        errors[bands] = math.hypot(*one.shift_error_px) / ratio
+        own = list(one.bands)
+        shown[own], left[own] = np.array(one.shift_px) / ratio, 0.0
+        errors[own] = math.hypot(*one.shift_error_px) / ratio
     total = common + shown - np.array(job.staged.samples_beside_px or (0.0, 0.0)) / ratio
     told = []
     for name, bands in seen.detectors.items():
@@ -124,9 +124,8 @@ def _registered_to(seen: _Seen, name: str) -> float | None:
 
 def _of_displacement(name: str, place: tuple[float, float], remains: float) -> str:
     rows, cols = place
-    where = f"{math.hypot(rows, cols):.2f} coarse px ({abs(rows):.2f} {'south' if rows > 0 else 'north'}, " + (
-        f"{abs(cols):.2f} {'east' if cols > 0 else 'west'})"
-    )
+    down, right = "south" if rows > 0 else "north", "east" if cols > 0 else "west"
+    where = f"{math.hypot(rows, cols):.2f} coarse px ({abs(rows):.2f} {down}, {abs(cols):.2f} {right})"
     what = f"samples of the {name} lie {where} beside the place that the HSI's file tells"
     if remains:
         return (
