@@ -43,7 +43,8 @@ def load_findings(job: StagedJob) -> tuple[Findings, ...]:
 
 
 def _read(one: dict[str, Any]) -> Findings:
-    return Findings(**{key: tuple(value) if isinstance(value, list) else value for key, value in one.items()})
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in one.items()}
+    return Findings(**values)
 
 
 def band_psfs(job: StagedJob) -> list[tuple[tuple[int, ...], Psf]]:

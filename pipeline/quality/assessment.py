@@ -33,10 +33,10 @@ from hyperfuse.pipeline.job.product_files import QA
 from hyperfuse.pipeline.observation.simulate import MIN_COVERAGE
 from hyperfuse.pipeline.progress import Progress, silent
 from hyperfuse.pipeline.quality.accumulators import Agreement
-from hyperfuse.pipeline.quality.causes import causes
+from hyperfuse.pipeline.quality.causes.limits import PLAUSIBLE, Limits, limits, staged_sample
+from hyperfuse.pipeline.quality.causes.told import causes
 from hyperfuse.pipeline.quality.consistency import Consistency, Maps, consistency
 from hyperfuse.pipeline.quality.job_trial import central_window, job_trial
-from hyperfuse.pipeline.quality.limits import PLAUSIBLE, Limits, limits, staged_sample
 from hyperfuse.pipeline.quality.no_reference import NoReference, no_reference
 from hyperfuse.pipeline.quality.records import (
     SCHEMA,

@@ -33,7 +33,7 @@ from hyperfuse.pipeline.observation.psf import taps
 from hyperfuse.pipeline.pipelining import convey
 from hyperfuse.pipeline.progress import Progress, silent
 from hyperfuse.pipeline.quality.accumulators import F32, Agreement, Moments, Seams, SeamSums
-from hyperfuse.pipeline.quality.limits import PLAUSIBLE
+from hyperfuse.pipeline.quality.causes.limits import PLAUSIBLE
 
 MAP_EDGE = 400
 """Longest side of the maps, in their own pixels; larger scenes are thinned."""

@@ -111,7 +111,7 @@ def test_a_product_that_does_not_agree_with_the_msi_is_refused_though_gates_only
     assert not out.exists()
     (staging,) = tmp_path.glob(".product.*.staging")
     record = json.loads((staging / QA).read_text())
-    (gate,) = (gate for gate in record["gates"] if gate["refuses"])
+    (gate,) = (gate for gate in record["gates"] if gate.get("refuses"))
     assert (record["state"], gate["name"], gate["limit"]) == ("refused", "min_msi_r2", 0.9)
     assert gate["value"] == pytest.approx(record["consistency"]["msi"]["r2"], abs=0.1)
     # Its tiles stay, and who has looked may publish them; a lower floor does the same, with the warnings.

@@ -21,8 +21,8 @@ from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.observation.psf import Psf
 from hyperfuse.pipeline.observation.sample import Sample
 from hyperfuse.pipeline.observation.simulate import simulate
-from hyperfuse.pipeline.quality.limits import noise_angle_deg
-from hyperfuse.pipeline.quality.stripes import stripes
+from hyperfuse.pipeline.observation.stripes import stripes
+from hyperfuse.pipeline.quality.causes.limits import noise_angle_deg
 from hyperfuse.pipeline.run import fuse_tiles, open_run, run, stage_pair
 from tests.pages import Page, require_figures
 from tests.synthetic import scene, whole

@@ -21,8 +21,8 @@ from hyperfuse.models._findings import Findings
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.observation.psf import Psf
 from hyperfuse.pipeline.observation.sample import Sample
+from hyperfuse.pipeline.observation.stripes import stripes
 from hyperfuse.pipeline.quality.records import Cause
-from hyperfuse.pipeline.quality.stripes import stripes
 from hyperfuse.pipeline.registration.detectors import NAMES
 from hyperfuse.pipeline.registration.views import detector_of
 
