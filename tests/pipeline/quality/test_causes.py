@@ -92,6 +92,14 @@ def test_a_method_that_does_not_refine_tells_what_staging_measured_and_what_it_l
     assert "choose network=map_subspace" in swir["sentence"]
 
 
+def test_a_universal_network_tells_what_its_estimate_found(land, tmp_path):
+    """Without weights it is the estimate, and what was not measured in staging is the estimate's own finding."""
+    qa = told(land, tmp_path, "psf-1.3", network="universal-plain", observe="tables")
+    found = {cause["name"]: cause for cause in qa["causes"]}
+    assert found["psf"]["value"] == pytest.approx(1.3, rel=0.05)
+    assert found["changed"]["value"] == 0.0
+
+
 def test_the_psf_that_is_advised_is_the_planted_one(land, tmp_path):
     """Independent of what was measured: the modulation of a Gaussian 1.3 times as wide as the protocol's."""
     (psf,) = (cause for cause in told(land, tmp_path, "psf-1.3")["causes"] if cause["name"] == "psf")
