@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 
+from hyperfuse.models._findings import Findings
 from hyperfuse.models.spec import FirstPass, FusionModel, ModelSpec, Observed, merge_sums
 
 TOLERANCE = 0.04
@@ -106,11 +107,30 @@ class GroupedModel:
         fused = [model(hsi[:, list(bands)], msi, *masks) for model, bands in zip(self.models, self.groups, strict=True)]
         return torch.cat(fused, dim=1)[:, self._order.to(hsi.device)]
 
-    def __getattr__(self, name: str) -> Callable[..., torch.Tensor]:
+    def to(self, device: Any) -> GroupedModel:
+        """Move the networks among the methods."""
+        for model in self.models:
+            if isinstance(model, torch.nn.Module):
+                model.to(device)
+        return self
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         # Only where the methods themselves have one: they are looked for by name.
-        if name not in {"standard_error", "changed"} or not all(hasattr(model, name) for model in self.models):
+        own: dict[str, Callable[..., Any]] = {
+            "standard_error": self._standard_error,
+            "changed": self._changed,
+            "findings": self._findings,
+        }
+        if name not in own or not all(hasattr(model, name) for model in self.models):
             raise AttributeError(name)
-        return self._standard_error if name == "standard_error" else self._changed
+        return own[name]
+
+    def _findings(self) -> tuple[Findings, ...]:
+        return tuple(
+            replace(found, bands=tuple(group[band] for band in found.bands))
+            for model, group in zip(self.models, self.groups, strict=True)
+            for found in cast("Any", model).findings()
+        )
 
     def _standard_error(self) -> torch.Tensor:
         return torch.cat([cast("Any", model).standard_error() for model in self.models])[self._order]

@@ -56,6 +56,7 @@ from torch.nn.functional import pad
 from hyperfuse.models import _change
 from hyperfuse.models._change import Change
 from hyperfuse.models._detectors import GroupedModel, grouped, of_group
+from hyperfuse.models._findings import Findings
 from hyperfuse.models.operators import degrade, upsample
 from hyperfuse.models.spec import MOST_DISPLACED, MethodCard, ModelSpec, Observed
 from hyperfuse.models.subspace import noise as _denoise
@@ -137,7 +138,9 @@ class MAPSubspace:
         kept = _unchanged(self._change, sample.values, seen[:, 1:n_free], valid)
         sample = replace(sample, valid=kept)
         self.changed_share = 1.0 - float(kept.sum() / valid.sum())
-        """Of the sample that changed between the dates of the two images."""
+        """Of the sample that sees what changed between the dates of the two images."""
+        _, own = self._change(sample.values.float(), seen[:, 1:n_free], valid[:, None])
+        self._n_samples, self._n_changed = int(valid.sum()), int((own[:, 0] & valid).sum())
         self._left = self._levels[0].settle(sample, seen)  # (K, sampling ** 2)
         for coarser, level in itertools.pairwise(self._levels):
             sample = coarser.finer(sample, around)
@@ -222,6 +225,21 @@ class MAPSubspace:
         rows, cols = (shift / told.ratio for shift in operator.shift_px)
         shifts = ((rows, cols),) * told.hsi_bands if rows or cols else ()
         return replace(told, psf_sigma_px=operator.sigma_px, hsi_shifts=shifts)
+
+    def findings(self) -> tuple[Findings, ...]:
+        """What the scene told of operator and changes."""
+        found = self.calibration
+        return (
+            Findings(
+                bands=tuple(range(self.spec.observed.hsi_bands)),
+                sigma_px=found.operator.sigma_px,
+                sigma_error_px=found.sigma_error_px,
+                shift_px=found.operator.shift_px,
+                shift_error_px=found.shift_error_px,
+                changed_share=self._n_changed / max(self._n_samples, 1),
+                samples=self._n_samples,
+            ),
+        )
 
     def seen(self, fine: torch.Tensor) -> torch.Tensor:
         """Fine images as the HSI's samples see them: (N, b, H, W) -> (N, b, h, w)."""

@@ -48,6 +48,7 @@ import torch
 from torch import nn
 
 from hyperfuse.models import _plain, map_subspace
+from hyperfuse.models._findings import Findings
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed, method
 from hyperfuse.models.subspace.guided import REACH as GUIDED_REACH
 from hyperfuse.models.subspace.guided import guided_detail
@@ -224,6 +225,10 @@ class Universal(nn.Module):
     def standard_error(self) -> torch.Tensor:
         """That of the estimate, see `models.map_subspace`; the core says nothing of it."""
         return self.base.standard_error()
+
+    def findings(self) -> tuple[Findings, ...]:
+        """Those of the estimate."""
+        return self.base.findings()
 
 
 def specify(

@@ -168,26 +168,28 @@ class OutputConfig(_Frozen):
 
 
 class QualityConfig(_Frozen):
-    """What a product must reach to be published without a warning."""
+    """What a product must reach to be published without a warning; a limit that is None follows from the scene."""
 
     gate: Literal["warn", "refuse", "off"] = "warn"
     """What a missed limit means: a product `published with warnings`, none at all (exit code 7), or nothing. `warn` publishes
     none either where `refuse_msi_r2` is missed."""
-    max_hsi_sam_deg: float = Field(default=1.0, gt=0)
-    """Mean spectral angle (degrees) between the degraded product and the HSI."""
-    max_hsi_bias: float = Field(default=0.01, gt=0)
-    """Mean error of a band of the degraded product, as a share of the band's mean in the HSI; the worst band counts."""
-    min_msi_r2: float = Field(default=0.98, ge=0, le=1)
+    max_hsi_sam_deg: float | None = Field(default=None, gt=0)
+    """Mean spectral angle (degrees) between the degraded product and the HSI; None: what the HSI's noise makes of it, and half of
+    what single pixels alone show."""
+    max_hsi_bias: float | None = Field(default=None, gt=0)
+    """Mean error of a band of the degraded product, as a share of the band's mean in the HSI; the worst band counts. None: 0.01,
+    or a tenth of the band's noise where that is more."""
+    min_msi_r2: float | None = Field(default=None, ge=0, le=1)
     """Mean share of the MSI's variance that the product explains through the SRF, after a gain and an offset; bands count
-    of whose response at least half lies under HSI bands."""
+    of whose response at least half lies under HSI bands. None: 0.98, or less where the HSI does not predict the degraded MSI."""
     refuse_msi_r2: float = Field(default=0.5, ge=0, le=1)
     """Where `min_msi_r2` is missed and this too, no product is published under `warn` either: the two images do not lie on each
     other, or do not show the same. Not asked of a method that takes nothing from the MSI; 0 refuses nothing."""
     max_seam: float = Field(default=0.05, gt=0)
     """Gradient across the lines between tiles over that beside them, less 1, in either direction; twice what scenery alone
     makes of it is added, because small products have few lines."""
-    max_implausible: float = Field(default=0.001, ge=0)
-    """Share of samples that are no reflectance."""
+    max_implausible: float | None = Field(default=None, ge=0)
+    """Share of samples that are no reflectance; None: 0.001 more than the HSI's noise makes."""
     better_than_bicubic: bool = True
     """At reduced resolution the method must have a smaller SAM and ERGAS than cubic interpolation."""
 

@@ -40,7 +40,7 @@ class WindowFuser:
 
     def __init__(self, model: FusionModel, pair: PairWindows, device: torch.device, precision: str = "fp32") -> None:
         self.pair, self.device, self.precision = pair, device, precision
-        self._model = model
+        self.model = model
 
     def arguments(self, windows: Sequence[PairWindow], boxes: Sequence[Box]) -> list[tuple[list[torch.Tensor], int]]:
         """What the method is called with for windows of equal shape: of each argument its windows, and its pixels per coarse pixel.
@@ -67,9 +67,9 @@ class WindowFuser:
         """A batch of fused images, shape (N, C, y, x), of arguments on the device; both in the method's range."""
         with in_precision(self.precision, self.device):
             # Without a coarse pass, which only tiles need, a two-rate method runs both parts on what it is given.
-            if isinstance(self._model, TwoRateModel) and len(arguments) > 2:
-                return self._model.fine(*arguments)
-            return self._model(*arguments)
+            if isinstance(self.model, TwoRateModel) and len(arguments) > 2:
+                return self.model.fine(*arguments)
+            return self.model(*arguments)
 
     def __call__(self, box: Box) -> torch.Tensor:
         """The fused image of a window in coarse pixels, shape (1, C, h * ratio, w * ratio), in the method's range."""

@@ -29,6 +29,7 @@ from hyperfuse.pipeline.fusion.device import (
     pick_device,
     share_heaps,
 )
+from hyperfuse.pipeline.fusion.findings import keep_findings
 from hyperfuse.pipeline.fusion.method import job_fuser
 from hyperfuse.pipeline.fusion.packing import Packed, Packing
 from hyperfuse.pipeline.fusion.strict import load_projection
@@ -99,6 +100,7 @@ class TileFuser:
         self._lane = Lane(self.device)
         self._pair = StagedPair(job)
         self._method = job_fuser(job, self._pair, self.device)
+        keep_findings(job, self._method.model)
         self._project = load_projection(job)
         self._product = store.open_array(job.fused, write=True)
         for thread in store.codec_threads():

@@ -11,6 +11,7 @@
         stage/features.zarr   the coarse part of a two-rate method      features.json, features_files.json   written when it is complete
         gate.json             whether a universal network's residual is applied
         strict.json           how far back-projection goes, if it is asked for
+        method.json           what the method found out about the pair
         tiles/*.json          the ledger      fused.json   how fast
         incoming/             what arrives from a store, before it is in its place
         quarantine.json       tiles that killed workers

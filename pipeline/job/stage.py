@@ -52,6 +52,7 @@ _MADE_OF_STAGED = (
         "gate.json",
         "strict.json",
         "calibration.json",
+        "method.json",
     ),
 )
 """Files and folders of a job that follow from its staged images."""

@@ -12,16 +12,19 @@ A gate is a limit on one of these numbers. What a missed gate means is set in `q
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hyperfuse.catalogs.errors import HyperFuseError, QualityRefused
 from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.pipeline.fusion.device import pick_device
+from hyperfuse.pipeline.fusion.findings import load_findings
 from hyperfuse.pipeline.fusion.residual import load_gate, weights_of
 from hyperfuse.pipeline.fusion.strict import load_record
 from hyperfuse.pipeline.job.completeness import MosaicSummary
@@ -30,12 +33,15 @@ from hyperfuse.pipeline.job.product_files import QA
 from hyperfuse.pipeline.observation.simulate import MIN_COVERAGE
 from hyperfuse.pipeline.progress import Progress, silent
 from hyperfuse.pipeline.quality.accumulators import Agreement
-from hyperfuse.pipeline.quality.consistency import PLAUSIBLE, Consistency, Maps, consistency
+from hyperfuse.pipeline.quality.causes.limits import PLAUSIBLE, Limits, limits, staged_sample
+from hyperfuse.pipeline.quality.causes.told import causes
+from hyperfuse.pipeline.quality.consistency import Consistency, Maps, consistency
 from hyperfuse.pipeline.quality.job_trial import central_window, job_trial
 from hyperfuse.pipeline.quality.no_reference import NoReference, no_reference
 from hyperfuse.pipeline.quality.records import (
     SCHEMA,
     BandedAgreement,
+    Cause,
     ConsistencyRecord,
     Gate,
     ObservationSummary,
@@ -48,6 +54,8 @@ from hyperfuse.pipeline.quality.records import (
 from hyperfuse.pipeline.quality.standard_error import uncertainty_record
 from hyperfuse.pipeline.quality.trials import STRICT_SUFFIX, TrialRow, evaluate
 
+log = logging.getLogger(__name__)
+
 CONTROLS = ("bicubic", "gsa")
 """Methods that the chosen one is measured beside."""
 _FAINT = 0.05
@@ -55,7 +63,7 @@ _FAINT = 0.05
 CONVENTIONS = {
     "errors": "predicted less measured, in the unit of the measured image",
     "valid": "a pixel counts where all bands of both images are valid; NaN and nodata never do",
-    "hsi": "product blurred by the Gaussian PSF and sampled at the centers of the coarse pixels, against the staged HSI; "
+    "hsi": "product blurred by the Gaussian PSF and sampled where the HSI's samples lie, both as the method found them, against the staged HSI; "
     "coarse pixels that lose more than 0.1 % of their PSF to holes or to the rim do not count",
     "strict": "residual: RMS of HSI less degraded image before the correction, on a sample; noise: that of the HSI, by factor "
     "analysis of its spectra; over_noise: RMS of the product's own residual over the noise, worst band",
@@ -77,6 +85,14 @@ CONVENTIONS = {
     "that of blocks held back, mean_width that of their intervals, ause the area between the sparsification curves by standard "
     "error and by true error, RMSE of all pixels 1; the HSI was degraded by trial_ratio, errors are those against the staged HSI "
     "less its noise",
+    "causes": "displacement: where the samples of a detector lie beside the place that the HSI's file tells, by registration and by "
+    "the method's refinement, coarse px; psf: measured width over that of the sensor's table; changed: share of the HSI's pixels "
+    "that miss the relation of both images; stripes: standard deviation of the gains of columns, from the covariance of strips of "
+    "rows of HSI less what the MSI predicts; significant beyond five standard errors, stripes beyond what other columns show",
+    "limits": "where the settings give none: spectral angle 1.25 times that which the HSI's noise makes, by factor analysis, and of "
+    "what single pixels show beyond it, told neither by MSI nor neighbor, half the power; bias 0.01 or a tenth of the band's "
+    "noise; R2 with the MSI 1 less twice what the HSI leaves of the degraded MSI, within 0.9 to 0.98; implausible samples 0.001 more "
+    "than the HSI's noise makes",
     "implausible": f"share of samples outside {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g}",
 }
 """Definitions, in the words that stand in `qa.json`."""
@@ -111,7 +127,11 @@ def assess(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) 
     found = consistency(job, progress)
     blind = no_reference(job)
     rows, reason, window = _reduced(job)
-    gates = [] if job.config.quality.gate == "off" else _gates(job, found, rows)
+    spectra, sample = staged_sample(job)
+    told = causes(job, load_findings(job), sample)
+    _log(told)
+    allowed = limits(job, spectra, sample, _to_agree(job))
+    gates = [] if job.config.quality.gate == "off" else _gates(job, found, rows, allowed, told)
     missed = [gate.sentence for gate in gates if not gate.passed]
     refused = any(gate.refuses for gate in gates) or (bool(missed) and job.config.quality.gate == "refuse")
     record = QualityRecord(
@@ -119,8 +139,10 @@ def assess(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) 
         product=job.name,
         job_key=job.record.key,
         state="refused" if refused else "published with warnings" if missed else "published",
-        warnings=missed,
+        # Where something is amiss, what may have made it so stands beside it.
+        warnings=missed + ([cause.sentence for cause in told if cause.significant] if missed else []),
         gates=gates,
+        causes=told,
         consistency=ConsistencyRecord(
             hsi=found.hsi and _banded(found.hsi, job.bands.center_nm),
             msi=found.msi and _banded(found.msi, job.staged_bands[1][found.msi_bands].center_nm),
@@ -161,22 +183,29 @@ def require_passed(job: StagedJob, assessment: Assessment) -> None:
     QualityRefused
         With the gates that were missed; the fused tiles and the report stay where the message says.
     """
-    warnings = assessment.qa.warnings
+    missed = sum(not gate.passed for gate in assessment.qa.gates)
     if hopeless := [gate.sentence for gate in assessment.qa.gates if gate.refuses]:
         raise QualityRefused(
             f"{job.config.output}: {'; '.join(hopeless)}: the images do not lie on each other or do not show the same; see the "
             f"report in {job.folder}, look at the displacement with `hyperfuse register`, give a known move as align.east_m "
             "and align.north_m, or publish it as it is with --set quality.gate=off"
         )
-    if job.config.quality.gate == "refuse" and warnings:
+    if job.config.quality.gate == "refuse" and missed:
         raise QualityRefused(
-            f"{job.config.output}: {len(warnings)} quality gates are missed ({'; '.join(warnings)}); see the report in "
+            f"{job.config.output}: {missed} quality gates are missed ({'; '.join(assessment.qa.warnings)}); see the report in "
             f"{job.folder}, choose another method, or publish it as it is with --set quality.gate=warn"
         )
 
 
-def _gates(job: StagedJob, found: Consistency, rows: list[TrialRow]) -> list[Gate]:
-    limits, registration = job.config.quality, job.staged.registration
+def _log(told: list[Cause]) -> None:
+    """Warn of what the product does not take into account, and tell the rest."""
+    for cause in told:
+        if cause.significant and cause.limit is not None:
+            (log.warning if (cause.left or 0.0) > cause.limit else log.info)("the pair told: %s", cause.sentence)
+
+
+def _gates(job: StagedJob, found: Consistency, rows: list[TrialRow], allowed: Limits, told: list[Cause]) -> list[Gate]:
+    registration = job.staged.registration
     gates = [
         Gate(
             name="registration",
@@ -188,52 +217,68 @@ def _gates(job: StagedJob, found: Consistency, rows: list[TrialRow]) -> list[Gat
     ]
     if job.staged.harmony is not None:
         harmony = job.staged.harmony
-        told = harmony.mistake or harmony.reason
-        gates.append(Gate(name="radiometry", value=None, limit=None, passed=harmony.passed, sentence=told))
+        fitted = harmony.mistake or harmony.reason
+        gates.append(Gate(name="radiometry", value=None, limit=None, passed=harmony.passed, sentence=fitted))
     if found.hsi is not None:
         gates += [
-            _at_most("max_hsi_sam_deg", found.hsi.sam_deg, limits.max_hsi_sam_deg, "spectral angle to the HSI", "deg"),
-            _at_most("max_hsi_bias", _worst_bias(found.hsi), limits.max_hsi_bias, "bias to the HSI, worst band", ""),
+            _at_most("max_hsi_sam_deg", found.hsi.sam_deg, allowed.hsi_sam_deg, "spectral angle to the HSI", "deg"),
+            _at_most("max_hsi_bias", *_worst_bias(found.hsi, allowed.hsi_bias), "bias to the HSI, worst band", ""),
         ]
     if found.msi is not None and (covered := _covered(job, found)):
-        gates.append(_msi_gate(job, float(np.mean([found.msi.band_r2[k] for k in covered]))))
+        gates.append(_msi_gate(job, float(np.mean([found.msi.band_r2[k] for k in covered])), allowed.msi_r2))
     if found.seams is not None:
         # Few lines cross little scenery: a limit below what that alone does would cry wolf.
-        seam, allowed = abs(found.seams.score), limits.max_seam + 2.0 * found.seams.spread
-        gates.append(_at_most("max_seam", seam, allowed, "gradient across tile borders, off by", ""))
+        seam, most = abs(found.seams.score), job.config.quality.max_seam + 2.0 * found.seams.spread
+        gates.append(_at_most("max_seam", seam, most, "gradient across tile borders, off by", ""))
     if found.implausible is not None:
         gates.append(
             _at_most(
                 "max_implausible",
                 found.implausible,
-                limits.max_implausible,
+                allowed.implausible,
                 "share of samples that are no reflectance",
                 "",
             )
         )
-    return gates + (_against_bicubic(own_row(job), rows) if limits.better_than_bicubic else [])
+    gates += _left_displaced(told)
+    return gates + (_against_bicubic(own_row(job), rows) if job.config.quality.better_than_bicubic else [])
 
 
-def _msi_gate(job: StagedJob, r2: float) -> Gate:
+def _left_displaced(told: list[Cause]) -> list[Gate]:
+    """Whether the detectors lie on each other in the product, the worst one counts."""
+    moved = [cause for cause in told if cause.name == "displacement" and cause.left is not None and cause.limit]
+    if not moved:
+        return []
+    worst = max(moved, key=lambda cause: (cause.left or 0.0) / (cause.limit or 1.0))
+    what = f"displacement that is left in the {worst.detector}"
+    return [_at_most("displacement", worst.left or 0.0, worst.limit or 0.0, what, "coarse px")]
+
+
+def _msi_gate(job: StagedJob, r2: float, limit: float) -> Gate:
     limits = job.config.quality
-    passed = r2 >= limits.min_msi_r2
+    passed = r2 >= limit
     # A method that takes nothing from the MSI cannot agree with its detail, wherever that lies.
     refuses = not passed and r2 < limits.refuse_msi_r2 and job.spec.msi_reach is not None
-    wanted = f"less than {limits.refuse_msi_r2:g}" if refuses else f"at least {limits.min_msi_r2:g} wanted"
+    wanted = f"less than {limits.refuse_msi_r2:g}" if refuses else f"at least {limit:.3g} wanted"
     return Gate(
         name="min_msi_r2",
         value=r2,
-        limit=limits.min_msi_r2,
+        limit=limit,
         passed=passed,
         sentence=f"agreement with the MSI: R2 {r2:.3f}, {wanted}",
         refuses=refuses,
     )
 
 
+def _to_agree(job: StagedJob) -> list[int]:
+    """Kept MSI bands, by their number among these, of whose response enough lies under HSI bands to expect agreement."""
+    return [k for k, share in enumerate(job.observation.coverage) if share >= MIN_COVERAGE]
+
+
 def _covered(job: StagedJob, found: Consistency) -> list[int]:
-    """Compared MSI bands of whose response enough lies under HSI bands to expect agreement."""
-    coverage = dict(zip(job.staged.msi.kept, job.observation.coverage, strict=True))
-    return [k for k, band in enumerate(found.msi_bands) if coverage[band] >= MIN_COVERAGE]
+    """The same, by their number among the compared bands."""
+    wanted = {job.staged.msi.kept[k] for k in _to_agree(job)}
+    return [k for k, band in enumerate(found.msi_bands) if band in wanted]
 
 
 def _at_most(name: str, value: float, limit: float, what: str, unit: str) -> Gate:
@@ -260,10 +305,15 @@ def _against_bicubic(network: str, rows: list[TrialRow]) -> list[Gate]:
     ]
 
 
-def _worst_bias(agreement: Agreement) -> float:
+def _worst_bias(agreement: Agreement, allowed: NDArray[np.float64]) -> tuple[float, float]:
+    """Relative bias of the band that comes closest to its limit, or exceeds it most, and that limit."""
     mean, bias = np.abs(agreement.band_mean), np.abs(agreement.band_bias)
-    bright = mean > _FAINT * mean.max()
-    return float((bias[bright] / mean[bright]).max()) if bright.any() else 0.0
+    bright = np.flatnonzero(mean > _FAINT * mean.max())
+    if not bright.size:
+        return 0.0, float(allowed.max())
+    share = bias[bright] / mean[bright]
+    worst = int((share / allowed[bright]).argmax())
+    return float(share[worst]), float(allowed[bright[worst]])
 
 
 def _banded(agreement: Agreement, center_nm: Any) -> BandedAgreement:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from hyperfuse.models.operators import blur_reach
 from hyperfuse.pipeline.fusion.back_projection import MAX_LOST
+from hyperfuse.pipeline.fusion.findings import band_psfs
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import valid_samples
@@ -32,11 +33,10 @@ from hyperfuse.pipeline.observation.psf import taps
 from hyperfuse.pipeline.pipelining import convey
 from hyperfuse.pipeline.progress import Progress, silent
 from hyperfuse.pipeline.quality.accumulators import F32, Agreement, Moments, Seams, SeamSums
+from hyperfuse.pipeline.quality.causes.limits import PLAUSIBLE
 
 MAP_EDGE = 400
 """Longest side of the maps, in their own pixels; larger scenes are thinned."""
-PLAUSIBLE = (-0.05, 1.6)
-"""Reflectance outside this range is no reflectance."""
 _SWATH_PX = 4096
 """Product pixels across one swath."""
 _COMPARED = 256
@@ -146,14 +146,18 @@ class _Pass:
 
     def __init__(self, job: StagedJob) -> None:
         observation, grids = job.observation, job.grids
-        self._ratio, self._psf, self._lead = grids.ratio, observation.hsi_psf, grids.lead
-        # Of the PSF, wherever its center lies along either axis.
-        self._psf_reach = blur_reach(self._ratio, self._psf.sigma, max(abs(self._psf.y), abs(self._psf.x)))
+        self._ratio, self._lead = grids.ratio, grids.lead
+        self._psfs = [(list(bands), psf) for bands, psf in band_psfs(job)]
+        # Of the PSFs, wherever their centers lie along either axis.
+        self._psf_reach = max(blur_reach(self._ratio, p.sigma, max(abs(p.y), abs(p.x))) for _, p in self._psfs)
         self.reach = self._psf_reach + self._ratio
         self._scale = job.staged.scale if job.config.publish.dtype == "int16" else 1.0
         self._hsi = store.open_array(job.folder / "stage" / "hsi.zarr")
         self._msi = store.open_array(job.folder / "stage" / "msi.zarr")
         self._hsi_kept, self._msi_kept = np.array(job.staged.hsi.kept), np.array(job.staged.msi.kept)
+        self._psf_of = np.zeros(len(self._hsi_kept), np.int64)  # of each band, its number among the PSFs
+        for number, (bands, _) in enumerate(self._psfs):
+            self._psf_of[bands] = number
         srf = np.array(observation.srf, np.float32)
         gain, offset = radiometry(job)
         self._seen = np.flatnonzero(srf.any(axis=1) & np.isfinite(gain[:, 0, 0]))
@@ -169,6 +173,7 @@ class _Pass:
         self._samples = self._outside = self._invalid = 0
         self._pixels, self._height = height * width, height
         self._swath, self._rows = range(0), _CoarseRows(range(0), 0, 0)
+        self._n_layers = len(self._hsi_kept) + len(self._psfs)
 
     def add(self, swath: range, box: Box, stored: NDArray[Any]) -> None:
         """Add a chunk: all bands of a box of the product."""
@@ -177,7 +182,7 @@ class _Pass:
         samples.mul_(valid) if stored.dtype == np.int16 else samples.nan_to_num_(0.0).mul_(valid)
         if swath != self._swath:
             self._swath = swath
-            self._rows = _CoarseRows(self._coarse_columns(swath), self._coarse_shape[0], len(self._hsi_kept))
+            self._rows = _CoarseRows(self._coarse_columns(swath), self._coarse_shape[0], self._n_layers)
         if box.x0 in swath:
             self._count(samples, valid)
             self._add_msi(box, samples, valid)
@@ -233,16 +238,18 @@ class _Pass:
         lead_y, lead_x = self._lead
         cols = self._reached(box.x0 + lead_x, box.x1 + lead_x, self._rows.columns)
         if cols:
-            right = torch.from_numpy(
-                taps(cols, range(box.x0 + lead_x, box.x1 + lead_x), self._ratio, self._psf.sigma, self._psf.x)
-            ).T
+            columns = range(box.x0 + lead_x, box.x1 + lead_x)
             for first in range(0, box.shape[0], _STRIP):
                 strip = slice(first, min(first + _STRIP, box.shape[0]))
                 fine = range(box.y0 + lead_y + strip.start, box.y0 + lead_y + strip.stop)
                 rows = self._reached(fine.start, fine.stop, range(self._coarse_shape[0]))
-                left = torch.from_numpy(taps(rows, fine, self._ratio, self._psf.sigma, self._psf.y))
-                part = torch.cat([samples[:, strip], valid[None, strip].to(samples.dtype)])
-                self._rows.add(rows, cols, (left @ part @ right).numpy())
+                seen = np.empty((self._n_layers, len(rows), len(cols)), np.float32)
+                for number, (bands, psf) in enumerate(self._psfs):
+                    left = torch.from_numpy(taps(rows, fine, self._ratio, psf.sigma, psf.y))
+                    right = torch.from_numpy(taps(cols, columns, self._ratio, psf.sigma, psf.x)).T
+                    part = torch.cat([samples[bands, strip], valid[None, strip].to(samples.dtype)])
+                    seen[[*bands, len(self._hsi_kept) + number]] = (left @ part @ right).numpy()
+                self._rows.add(rows, cols, seen)
 
     def _untouched(self, fine: int) -> int:
         """The first coarse row that fine rows from here on reach."""
@@ -254,7 +261,7 @@ class _Pass:
         return range(start, max(min((last - 1 + self._psf_reach) // self._ratio + 1, within.stop), start))
 
     def _compare(self, first: int, total: F32) -> None:
-        """Finished coarse rows against the HSI; `total` has the share of the PSF on valid pixels as its last layer."""
+        """Finished coarse rows against the HSI; the last layers of `total` are the shares of each PSF on valid pixels."""
         if not total.shape[1]:
             return
         columns = self._rows.columns
@@ -262,9 +269,9 @@ class _Pass:
             part, some = columns[start : start + _COMPARED], total[..., start : start + _COMPARED]
             box = Box(y0=first, y1=first + total.shape[1], x0=part.start, x1=part.stop)
             measured = store.read(self._hsi, box, self._hsi_kept)
-            share = some[-1]
-            both = (share > 1.0 - MAX_LOST) & np.isfinite(measured).all(axis=0)
-            found = self._hsi_moments.add(some[:-1, both] / share[both], measured[:, both])
+            image, share = np.split(some, [len(measured)])
+            both = (share > 1.0 - MAX_LOST).all(axis=0) & np.isfinite(measured).all(axis=0)
+            found = self._hsi_moments.add(image[:, both] / share[self._psf_of][:, both], measured[:, both])
             for layer, values in zip(self._hsi_maps, found, strict=True):
                 picture = np.full(box.shape, np.nan, np.float32)
                 picture[both] = values
@@ -280,16 +287,17 @@ class _CoarseRows:
         Coarse columns that are summed.
     height : int
         Rows of the coarse grid.
-    n_bands : int
+    n_layers : int
+        Bands, and a share of each PSF.
     """
 
-    def __init__(self, columns: range, height: int, n_bands: int) -> None:
+    def __init__(self, columns: range, height: int, n_layers: int) -> None:
         self.columns = columns
         self._height, self._first = height, 0
-        self._sums = np.zeros((n_bands + 1, 0, len(columns)), np.float32)
+        self._sums = np.zeros((n_layers, 0, len(columns)), np.float32)
 
     def add(self, rows: range, cols: range, part: F32) -> None:
-        """Add to a rectangle, shape (band + 1, row, col)."""
+        """Add to a rectangle, shape (layer, row, col)."""
         missing = rows.stop - self._first - self._sums.shape[1]
         if missing > 0:
             self._sums = np.pad(self._sums, ((0, 0), (0, missing), (0, 0)))

@@ -35,6 +35,30 @@ class Gate(JsonRecord):
     """Whether it is missed by so much that no product is published, whatever a missed limit means otherwise."""
 
 
+class Cause(JsonRecord):
+    """One way in which the scene departs from what its files and the tables of its sensors tell."""
+
+    name: Literal["displacement", "psf", "changed", "stripes"]
+    """`displacement` of a detector's samples, width of the `psf` over that which was told, share of samples that `changed`
+    between the dates, standard deviation of the gains of columns (`stripes`)."""
+    detector: str | None
+    """VNIR or SWIR; None of what concerns all bands."""
+    value: float | None
+    """What was found; None where it was not measured."""
+    expected: float
+    """Value of an undisturbed pair."""
+    uncertainty: float | None
+    """Standard error of the value; None where it is not known."""
+    limit: float | None
+    """Departure from `expected` beyond which it is significant, from the scene's noise and the ratio."""
+    significant: bool
+    left: float | None
+    """How much of it the product does not take into account."""
+    unit: str
+    sentence: str
+    """What it is, and what to do."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BandedAgreement(Agreement):
     """The product against an input, with the bands that were compared."""
@@ -205,6 +229,8 @@ class QualityRecord(JsonRecord):
     warnings: list[str]
     """A sentence for every gate that was missed."""
     gates: list[Gate]
+    causes: list[Cause] = Field(default_factory=list)
+    """What the pair told of itself."""
     consistency: ConsistencyRecord
     strict: StrictFacts | None
     """None of a job that is not strict."""

@@ -48,6 +48,19 @@ _VALIDITY = (
     ("clipped_samples", "samples outside the range of the stored type"),
     ("implausible_samples", "samples outside the plausible range of reflectance"),
 )
+_CAUSES = {
+    "displacement": "displacement of the {} (coarse px)",
+    "psf": "width of the PSF over that which was told",
+    "changed": "share of the pixels that changed between the dates",
+    "stripes": "stripes of the {}, relative gain",
+}
+_CAUSE = (
+    ("value", "found"),
+    ("uncertainty", "standard error"),
+    ("expected", "undisturbed"),
+    ("limit", "significant beyond"),
+    ("left", "left in the product"),
+)
 _SHARES = {"valid", "invalid_pixels", "filled_hsi", "filled_msi", "implausible_samples"}
 
 
@@ -69,6 +82,9 @@ class _ProductPage:
     """None if nothing was measured at reduced resolution."""
     no_reference: Table | None
     seams_about: str
+    causes_about: Sequence[str]
+    """A sentence for every significant cause."""
+    causes: Table
     gates: Sequence[tuple[str, bool]]
     """Sentences, and whether the gate was passed."""
     validity: Table
@@ -113,6 +129,8 @@ def write_product_page(job: StagedJob, assessment: Assessment, provenance: dict[
         if qa["no_reference"] is None
         else _figures("no_reference", qa["no_reference"], _NO_REFERENCE),
         seams_about=_seams_about(qa["seams"]),
+        causes_about=[cause["sentence"] for cause in qa["causes"] if cause["significant"]],
+        causes=_causes(qa["causes"]),
         gates=[(gate["sentence"], gate["passed"]) for gate in qa["gates"]],
         validity=_figures("validity", qa["validity"], _VALIDITY, shares=_SHARES),
         provenance=_provenance(job, qa, provenance),
@@ -232,6 +250,20 @@ def _seams_about(seams: dict[str, Any] | None) -> str:
     return (
         f"Lines between tiles: {seams['lines']}. The gradient across them differs by {100 * seams['score']:+.1f} % from that one "
         f"and two coarse pixels beside them; the scene's own texture varies it by {100 * seams['spread']:.1f} %."
+    )
+
+
+def _causes(causes: Sequence[dict[str, Any]]) -> Table:
+    """What the pair told, one cause per row."""
+    return Table(
+        columns=[title for _, title in _CAUSE],
+        rows=[
+            Row(
+                title=_CAUSES[cause["name"]].format(cause["detector"]),
+                cells=[figure(f"causes.{index}.{key}", cause[key]) for key, _ in _CAUSE],
+            )
+            for index, cause in enumerate(causes)
+        ],
     )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import hyperfuse.pipeline.quality.consistency as module
 from hyperfuse.models.operators import degrade
+from hyperfuse.pipeline.fusion.findings import band_psfs
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.folder import StagedJob
@@ -54,15 +55,14 @@ def whole(job: StagedJob) -> tuple[NDArray[np.float32], NDArray[np.float32], NDA
 
 def degraded(job: StagedJob, fine: NDArray[np.float32]) -> NDArray[np.float32]:
     """The whole product degraded at once, NaN where a thousandth of the PSF is lost."""
-    ratio, psf = job.grids.ratio, job.observation.hsi_psf
+    ratio = job.grids.ratio
+    ((_, (sigma, *shift)),) = band_psfs(job)
     # A wide rim of nothing, so that no outermost pixel is repeated.
     rim = 20 * ratio
     wide = np.pad(fine, ((0, 0), (rim, rim), (rim, rim)), constant_values=np.nan)
     valid = np.isfinite(wide).all(axis=0)
-    low = degrade(
-        torch.from_numpy(np.where(valid, wide, 0).astype(np.float64)), ratio, psf.sigma, (psf.y, psf.x)
-    ).numpy()
-    share = degrade(torch.from_numpy(valid.astype(np.float64)), ratio, psf.sigma, (psf.y, psf.x)).numpy()
+    low = degrade(torch.from_numpy(np.where(valid, wide, 0).astype(np.float64)), ratio, sigma, tuple(shift)).numpy()
+    share = degrade(torch.from_numpy(valid.astype(np.float64)), ratio, sigma, tuple(shift)).numpy()
     low = np.where(share > 1 - 1e-3, low / np.maximum(share, 1e-9), np.nan)
     return low[:, 20:-20, 20:-20]
 
