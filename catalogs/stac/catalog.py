@@ -8,6 +8,9 @@ A static catalogue has one collection per sensor and one for products:
 
 Items are written first, each in one step, then the links to them: a reader never meets a broken link, and adding again
 mends what an interrupted addition left unlinked.
+
+Only catalogues that this module wrote are added to. One that others made, or edited, has links and members that writing it
+again would lose: it is read, and nothing in its folder is ever changed.
 """
 
 from __future__ import annotations
@@ -22,12 +25,18 @@ from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.catalogs.formats.documents import MAX_ITEM, read_document, write_document
 from hyperfuse.catalogs.locks import locked
 from hyperfuse.catalogs.scene import Role
-from hyperfuse.catalogs.stac.collections import catalog_record, collection_record
+from hyperfuse.catalogs.stac.collections import (
+    catalog_record,
+    collection_record,
+    is_own_catalog,
+    is_own_collection,
+)
 from hyperfuse.catalogs.stac.fused_products import (
     JOB_KEY,
     PRODUCTS,
     ProductItem,
     is_product,
+    is_product_folder,
     product_item,
     product_record,
 )
@@ -61,7 +70,7 @@ class Contents:
     """Items that are not used, with the reason."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Catalog:
     """A catalogue of scenes and products."""
 
@@ -102,6 +111,15 @@ class Catalog:
                 f"{self.address}: nothing can be added through an API; name the folder of a static catalogue"
             )
         return Path(self.address)
+
+    def takes(self, collection: str) -> bool:
+        """Whether items may be added to a collection: it is of a static catalogue that this module wrote, or is none yet."""
+        if "://" in self.address or is_product_folder(self.folder):
+            return False
+        root, place = self.folder / "catalog.json", self.folder / collection / "collection.json"
+        if root.is_file() and not is_own_catalog(read_document(root)):
+            return False
+        return not place.is_file() or is_own_collection(collection, read_document(place))
 
     def read(self) -> Contents:
         """Everything in it; one bad item never hides the others.
@@ -148,6 +166,10 @@ class Catalog:
             return ()
         return replace(self, trust=Trust.of([self.folder.anchor])).read().scenes
 
+    def known_products(self) -> tuple[ProductItem, ...]:
+        """Products of a folder, none where there is no catalogue yet."""
+        return self.products if (self.folder / "catalog.json").is_file() else ()
+
     def add(self, items: Iterable[SceneItem]) -> None:
         """Add scenes, or replace those of the same identifier.
 
@@ -157,13 +179,18 @@ class Catalog:
         ------
         ValueError
             If an identifier is no file name.
+        UsageError
+            If the catalogue is an API, or was made by others.
         """
         written: list[dict[str, Any]] = []
+        places: dict[str, Path] = {}
         try:
             for item in items:
                 if not is_file_name(item.id):
                     raise ValueError(f"{item.id!r} is no name for an item: it becomes a file's")
-                place = self._place(item.collection)
+                if item.collection not in places:
+                    places[item.collection] = self._place(item.collection)
+                place = places[item.collection]
                 written.append(to_record(item, place, now=now()))
                 write_document(place / f"{item.id}.json", written[-1])
         finally:
@@ -181,6 +208,8 @@ class Catalog:
         ------
         InputRejected
             If the folder holds no product.
+        UsageError
+            If the catalogue is an API, or was made by others.
         """
         place = self._place(PRODUCTS)
         record = product_record(folder.resolve(), place, self.known(), self.folder)
@@ -203,7 +232,13 @@ class Catalog:
             yield from _static(Path(self.address), self.trust)
 
     def _place(self, collection: str) -> Path:
+        """The folder of a collection, made if there is none."""
         place = self.folder / collection
+        if not self.takes(collection):
+            raise UsageError(
+                f"{self.folder}: its catalogue was made or edited by others, and writing it again would lose what they "
+                "wrote; it is only read, so name another folder to add to"
+            )
         place.mkdir(parents=True, exist_ok=True)
         return place
 

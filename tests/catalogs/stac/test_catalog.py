@@ -105,6 +105,25 @@ def test_adding_again_replaces_and_mends(catalog):
     assert [scene.id for scene in catalog.items()] == ["h", "m", "n"]
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("catalog.json", {"title": "Our own catalogue"}),
+        ("catalog.json", {"links": [{"rel": "item", "href": "./a.json"}]}),
+        ("catalog.json", {"links": [{"rel": "child", "href": "./deep/er/catalog.json"}]}),
+        ("catalog.json", {"links": "none"}),
+        ("enmap/collection.json", {"license": "CC-BY-4.0"}),
+        ("enmap/collection.json", {"extent": {"spatial": {"bbox": []}}}),
+    ],
+)
+def test_a_catalogue_of_others_is_never_added_to(catalog, name, changes):
+    rewrite(catalog, name, **changes)
+    before = {path: path.read_bytes() for path in catalog.folder.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="made or edited by others"):
+        catalog.add([scene_item("n", "hsi")])
+    assert {path: path.read_bytes() for path in catalog.folder.rglob("*") if path.is_file()} == before
+
+
 def test_items_that_came_before_an_error_stay(catalog):
     def items():
         yield scene_item("first", "msi", uri="synthetic:msi")
