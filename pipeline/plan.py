@@ -14,7 +14,7 @@ from hyperfuse.catalogs.weight_cards import WeightCard
 from hyperfuse.models import Observed, method
 from hyperfuse.pipeline.config import RunConfig
 from hyperfuse.pipeline.fusion.device import pick_device
-from hyperfuse.pipeline.fusion.weights import checked_card, shipped_weights
+from hyperfuse.pipeline.fusion.weights import checked_card, require_fitting, shipped_weights
 from hyperfuse.pipeline.geometry.grids import GridRecord, NestedGrids, nest, on_lattice
 from hyperfuse.pipeline.geometry.tiling import TilePlan
 from hyperfuse.pipeline.job.folder import Job
@@ -90,7 +90,9 @@ def _checked_card(config: RunConfig, pair: ScenePair, ratio: int) -> WeightCard 
                 "needs none (see `hyperfuse networks`)"
             )
         return None
-    return checked_card(weights, config.network, observed)
+    card = checked_card(weights, config.network, observed)
+    require_fitting(weights, card, observed)
+    return card
 
 
 def plan_report(config: RunConfig) -> dict[str, Any]:

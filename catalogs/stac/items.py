@@ -24,7 +24,7 @@ from hyperfuse.catalogs.times import parse_time, rfc3339
 HSI_BANDS = 32
 """Where neither item nor sensor tells, a scene with at least so many bands is hyperspectral."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._-]{0,199}")
-_TABLES = ("wavelengths", "responses")
+TABLES = ("wavelengths", "responses")
 """Settings that may name a file: the place must be allowed."""
 _PLAIN = ("crs", "scale", "offset", "nodata", "quantity", "variable", "mask", "bands")
 """Settings that name no file. One that is in neither list is refused in an item until somebody has decided."""
@@ -260,11 +260,11 @@ def _settings(told: Mapping[str, Any], base: str, trust: Trust, label: str) -> d
     """Settings of a reader; the place of every file among them must be allowed."""
     settings = dict(told)
     for key, value in settings.items():
-        if key not in (*_TABLES, *_PLAIN) or not isinstance(value, str | int | float):
+        if key not in (*TABLES, *_PLAIN) or not isinstance(value, str | int | float):
             raise InputRejected(
                 f"{label}: there is no setting {key[:40]}={str(value)[:40]}; see `hyperfuse info --help`"
             )
-        if key in _TABLES and not _is_numbers(str(value)):
+        if key in TABLES and not _is_numbers(str(value)):
             settings[key] = trust.follow(str(value), base)
         if key == "crs" and (not _CRS.fullmatch(str(value)) or any(sign in str(value).lower() for sign in _GRIDS)):
             raise InputRejected(f"{label}: {str(value)[:60]!r} is no CRS that an item may name; set EPSG:... in it")

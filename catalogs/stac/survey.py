@@ -21,7 +21,7 @@ from hyperfuse.catalogs.outline import lonlat, outline, projection
 from hyperfuse.catalogs.scene import Role, Scene
 from hyperfuse.catalogs.sensors import Source, open_scene, sensor_module
 from hyperfuse.catalogs.stac.clear_map import clear_map
-from hyperfuse.catalogs.stac.items import HSI_BANDS, Fingerprint, SceneItem, is_file_name
+from hyperfuse.catalogs.stac.items import HSI_BANDS, TABLES, Fingerprint, SceneItem, is_file_name
 
 LATTICE = 512
 """Samples along the longer edge of a scene that are looked at, about."""
@@ -76,14 +76,15 @@ def survey(source: Source, *, role: Role | None = None) -> SceneItem:
 
 def absolute(source: Source) -> Source:
     """The same source with an absolute path, so that it means the same from any folder."""
+    tables = {
+        name: str(Path(given).absolute())
+        for name in TABLES
+        if (given := getattr(source, name)) and Path(given).is_file()
+    }
     if source.uri.startswith("synthetic:"):
-        return source
-    table = source.wavelengths
-    return replace(
-        source,
-        uri=os.path.abspath(source.uri),  # noqa: PTH100 - Path.resolve would follow links, and a glob is no path
-        wavelengths=str(Path(table).absolute()) if table and Path(table).is_file() else table,
-    )
+        return replace(source, **tables)
+    # Path.resolve would follow links, and a glob is no path.
+    return replace(source, uri=os.path.abspath(source.uri), **tables)  # noqa: PTH100
 
 
 def stamp(uri: str) -> tuple[int, int]:

@@ -318,7 +318,7 @@ def test_items_are_plain_records(tmp_path):
 
 def test_every_setting_of_a_reader_was_judged():
     """One that names a file and is taken for a plain value would open what nobody allowed."""
-    assert {*items._TABLES, *items._PLAIN} == {field.name for field in fields(Source)} - {"uri", "sensor"}
+    assert {*items.TABLES, *items._PLAIN} == {field.name for field in fields(Source)} - {"uri", "sensor"}
 
 
 @pytest.mark.parametrize(
