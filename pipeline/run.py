@@ -24,6 +24,7 @@ from pathlib import Path
 from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, QualityRefused
 from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.catalogs.locks import locked
+from hyperfuse.catalogs.opening import reads_named
 from hyperfuse.catalogs.pairs import ScenePair
 from hyperfuse.catalogs.times import now
 from hyperfuse.pipeline.config import RunConfig
@@ -124,7 +125,7 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Open
         # Written anew when resuming: device, dask and batch may differ from those of the run that was killed.
         write_atomic(folder / "job.json", record.model_dump_json(indent=1))
         try:
-            with resources_named(config.output):
+            with resources_named(config.output), reads_named():
                 job = Job(folder, record)
                 keep_weights(job)
                 yield OpenRun(job=job, pair=pair, progress=progress, started=started)

@@ -302,6 +302,9 @@ def _followed(href: str, path: Path, trust: Trust) -> Path:
     place = trust.follow(href, str(path.parent))
     if not place.startswith("/"):
         raise InputRejected(f"{path}: {place} is not followed from a catalogue on disk; name the API instead")
+    if Path(place).exists() and not Path(place).is_file():
+        # Reading a pipe waits for ever.
+        raise InputRejected(f"{path}: {place} is no file, expected a document of STAC; correct the link")
     return Path(place)
 
 

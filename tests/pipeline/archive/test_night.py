@@ -143,6 +143,14 @@ def test_a_product_that_missed_the_catalogue_joins_it_the_next_night(tmp_path: P
     assert states(config) == {"h0": "done"}
 
 
+def test_a_scene_on_a_disk_that_fails_is_tried_again_the_next_night(tmp_path: Path) -> None:
+    """Address 0 of a process's memory is a file that ends every read in EIO."""
+    config = archive(tmp_path, [item("h0", "hsi", 0, uri="/proc/self/mem"), item("m0", "msi", 0)], roots=["/proc"])
+    night(config)
+    assert states(config) == {"h0": "failed transient"}
+    assert night(config).started == ("h0",)
+
+
 def by_others(config: ArchiveConfig, how: str) -> dict[Path, bytes]:
     """Make the catalogue one that this software did not write, and give its files."""
     folder = Path(config.catalog)
