@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hyperfuse.catalogs.addresses import without_user
 from hyperfuse.catalogs.errors import HyperFuseError, QualityRefused, UsageError
 from hyperfuse.flows.commands import adapt, archive, card, catalog, compare, evaluate, index, info, mosaic, train
 from hyperfuse.flows.commands.options import assigned
@@ -35,10 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             record = command(options, display)
     except HyperFuseError as error:
         if options.json:
-            told = {"error": str(error), "reason": error.reason, "exit_code": error.exit_code}
+            told = {"error": without_user(str(error)), "reason": error.reason, "exit_code": error.exit_code}
             figures = {"observed": error.observed, "allowed": error.allowed}
             print(json.dumps(told | {key: value for key, value in figures.items() if value is not None}))  # noqa: T201
-        print(f"hyperfuse: {error}", file=sys.stderr)  # noqa: T201
+        # The last door: a library's error may quote an address as it was given.
+        print(f"hyperfuse: {without_user(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
         print("hyperfuse: interrupted; run the same command again to resume", file=sys.stderr)  # noqa: T201

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from hyperfuse.catalogs.addresses import carries_user, without_user
 from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.catalogs.formats.documents import MAX_ITEM, read_document, write_document
 from hyperfuse.catalogs.locks import locked
@@ -90,8 +91,18 @@ class Catalog:
             STAC API with what to search for, as `https://host/stac?collections=a,b&bbox=5,47,15,55&datetime=2024-05-01/..`.
         roots : sequence of Path
             Folders, besides the catalogue's own, in which products may lie.
+
+        Raises
+        ------
+        UsageError
+            If the address carries a user name or a password, which messages and records would repeat.
         """
         text = str(address)
+        if carries_user(text):
+            raise UsageError(
+                f"{without_user(text)}: the address carries a user name or a password; leave it out, and give the login to the "
+                "client's own configuration (~/.netrc)"
+            )
         if "://" in text:
             return cls(address=text, trust=Trust.of(roots, hosts=[urlsplit(text).netloc]))
         folder = Path(text).parent if Path(text).name == "catalog.json" else Path(text)

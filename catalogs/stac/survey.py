@@ -22,7 +22,7 @@ from hyperfuse.catalogs.outline import lonlat, outline, projection
 from hyperfuse.catalogs.scene import Role, Scene
 from hyperfuse.catalogs.sensors import Source, sensor_module
 from hyperfuse.catalogs.stac.clear_map import clear_map
-from hyperfuse.catalogs.stac.items import HSI_BANDS, TABLES, Fingerprint, SceneItem, is_file_name
+from hyperfuse.catalogs.stac.items import HSI_BANDS, Fingerprint, SceneItem, is_file_name
 
 LATTICE = 512
 """Samples along the longer edge of a scene that are looked at, about."""
@@ -77,15 +77,15 @@ def survey(source: Source, *, role: Role | None = None) -> SceneItem:
 
 def absolute(source: Source) -> Source:
     """The same source with an absolute path, so that it means the same from any folder."""
-    tables = {
-        name: str(Path(given).absolute())
-        for name in TABLES
-        if (given := getattr(source, name)) and Path(given).is_file()
-    }
+    given = replace(source, wavelengths=_whole(source.wavelengths), responses=_whole(source.responses))
     if source.uri.startswith("synthetic:"):
-        return replace(source, **tables)
+        return given
     # Path.resolve would follow links, and a glob is no path.
-    return replace(source, uri=os.path.abspath(source.uri), **tables)  # noqa: PTH100
+    return replace(given, uri=os.path.abspath(source.uri))  # noqa: PTH100
+
+
+def _whole(table: str | None) -> str | None:
+    return str(Path(table).absolute()) if table and Path(table).is_file() else table
 
 
 def stamp(uri: str) -> tuple[int, int]:

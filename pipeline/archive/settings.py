@@ -33,7 +33,7 @@ from hyperfuse.catalogs.stac.catalog import Catalog
 from hyperfuse.catalogs.stac.fused_products import PRODUCTS
 from hyperfuse.catalogs.stac.items import SceneItem
 from hyperfuse.pipeline.archive.built_from import CHANGES, Change
-from hyperfuse.pipeline.config import RunConfig, SceneConfig, load_config, read_mapping, usage_error
+from hyperfuse.pipeline.config import RunConfig, SceneConfig, load_config, read_mapping, refuse_secrets, usage_error
 
 DEAD_LETTERS = "deadletter"
 """Folder of the dead letters, beside the products."""
@@ -74,6 +74,11 @@ class ArchiveConfig(BaseModel):
     """Devices that work at the same time, a scene each."""
     timeout_hours: float = Field(default=24.0, gt=0)
     """A scene that takes longer is stopped and counts as failed; its finished tiles stay."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_secrets(cls, value: object) -> object:
+        return refuse_secrets(value)
 
     @field_validator("until", mode="before")
     @classmethod

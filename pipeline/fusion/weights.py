@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.weight_cards import WeightCard, read_card
-from hyperfuse.models import Observed, method
+from hyperfuse.models import Observed, method, universal
 from hyperfuse.models.weights_io import load_weights
 from hyperfuse.pipeline.job.folder import Job
 
@@ -84,7 +84,7 @@ def require_fitting(weights: Path, card: WeightCard, observed: Observed) -> None
         if spec.base is None:
             chosen.build(spec, None, tensors)
         else:  # the whole method wants sums of a scene, the part that has weights does not
-            chosen.module.build_core(spec, tensors)
+            universal.build_core(spec, tensors)
     except (ValueError, TypeError, LookupError, RuntimeError) as error:
         told = " ".join(str(error).split())[:300]
         raise InputRejected(
