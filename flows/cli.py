@@ -98,9 +98,10 @@ def _register(options: argparse.Namespace, display: Display) -> dict[str, Any]:
 
 
 def _verify(options: argparse.Namespace, display: Display) -> dict[str, Any]:
-    from hyperfuse.pipeline.products.publish import verify  # noqa: PLC0415
+    from hyperfuse.pipeline.products.publish import side_files, verify  # noqa: PLC0415
 
-    return _product_record(verify(options.product, progress=display.progress)) | {"verified": True}
+    record = _product_record(verify(options.product, progress=display.progress))
+    return record | {"verified": True, "side_files": side_files(options.product)}
 
 
 def _networks(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noqa: ARG001
