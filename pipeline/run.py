@@ -113,8 +113,9 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Open
     try:
         require_free(planned)
     except ExpectedSkip:
-        # The run that published may have been killed before it cleared its place.
+        # The run that published may have been killed before it cleared its place, and one that came second may have left its own.
         place_of(planned).remove()
+        drop_abandoned(config.output)
         raise
     require_resources(planned)
     warn_coverage(pair)
