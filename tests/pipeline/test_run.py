@@ -291,6 +291,25 @@ def test_other_settings_clear_an_abandoned_staging(tmp_path):
     assert leftovers(tmp_path) == ["out"]
 
 
+def test_what_came_second_is_cleared_once_the_product_stands(tmp_path):
+    """A run with other settings that lost the race to the output leaves its tiles; asking again for the product clears them."""
+    first = config(tmp_path / "out", SMALL, network="bicubic", **QUICK)
+
+    def win(stage: str, done: int, total: int, pace: object = None) -> None:
+        if stage == "fuse" and done == total:
+            run(first.model_copy(update={"output": tmp_path / "winner"}))
+            (tmp_path / "winner").rename(tmp_path / "out")
+
+    with pytest.raises(InputRejected, match="exists and is not this product"):
+        run(first.model_copy(update={"network": "gsa"}), progress=win)
+    assert len(list(tmp_path.glob(".out.*.staging"))) == 1
+    run(config(tmp_path / "other", SMALL, network="bicubic", **QUICK))
+    assert len(list(tmp_path.glob(".out.*.staging"))) == 1, "another output is no reason"
+    with pytest.raises(ExpectedSkip):
+        run(first)
+    assert leftovers(tmp_path) == ["other", "out"]
+
+
 def test_a_lock_dies_with_its_holder(tmp_path):
     (tmp_path / "lock").write_text("process 1 on elsewhere")
     with locked(tmp_path):
