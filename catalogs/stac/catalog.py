@@ -35,6 +35,7 @@ from hyperfuse.catalogs.stac.collections import (
 from hyperfuse.catalogs.stac.fused_products import (
     JOB_KEY,
     PRODUCTS,
+    Listed,
     ProductItem,
     is_product,
     is_product_folder,
@@ -69,6 +70,8 @@ class Contents:
     """Fused products, sorted by identifier."""
     refused: tuple[Refusal, ...]
     """Items that are not used, with the reason."""
+    listed: Mapping[str, Listed]
+    """Where the items of the scenes stand, by the scenes' addresses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +146,7 @@ class Catalog:
         scenes: dict[str, SceneItem] = {}
         products: dict[str, ProductItem] = {}
         refused: list[Refusal] = []
+        listed: dict[str, Listed] = {}
         for href, base, found in self._documents():
             try:
                 if isinstance(found, InputRejected):
@@ -154,12 +158,14 @@ class Catalog:
                     scene = from_record(found, base, self.trust)
                     _refuse_second(scene, scenes, href)
                     scenes[scene.id] = scene
+                    listed[scene.uri] = Listed(id=scene.id, href=href)
             except InputRejected as error:
                 refused.append(Refusal(href=href, reason=str(error)))
         return Contents(
             scenes=tuple(scenes[key] for key in sorted(scenes)),
             products=tuple(products[key] for key in sorted(products)),
             refused=tuple(sorted(refused, key=lambda r: r.href)),
+            listed=listed,
         )
 
     def items(self, role: Role | None = None) -> Iterator[SceneItem]:
@@ -173,9 +179,7 @@ class Catalog:
 
     def known(self) -> tuple[SceneItem, ...]:
         """Scenes of a folder wherever they lie, none where there is no catalogue yet: to compare with, never to open."""
-        if not (self.folder / "catalog.json").is_file():
-            return ()
-        return replace(self, trust=Trust.of([self.folder.anchor])).read().scenes
+        return self._all().scenes
 
     def known_products(self) -> tuple[ProductItem, ...]:
         """Products of a folder, none where there is no catalogue yet."""
@@ -207,8 +211,15 @@ class Catalog:
         finally:
             self._link(written)
 
-    def add_product(self, folder: Path) -> Path:
-        """Add the STAC item of a published product; its `derived_from` lead to the catalogue's scenes, where they are.
+    def add_product(self, folder: Path, *, scenes: Contents | None = None) -> Path:
+        """Add the STAC item of a published product; its `derived_from` lead to the items of its scenes.
+
+        Parameters
+        ----------
+        folder : Path
+            The product.
+        scenes : Contents, optional
+            The catalogue of the scenes; this one unless given.
 
         Returns
         -------
@@ -223,7 +234,8 @@ class Catalog:
             If the catalogue is an API, or was made by others.
         """
         place = self._place(PRODUCTS)
-        record = product_record(folder.resolve(), place, self.known(), self.folder)
+        listed = (self._all() if scenes is None else scenes).listed
+        record = product_record(folder.resolve(), place, listed)
         path = place / f"{record['id']}.json"
         if path.exists() and _product_of(path) not in (None, folder.resolve()):
             # Another product of that name, `product` for example: both stay.
@@ -232,6 +244,12 @@ class Catalog:
         write_document(path, record)
         self._link([record])
         return path
+
+    def _all(self) -> Contents:
+        """What is in a folder wherever scenes and products lie, nothing where there is no catalogue yet."""
+        if not (self.folder / "catalog.json").is_file():
+            return Contents(scenes=(), products=(), refused=(), listed={})
+        return replace(self, trust=Trust.of([self.folder.anchor])).read()
 
     def _documents(self) -> Iterator[tuple[str, str, Mapping[str, Any] | InputRejected]]:
         """Address, base and content of every item, or why there is none."""

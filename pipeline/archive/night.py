@@ -266,7 +266,8 @@ def _join(archive: ArchiveConfig, contents: Contents, backlog: Backlog) -> None:
     """Put products into the catalogue that are not in it, of this night or of one that was killed before it could."""
     try:
         catalog = product_catalog(archive)
-        products = contents.products if catalog == open_catalog(archive) else catalog.known_products()
+        ours = catalog == open_catalog(archive)
+        products = contents.products if ours else catalog.known_products()
     except HyperFuseError as error:
         log.warning("%s: its products are in no catalogue: %s", archive.folder, error)
         return
@@ -276,7 +277,7 @@ def _join(archive: ArchiveConfig, contents: Contents, backlog: Backlog) -> None:
         if not published or scene.job_key == listed.get(scene.product.resolve()):
             continue
         try:
-            catalog.add_product(scene.product)
+            catalog.add_product(scene.product, scenes=None if ours else contents)
         except (HyperFuseError, OSError) as error:
             # The product stands; it can be added by hand.
             log.warning("%s: is not in the catalogue: %s", scene.id, error)

@@ -184,6 +184,11 @@ def test_a_catalogue_of_others_is_only_read(tmp_path: Path, how: str) -> None:
     assert {path: path.read_bytes() for path in (tmp_path / "catalog").rglob("*") if path.is_file()} == before
     own = Catalog.open(config.folder / "catalog", roots=[config.folder])
     assert [(product.id, product.folder) for product in own.products] == [("h0", config.folder / "h0")]
+    assert [(product.hsi, product.msi) for product in own.products] == [("h0", "m0")]
+    item_path = config.folder / "catalog" / "products" / "h0.json"
+    inputs = [link["href"] for link in json.loads(item_path.read_text())["links"] if link.get("hrhsi:scene")]
+    assert [(item_path.parent / href).resolve().name for href in inputs] == ["h0.json", "m0.json"]
+    assert all((item_path.parent / href).is_file() for href in inputs)
     written = (config.folder / "catalog" / "products" / "h0.json").stat().st_mtime_ns
     assert night(config).started == ()
     assert (config.folder / "catalog" / "products" / "h0.json").stat().st_mtime_ns == written
