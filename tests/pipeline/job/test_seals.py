@@ -94,7 +94,7 @@ def test_harmed_records_are_made_anew(tmp_path, monkeypatch, undisturbed, name):
 
 
 def test_finished_tiles_are_kept_when_what_is_staged_anew_is_the_same(tmp_path, monkeypatch, undisturbed):
-    folder = killed_run(monkeypatch, tmp_path / "out", "judge")
+    folder = killed_run(monkeypatch, tmp_path / "out", "assess")
     n_tiles = len(list(folder.glob("tiles/*.json")))
     next(folder.glob("stage/msi.zarr/c/0/0/0")).unlink()
     product = run(config(tmp_path / "out", RECIPE, **SETTINGS))
@@ -107,7 +107,7 @@ def test_tiles_of_other_samples_are_not_kept(tmp_path, monkeypatch, caplog, undi
     with monkeypatch.context() as patch:
         real = staging.warp
         patch.setattr(staging, "warp", lambda *a, **k: real(*a, **k) + np.float32(0.01))
-        folder = killed_run(patch, tmp_path / "out", "judge")
+        folder = killed_run(patch, tmp_path / "out", "assess")
     next(folder.glob("stage/msi.zarr/c/0/0/0")).unlink()
     product = run(config(tmp_path / "out", RECIPE, **SETTINGS))
     assert "all tiles are fused anew" in caplog.text

@@ -34,7 +34,7 @@ def die(*_: object, **__: object) -> None:
 def killed_run(monkeypatch: pytest.MonkeyPatch, output: Path, **settings: Any) -> Path:
     """The staging folder of a run that died when all tiles were fused."""
     with monkeypatch.context() as patch:
-        patch.setattr(way, "judge", die)
+        patch.setattr(way, "assess", die)
         with pytest.raises(Killed):
             run(config(output, SMALL, **CUT | settings))
     return max(output.parent.glob(f".{output.name}.*.staging"), key=lambda path: path.stat().st_mtime_ns)
