@@ -10,7 +10,10 @@ COPY models models
 COPY pipeline pipeline
 COPY flows flows
 COPY hyperfuse hyperfuse
-RUN /opt/hyperfuse/bin/pip install --no-cache-dir --extra-index-url "${TORCH_INDEX}" ".[train]"
+# PyTorch alone comes from its index, all else from the default one: with two indexes at once the higher version wins,
+# whoever put it there.
+RUN /opt/hyperfuse/bin/pip install --no-cache-dir --no-deps --index-url "${TORCH_INDEX}" "torch>=2.11,<2.14" \
+    && /opt/hyperfuse/bin/pip install --no-cache-dir ".[train]"
 
 FROM python:3.11-slim-bookworm
 # The GDAL of rasterio's wheel links against the system's libexpat; any version of the release will do.
@@ -20,8 +23,10 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 hyperfuse \
     && useradd --uid 10001 --gid 10001 --create-home hyperfuse \
-    # Any user of the host may be given with --user, so that products belong to who mounts the data.
-    && install --directory --mode=1777 /var/lib/prefect /data
+    # Data are mounted here, and the mount says who may write; without one nobody but the image's user may.
+    && install --directory --mode=0755 --owner=10001 --group=10001 /data \
+    # The state of Prefect belongs to whichever user of the host is given with --user; nobody removes another's files.
+    && install --directory --mode=1777 /var/lib/prefect
 COPY --from=build /opt/hyperfuse /opt/hyperfuse
 # `prefect deploy --all` reads the deployments here; the flows themselves are installed.
 COPY prefect.yaml /app/

@@ -8,7 +8,7 @@ QUICK := tests/pipeline/geometry tests/pipeline/job/test_encoding.py tests/pipel
 	tests/pipeline/fusion/test_back_projection.py tests/models/test_losses.py tests/models/test_operators.py \
 	tests/models/subspace tests/catalogs/test_bands.py tests/catalogs/test_outline.py tests/catalogs/references
 
-.PHONY: help test quick map demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation schemas clean
+.PHONY: help test quick map demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation schemas audit clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -99,6 +99,10 @@ bench-adaptation: $(VENV)/.installed-test  ## what fitting a network to its scen
 
 schemas: $(VENV)/.installed-test  ## the JSON schemas of the records that products hold, to docs/schemas
 	$(BIN)/python -m tests.schemas
+
+audit: $(VENV)/.installed  ## installed packages against the published advisories; asks the package index
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 clean:           ## remove the virtual environment and what the demo made
 	rm -rf $(VENV) demo

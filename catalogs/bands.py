@@ -313,7 +313,7 @@ def read_table(source: str) -> BandTable:
     columns = set(rows[0]) if rows else set()
     center = _first(columns, "center_nm", "wavelength_nm", "centre_nm", "wavelength", "center_um", "wavelength_um")
     if center is None:
-        raise InputRejected(f"{source}: no column center_nm or wavelength among {sorted(columns)}; name one so")
+        raise InputRejected(f"{source}: no column center_nm or wavelength among its {len(columns)}; name one so")
     width = _first(columns, "fwhm_nm", "fwhm", "fwhm_um")
     flag = _first(columns, "good", "bbl")
     unit = _suffix_unit(center)
@@ -327,7 +327,11 @@ def read_table(source: str) -> BandTable:
             unit=unit,
         )
     except ValueError as error:
-        raise InputRejected(f"{source}: {error}; every value of {center} and {width} must be a number") from error
+        # What is no number is not quoted: a catalogue may have named any file.
+        told = center if width is None else f"{center} and {width}"
+        raise InputRejected(
+            f"{source}: holds text among its numbers, but every value of {told} must be a number"
+        ) from error
 
 
 def nm_per(unit: str | None) -> float | None:

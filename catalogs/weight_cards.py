@@ -59,6 +59,8 @@ def read_card(path: Path) -> WeightCard:
     InputRejected
         If the file is missing, is no safetensors file, carries no card, or its tensors have changed since.
     """
+    if path.exists() and not path.is_file():
+        raise InputRejected(f"{path}: is no file, expected a safetensors weight file; name one")
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

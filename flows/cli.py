@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hyperfuse.catalogs.addresses import without_user
 from hyperfuse.catalogs.errors import HyperFuseError, QualityRefused, UsageError
 from hyperfuse.flows.commands import adapt, archive, card, catalog, compare, evaluate, index, info, mosaic, train
 from hyperfuse.flows.commands.options import assigned
@@ -35,10 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             record = command(options, display)
     except HyperFuseError as error:
         if options.json:
-            told = {"error": str(error), "reason": error.reason, "exit_code": error.exit_code}
+            told = {"error": without_user(str(error)), "reason": error.reason, "exit_code": error.exit_code}
             figures = {"observed": error.observed, "allowed": error.allowed}
             print(json.dumps(told | {key: value for key, value in figures.items() if value is not None}))  # noqa: T201
-        print(f"hyperfuse: {error}", file=sys.stderr)  # noqa: T201
+        # The last door: a library's error may quote an address as it was given.
+        print(f"hyperfuse: {without_user(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
         print("hyperfuse: interrupted; run the same command again to resume", file=sys.stderr)  # noqa: T201
@@ -96,9 +98,10 @@ def _register(options: argparse.Namespace, display: Display) -> dict[str, Any]:
 
 
 def _verify(options: argparse.Namespace, display: Display) -> dict[str, Any]:
-    from hyperfuse.pipeline.products.publish import verify  # noqa: PLC0415
+    from hyperfuse.pipeline.products.publish import side_files, verify  # noqa: PLC0415
 
-    return _product_record(verify(options.product, progress=display.progress)) | {"verified": True}
+    record = _product_record(verify(options.product, progress=display.progress))
+    return record | {"verified": True, "side_files": side_files(options.product)}
 
 
 def _networks(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noqa: ARG001

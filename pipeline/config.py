@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hyperfuse.catalogs.addresses import carries_user, without_user
 from hyperfuse.catalogs.errors import UsageError
 from hyperfuse.catalogs.scene import Quantity
 from hyperfuse.catalogs.sensors import Source
@@ -24,6 +25,29 @@ _PUBLICATION = ("formats", "uncertainty", "license", "overviews")
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_secrets(cls, value: object) -> object:
+        return refuse_secrets(value)
+
+
+def refuse_secrets(value: object) -> object:
+    """The same value, unless it is a text, or holds one, that is an address with a user name or a password.
+
+    Raises
+    ------
+    ValueError
+        In words that do not repeat it.
+    """
+    if isinstance(value, str | Path) and carries_user(str(value)):
+        raise ValueError(
+            "the address carries a user name or a password, which would be written into the records of job and product; "
+            "leave it out, and give the login to the client's own configuration or environment"
+        )
+    for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+        refuse_secrets(part)
+    return value
 
 
 class SceneConfig(_Frozen):
@@ -358,7 +382,11 @@ def usage_error(error: ValidationError) -> UsageError:
         return UsageError(f"setting {where} is missing; give it on the command line or in the file")
     if first["type"] == "extra_forbidden":
         return UsageError(f"setting {where} is unknown; correct its name")
-    return UsageError(f"setting {where}: {first['msg'].removeprefix('Value error, ')}; found {first.get('input')!r}")
+    return UsageError(f"setting {where}: {first['msg'].removeprefix('Value error, ')}; {_found(first.get('input'))}")
+
+
+def _found(given: object) -> str:
+    return without_user(f"found {given!r}")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

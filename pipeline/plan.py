@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hyperfuse.catalogs.errors import InputRejected, OutOfResources
+from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.pairs import RATIOS, ScenePair
-from hyperfuse.catalogs.sensors import open_scene, sensor_module, sigma_from_mtf
+from hyperfuse.catalogs.sensors import sensor_module, sigma_from_mtf
 from hyperfuse.catalogs.weight_cards import WeightCard
 from hyperfuse.models import Observed, method
 from hyperfuse.pipeline.config import RunConfig
 from hyperfuse.pipeline.fusion.device import pick_device
-from hyperfuse.pipeline.fusion.weights import checked_card, shipped_weights
+from hyperfuse.pipeline.fusion.weights import checked_card, require_fitting, shipped_weights
 from hyperfuse.pipeline.geometry.grids import GridRecord, NestedGrids, nest, on_lattice
 from hyperfuse.pipeline.geometry.tiling import TilePlan
 from hyperfuse.pipeline.job.folder import Job
@@ -30,7 +31,7 @@ _MIN_COVERAGE = 0.5
 
 def open_pair(config: RunConfig, *, ratios: tuple[int, int] = RATIOS) -> ScenePair:
     """Open and check both scenes; reads headers, and the bytes once for their digests."""
-    hsi, msi = open_scene(config.hsi.source()), open_scene(config.msi.source())
+    hsi, msi = open_source(config.hsi.source()), open_source(config.msi.source())
     for scene in (hsi, msi):
         for note in scene.notes:
             log.warning("%s: %s", scene.name, note)
@@ -90,7 +91,9 @@ def _checked_card(config: RunConfig, pair: ScenePair, ratio: int) -> WeightCard 
                 "needs none (see `hyperfuse networks`)"
             )
         return None
-    return checked_card(weights, config.network, observed)
+    card = checked_card(weights, config.network, observed)
+    require_fitting(weights, card, observed)
+    return card
 
 
 def plan_report(config: RunConfig) -> dict[str, Any]:

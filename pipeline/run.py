@@ -24,6 +24,7 @@ from pathlib import Path
 from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, QualityRefused
 from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.catalogs.locks import locked
+from hyperfuse.catalogs.opening import reads_named
 from hyperfuse.catalogs.pairs import ScenePair
 from hyperfuse.catalogs.times import now
 from hyperfuse.pipeline.config import RunConfig
@@ -37,6 +38,7 @@ from hyperfuse.pipeline.fusion.weights import keep_weights
 from hyperfuse.pipeline.job.completeness import finished, mosaic
 from hyperfuse.pipeline.job.folder import Job, StagedJob
 from hyperfuse.pipeline.job.notices import tell_harmony, tell_observation
+from hyperfuse.pipeline.job.private import write_private
 from hyperfuse.pipeline.job.stage import stage
 from hyperfuse.pipeline.job.staging_folder import claim, require_same_job, staging_folder
 from hyperfuse.pipeline.job.template import prepare
@@ -111,8 +113,9 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Open
     try:
         require_free(planned)
     except ExpectedSkip:
-        # The run that published may have been killed before it cleared its place.
+        # The run that published may have been killed before it cleared its place, and one that came second may have left its own.
         place_of(planned).remove()
+        drop_abandoned(config.output)
         raise
     require_resources(planned)
     warn_coverage(pair)
@@ -122,9 +125,9 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Open
         require_same_job(folder, record.samples, record.job_schema)
         drop_abandoned(config.output, keep=folder)
         # Written anew when resuming: device, dask and batch may differ from those of the run that was killed.
-        write_atomic(folder / "job.json", record.model_dump_json(indent=1))
+        write_private(folder / "job.json", record.model_dump_json(indent=1))
         try:
-            with resources_named(config.output):
+            with resources_named(config.output), reads_named():
                 job = Job(folder, record)
                 keep_weights(job)
                 yield OpenRun(job=job, pair=pair, progress=progress, started=started)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,24 @@ def test_the_image_runs_as_nobody_in_particular():
     assert user
     assert all(int(number) > 1000 for number in user[-1])
     assert not re.search(r"^USER (root|0)", last, re.MULTILINE)
+
+
+def test_nobody_but_the_user_of_the_image_writes_into_its_data_folder():
+    """Who may write into a folder that all may write into can plant staging folders in it."""
+    made = re.findall(r"install --directory (.*?)(?: \\)?$", DOCKERFILE, re.MULTILINE)
+    [data] = [options for options in made if "/data" in options.split()]
+    assert int(re.findall(r"--mode=(\d+)", data)[0], 8) & 0o022 == 0
+    assert "--owner=10001" in data
+    assert not re.search(r"chmod[^&]*/data", DOCKERFILE)
+
+
+def test_no_package_may_come_from_either_of_two_indexes():
+    assert "--extra-index-url" not in "\n".join(
+        line for line in DOCKERFILE.splitlines() if not line.lstrip().startswith("#")
+    )
+    [alone] = re.findall(r"--no-deps --index-url \"\$\{TORCH_INDEX\}\" \"(.+?)\"", DOCKERFILE)
+    depends = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    assert alone in depends, "the image installs another torch than the project asks for"
 
 
 def test_what_the_image_copies_is_there_and_reaches_the_builder():

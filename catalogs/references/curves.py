@@ -40,19 +40,23 @@ def read_curves(path: Path) -> dict[str, ResponseCurve]:
     bands = [name for name in columns if name != axis]
     if axis is None or not bands:
         raise InputRejected(
-            f"{path}: has the columns {', '.join(columns) or 'none'}, expected wavelength_nm and one column per band; name them so"
+            f"{path}: has {len(columns)} columns, expected one named wavelength_nm and one per band; name them so"
         )
     try:
         table = {name: np.array([float(row[name] or 0) for row in rows]) for name in columns}
     except ValueError as error:
-        raise InputRejected(f"{path}: {error}; every wavelength and response must be a number") from error
+        # What is no number is not quoted: a catalogue may have named any file.
+        raise InputRejected(
+            f"{path}: holds text among its numbers, but every wavelength and response must be a number; correct the table"
+        ) from error
     order = np.argsort(table[axis])
     found = {}
     for name in bands:
+        number = columns.index(name) + 1
         try:
             found[name] = ResponseCurve(wavelength_nm=table[axis][order] * _UNITS[axis], response=table[name][order])
         except ValueError as error:
-            raise InputRejected(f"{path}: column {name}: {error}; correct the table") from error
+            raise InputRejected(f"{path}: column {number}: {error}; correct the table") from error
     return found
 
 
@@ -81,8 +85,8 @@ def with_curves(bands: Bands, path: Path, *, of: str) -> Bands:
         curves = [in_file[position] for position in bands.source_band]
     else:
         raise InputRejected(
-            f"{path}: has the columns {', '.join(found)}, {of} the bands {', '.join(bands.names)}; expected one column for each, by "
-            "name or in the order of the file"
+            f"{path}: has columns of {len(found)} responses, {of} the bands {', '.join(bands.names)}; expected one column for "
+            "each, by name or in the order of the file"
         )
     for center, name, curve in zip(bands.center_nm, bands.names, curves, strict=True):
         shown = np.flatnonzero(curve.response > 0.01 * curve.response.max())

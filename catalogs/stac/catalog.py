@@ -8,6 +8,9 @@ A static catalogue has one collection per sensor and one for products:
 
 Items are written first, each in one step, then the links to them: a reader never meets a broken link, and adding again
 mends what an interrupted addition left unlinked.
+
+Only catalogues that this module wrote are added to. One that others made, or edited, has links and members that writing it
+again would lose: it is read, and nothing in its folder is ever changed.
 """
 
 from __future__ import annotations
@@ -18,16 +21,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from hyperfuse.catalogs.addresses import carries_user, without_user
 from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.catalogs.formats.documents import MAX_ITEM, read_document, write_document
 from hyperfuse.catalogs.locks import locked
 from hyperfuse.catalogs.scene import Role
-from hyperfuse.catalogs.stac.collections import catalog_record, collection_record
+from hyperfuse.catalogs.stac.collections import (
+    catalog_record,
+    collection_record,
+    is_own_catalog,
+    is_own_collection,
+)
 from hyperfuse.catalogs.stac.fused_products import (
     JOB_KEY,
     PRODUCTS,
+    Listed,
     ProductItem,
     is_product,
+    is_product_folder,
     product_item,
     product_record,
 )
@@ -59,9 +70,11 @@ class Contents:
     """Fused products, sorted by identifier."""
     refused: tuple[Refusal, ...]
     """Items that are not used, with the reason."""
+    listed: Mapping[str, Listed]
+    """Where the items of the scenes stand, by the scenes' addresses."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Catalog:
     """A catalogue of scenes and products."""
 
@@ -81,8 +94,18 @@ class Catalog:
             STAC API with what to search for, as `https://host/stac?collections=a,b&bbox=5,47,15,55&datetime=2024-05-01/..`.
         roots : sequence of Path
             Folders, besides the catalogue's own, in which products may lie.
+
+        Raises
+        ------
+        UsageError
+            If the address carries a user name or a password, which messages and records would repeat.
         """
         text = str(address)
+        if carries_user(text):
+            raise UsageError(
+                f"{without_user(text)}: the address carries a user name or a password; leave it out, and give the login to the "
+                "client's own configuration (~/.netrc)"
+            )
         if "://" in text:
             return cls(address=text, trust=Trust.of(roots, hosts=[urlsplit(text).netloc]))
         folder = Path(text).parent if Path(text).name == "catalog.json" else Path(text)
@@ -103,6 +126,15 @@ class Catalog:
             )
         return Path(self.address)
 
+    def takes(self, collection: str) -> bool:
+        """Whether items may be added to a collection: it is of a static catalogue that this module wrote, or is none yet."""
+        if "://" in self.address or is_product_folder(self.folder):
+            return False
+        root, place = self.folder / "catalog.json", self.folder / collection / "collection.json"
+        if root.is_file() and not is_own_catalog(read_document(root)):
+            return False
+        return not place.is_file() or is_own_collection(collection, read_document(place))
+
     def read(self) -> Contents:
         """Everything in it; one bad item never hides the others.
 
@@ -114,6 +146,7 @@ class Catalog:
         scenes: dict[str, SceneItem] = {}
         products: dict[str, ProductItem] = {}
         refused: list[Refusal] = []
+        listed: dict[str, Listed] = {}
         for href, base, found in self._documents():
             try:
                 if isinstance(found, InputRejected):
@@ -125,12 +158,14 @@ class Catalog:
                     scene = from_record(found, base, self.trust)
                     _refuse_second(scene, scenes, href)
                     scenes[scene.id] = scene
+                    listed[scene.uri] = Listed(id=scene.id, href=href)
             except InputRejected as error:
                 refused.append(Refusal(href=href, reason=str(error)))
         return Contents(
             scenes=tuple(scenes[key] for key in sorted(scenes)),
             products=tuple(products[key] for key in sorted(products)),
             refused=tuple(sorted(refused, key=lambda r: r.href)),
+            listed=listed,
         )
 
     def items(self, role: Role | None = None) -> Iterator[SceneItem]:
@@ -144,9 +179,11 @@ class Catalog:
 
     def known(self) -> tuple[SceneItem, ...]:
         """Scenes of a folder wherever they lie, none where there is no catalogue yet: to compare with, never to open."""
-        if not (self.folder / "catalog.json").is_file():
-            return ()
-        return replace(self, trust=Trust.of([self.folder.anchor])).read().scenes
+        return self._all().scenes
+
+    def known_products(self) -> tuple[ProductItem, ...]:
+        """Products of a folder, none where there is no catalogue yet."""
+        return self.products if (self.folder / "catalog.json").is_file() else ()
 
     def add(self, items: Iterable[SceneItem]) -> None:
         """Add scenes, or replace those of the same identifier.
@@ -157,20 +194,32 @@ class Catalog:
         ------
         ValueError
             If an identifier is no file name.
+        UsageError
+            If the catalogue is an API, or was made by others.
         """
         written: list[dict[str, Any]] = []
+        places: dict[str, Path] = {}
         try:
             for item in items:
                 if not is_file_name(item.id):
                     raise ValueError(f"{item.id!r} is no name for an item: it becomes a file's")
-                place = self._place(item.collection)
+                if item.collection not in places:
+                    places[item.collection] = self._place(item.collection)
+                place = places[item.collection]
                 written.append(to_record(item, place, now=now()))
                 write_document(place / f"{item.id}.json", written[-1])
         finally:
             self._link(written)
 
-    def add_product(self, folder: Path) -> Path:
-        """Add the STAC item of a published product; its `derived_from` lead to the catalogue's scenes, where they are.
+    def add_product(self, folder: Path, *, scenes: Contents | None = None) -> Path:
+        """Add the STAC item of a published product; its `derived_from` lead to the items of its scenes.
+
+        Parameters
+        ----------
+        folder : Path
+            The product.
+        scenes : Contents, optional
+            The catalogue of the scenes; this one unless given.
 
         Returns
         -------
@@ -181,9 +230,12 @@ class Catalog:
         ------
         InputRejected
             If the folder holds no product.
+        UsageError
+            If the catalogue is an API, or was made by others.
         """
         place = self._place(PRODUCTS)
-        record = product_record(folder.resolve(), place, self.known(), self.folder)
+        listed = (self._all() if scenes is None else scenes).listed
+        record = product_record(folder.resolve(), place, listed)
         path = place / f"{record['id']}.json"
         if path.exists() and _product_of(path) not in (None, folder.resolve()):
             # Another product of that name, `product` for example: both stay.
@@ -192,6 +244,12 @@ class Catalog:
         write_document(path, record)
         self._link([record])
         return path
+
+    def _all(self) -> Contents:
+        """What is in a folder wherever scenes and products lie, nothing where there is no catalogue yet."""
+        if not (self.folder / "catalog.json").is_file():
+            return Contents(scenes=(), products=(), refused=(), listed={})
+        return replace(self, trust=Trust.of([self.folder.anchor])).read()
 
     def _documents(self) -> Iterator[tuple[str, str, Mapping[str, Any] | InputRejected]]:
         """Address, base and content of every item, or why there is none."""
@@ -203,7 +261,13 @@ class Catalog:
             yield from _static(Path(self.address), self.trust)
 
     def _place(self, collection: str) -> Path:
+        """The folder of a collection, made if there is none."""
         place = self.folder / collection
+        if not self.takes(collection):
+            raise UsageError(
+                f"{self.folder}: its catalogue was made or edited by others, and writing it again would lose what they "
+                "wrote; it is only read, so name another folder to add to"
+            )
         place.mkdir(parents=True, exist_ok=True)
         return place
 
@@ -267,6 +331,9 @@ def _followed(href: str, path: Path, trust: Trust) -> Path:
     place = trust.follow(href, str(path.parent))
     if not place.startswith("/"):
         raise InputRejected(f"{path}: {place} is not followed from a catalogue on disk; name the API instead")
+    if Path(place).exists() and not Path(place).is_file():
+        # Reading a pipe waits for ever.
+        raise InputRejected(f"{path}: {place} is no file, expected a document of STAC; correct the link")
     return Path(place)
 
 

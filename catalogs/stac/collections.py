@@ -74,6 +74,32 @@ def collection_record(
     }
 
 
+def is_own_catalog(record: Mapping[str, Any]) -> bool:
+    """Whether a catalogue holds nothing but what `catalog_record` writes, so that writing it again loses nothing."""
+    children = [name for name in map(_child_name, _links(record)) if name]
+    return record == catalog_record(str(record.get("id")), children)
+
+
+def is_own_collection(name: str, record: Mapping[str, Any]) -> bool:
+    """The same of a collection and `collection_record`."""
+    hrefs = [str(link["href"]) for link in _links(record) if link.get("rel") == "item" and "href" in link]
+    try:
+        return record == collection_record(name, record, [], [href.removeprefix("./") for href in hrefs])
+    except (LookupError, TypeError, ValueError):
+        return False
+
+
+def _links(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    links = record.get("links")
+    return [link for link in links if isinstance(link, Mapping)] if isinstance(links, list) else []
+
+
+def _child_name(link: Mapping[str, Any]) -> str | None:
+    """Name of the collection that a link of ours leads to."""
+    title = link.get("title")
+    return title if link.get("rel") == "child" and isinstance(title, str) else None
+
+
 def _box(boxes: Sequence[Sequence[float]]) -> list[float]:
     """The box of some boxes; one across the date line makes it go around the globe."""
     across = any(west > east for west, _, east, _ in boxes)

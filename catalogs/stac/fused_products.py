@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.formats.documents import MAX_ITEM, read_document
-from hyperfuse.catalogs.stac.items import SceneItem, is_file_name
+from hyperfuse.catalogs.stac.items import is_file_name
 from hyperfuse.catalogs.stac.trusted import Trust, as_href
 from hyperfuse.catalogs.times import parse_time
 
@@ -80,7 +80,17 @@ def product_item(record: Mapping[str, Any], base: str, trust: Trust) -> ProductI
         raise InputRejected(f"{label}: is no item of a fused product ({error!r}); add the product again") from error
 
 
-def product_record(folder: Path, place: Path, scenes: Iterable[SceneItem], root: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """Where the item of a scene stands."""
+
+    id: str
+    """Identifier of the scene."""
+    href: str
+    """Path or URL of its item."""
+
+
+def product_record(folder: Path, place: Path, listed: Mapping[str, Listed]) -> dict[str, Any]:
     """The item of a published product for a catalogue.
 
     Parameters
@@ -89,10 +99,8 @@ def product_record(folder: Path, place: Path, scenes: Iterable[SceneItem], root:
         The product.
     place : Path
         Folder of the catalogue in which the item will lie.
-    scenes : iterable of SceneItem
-        What the catalogue knows; inputs of the product among them are linked to.
-    root : Path
-        Folder of the catalogue.
+    listed : mapping
+        Items of scenes by the scenes' addresses; inputs of the product among them are linked to.
 
     Raises
     ------
@@ -101,7 +109,6 @@ def product_record(folder: Path, place: Path, scenes: Iterable[SceneItem], root:
     """
     own = _own_item(folder)
     record = dict(read_document(own, limit=MAX_ITEM))
-    known = {scene.uri: scene for scene in scenes}
     record["collection"] = PRODUCTS
     # The digest vouches for the product's own item, not for this copy of it.
     record["properties"] = {key: value for key, value in record["properties"].items() if key != DIGEST}
@@ -114,7 +121,7 @@ def product_record(folder: Path, place: Path, scenes: Iterable[SceneItem], root:
         {"rel": "parent", "href": "./collection.json", "type": "application/json"},
         {"rel": "collection", "href": "./collection.json", "type": "application/json"},
         {"rel": "canonical", "href": as_href(str(own), place), "type": "application/geo+json"},
-        *(_link(link, folder, place, root, known) for link in record["links"]),
+        *(_link(link, folder, place, listed) for link in record["links"]),
     ]
     return record
 
@@ -127,14 +134,11 @@ def _own_item(folder: Path) -> Path:
     raise InputRejected(f"{folder}: holds no STAC item of a fused product; publish it with the format stac")
 
 
-def _link(
-    link: Mapping[str, Any], folder: Path, place: Path, root: Path, known: Mapping[str, SceneItem]
-) -> dict[str, Any]:
+def _link(link: Mapping[str, Any], folder: Path, place: Path, listed: Mapping[str, Listed]) -> dict[str, Any]:
     """The same link, seen from the catalogue: inputs lead to their items, files to where they are."""
     href = str(link["href"])
-    if link["rel"] == "derived_from" and (scene := known.get(_plain(href))):
-        target = root / scene.collection / f"{scene.id}.json"
-        return {**link, "href": as_href(str(target), place), "type": "application/geo+json", "hrhsi:scene": scene.id}
+    if link["rel"] == "derived_from" and (scene := listed.get(_plain(href))):
+        return {**link, "href": as_href(scene.href, place), "type": "application/geo+json", "hrhsi:scene": scene.id}
     if urlsplit(href).scheme or href.startswith("/"):
         return dict(link)
     return {**link, "href": as_href(str((folder / unquote(href)).resolve()), place)}

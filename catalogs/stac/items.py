@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from dataclasses import fields as fields_of
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +24,14 @@ from hyperfuse.catalogs.times import parse_time, rfc3339
 HSI_BANDS = 32
 """Where neither item nor sensor tells, a scene with at least so many bands is hyperspectral."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._-]{0,199}")
-_SETTINGS = {f.name for f in fields_of(Source)} - {"uri", "sensor"}
+TABLES = ("wavelengths", "responses")
+"""Settings that may name a file: the place must be allowed."""
+_PLAIN = ("crs", "scale", "offset", "nodata", "quantity", "variable", "mask", "bands")
+"""Settings that name no file. One that is in neither list is refused in an item until somebody has decided."""
+_CRS = re.compile(r"[A-Za-z]+:[A-Za-z0-9.:_-]+|[0-9]+|[A-Z_]+\[.*\]|\+proj=.*", re.DOTALL)
+"""A code, WKT or parameters of PROJ, which is all that a CRS of an item may be ..."""
+_GRIDS = ("grids=", "init=", "file=", "catalog=", "@", "..")
+"""... unless it makes PROJ open a file."""
 _NAMED_ROLES: dict[str, Role] = {
     "hsi": "hsi", "prisma": "hsi", "emit": "hsi", "desis": "hsi", "enmap": "hsi", "hyperion": "hsi", "aviris": "hsi",
     "msi": "msi", "oli": "msi", "sentinel-2": "msi", "landsat-8": "msi", "landsat-9": "msi", "planetscope": "msi",
@@ -251,17 +257,26 @@ def _gsd_m(properties: Mapping[str, Any], asset: Mapping[str, Any], sensor: str 
 
 
 def _settings(told: Mapping[str, Any], base: str, trust: Trust, label: str) -> dict[str, Any]:
-    """Settings of a reader; of a table of wavelengths in a file, the place must be allowed."""
+    """Settings of a reader; the place of every file among them must be allowed."""
     settings = dict(told)
     for key, value in settings.items():
-        if key not in _SETTINGS or not isinstance(value, str | int | float):
+        if key not in (*TABLES, *_PLAIN) or not isinstance(value, str | int | float):
             raise InputRejected(
                 f"{label}: there is no setting {key[:40]}={str(value)[:40]}; see `hyperfuse info --help`"
             )
-    wavelengths = settings.get("wavelengths")
-    if isinstance(wavelengths, str) and not wavelengths.replace(",", "").replace(".", "").replace(" ", "").isdigit():
-        settings["wavelengths"] = trust.follow(wavelengths, base)
+        if key in TABLES and not _is_numbers(str(value)):
+            settings[key] = trust.follow(str(value), base)
+        if key == "crs" and (not _CRS.fullmatch(str(value)) or any(sign in str(value).lower() for sign in _GRIDS)):
+            raise InputRejected(f"{label}: {str(value)[:60]!r} is no CRS that an item may name; set EPSG:... in it")
     return settings
+
+
+def _is_numbers(value: str) -> bool:
+    """Whether a reader takes a setting for numbers separated by commas, and so never for a file."""
+    try:
+        return all(isinstance(float(part), float) for part in value.split(","))
+    except ValueError:
+        return False
 
 
 def _fingerprint(properties: Mapping[str, Any], asset: Mapping[str, Any]) -> Fingerprint | None:

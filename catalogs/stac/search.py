@@ -73,7 +73,10 @@ def _terms(address: str) -> tuple[str, dict[str, Any]]:
     parts = urlsplit(address)
     query = parse_qs(parts.query, keep_blank_values=True)
     if unknown := sorted(set(query) - set(_TERMS)):
-        raise UsageError(f"{address}: there is no search term {unknown[0]!r}; choose some of {', '.join(_TERMS)}")
+        # Without the query: a term that is not known here may be a key of the server.
+        raise UsageError(
+            f"{address.partition('?')[0]}: there is no search term {unknown[0]!r}; choose some of {', '.join(_TERMS)}"
+        )
     terms: dict[str, Any] = {"max_items": MAX_ITEMS, "limit": 200}
     try:
         if "collections" in query:

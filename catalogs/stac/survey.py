@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from hyperfuse.catalogs.errors import InputRejected, UsageError
+from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.outline import lonlat, outline, projection
 from hyperfuse.catalogs.scene import Role, Scene
-from hyperfuse.catalogs.sensors import Source, open_scene, sensor_module
+from hyperfuse.catalogs.sensors import Source, sensor_module
 from hyperfuse.catalogs.stac.clear_map import clear_map
 from hyperfuse.catalogs.stac.items import HSI_BANDS, Fingerprint, SceneItem, is_file_name
 
@@ -49,7 +50,7 @@ def survey(source: Source, *, role: Role | None = None) -> SceneItem:
         If no reader can use it.
     """
     size, mtime_ns = stamp(source.uri)
-    scene = open_scene(source)
+    scene = open_source(source)
     look = _look(scene)
     area = _area(scene, look)
     col, row = np.meshgrid(look.col + 0.5, look.row + 0.5)
@@ -76,14 +77,15 @@ def survey(source: Source, *, role: Role | None = None) -> SceneItem:
 
 def absolute(source: Source) -> Source:
     """The same source with an absolute path, so that it means the same from any folder."""
+    given = replace(source, wavelengths=_whole(source.wavelengths), responses=_whole(source.responses))
     if source.uri.startswith("synthetic:"):
-        return source
-    table = source.wavelengths
-    return replace(
-        source,
-        uri=os.path.abspath(source.uri),  # noqa: PTH100 - Path.resolve would follow links, and a glob is no path
-        wavelengths=str(Path(table).absolute()) if table and Path(table).is_file() else table,
-    )
+        return given
+    # Path.resolve would follow links, and a glob is no path.
+    return replace(given, uri=os.path.abspath(source.uri))  # noqa: PTH100
+
+
+def _whole(table: str | None) -> str | None:
+    return str(Path(table).absolute()) if table and Path(table).is_file() else table
 
 
 def stamp(uri: str) -> tuple[int, int]:

@@ -22,13 +22,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hyperfuse.catalogs.errors import Busy, ExpectedSkip, HyperFuseError, InputRejected, Transient, UsageError
-from hyperfuse.catalogs.stac.catalog import Catalog, Contents
+from hyperfuse.catalogs.stac.catalog import Contents
 from hyperfuse.pipeline.archive.backlog import Backlog, Task, take_stock
 from hyperfuse.pipeline.archive.built_from import Made
 from hyperfuse.pipeline.archive.dead_letters import DeadLetter, DeadLetters
 from hyperfuse.pipeline.archive.locks import alone_in, alone_on
 from hyperfuse.pipeline.archive.outcome import Outcome, at_fault, missing
-from hyperfuse.pipeline.archive.settings import ArchiveConfig, folder_name, open_catalog
+from hyperfuse.pipeline.archive.settings import ArchiveConfig, folder_name, open_catalog, product_catalog
 from hyperfuse.pipeline.execution.exchange import drop_abandoned
 from hyperfuse.pipeline.job.product_files import PROVENANCE
 from hyperfuse.pipeline.progress import Progress, silent
@@ -93,7 +93,7 @@ def work_off(
         shift.work(stop)
         contents = catalog.read()
         after = take_stock(archive, contents)
-        _join(catalog, contents, after)
+        _join(archive, contents, after)
         if shift.started or before.counts != after.counts or not (archive.folder / INDEX).exists():
             _show(archive, after)
     return Night(before=before, after=after, started=tuple(shift.started), left=shift.left)
@@ -262,17 +262,22 @@ class _Shift:
         log.warning("%s: %s (%s): %s", task.id, letter.state, letter.reason, letter.message)
 
 
-def _join(catalog: Catalog, contents: Contents, backlog: Backlog) -> None:
+def _join(archive: ArchiveConfig, contents: Contents, backlog: Backlog) -> None:
     """Put products into the catalogue that are not in it, of this night or of one that was killed before it could."""
-    if "://" in catalog.address:
+    try:
+        catalog = product_catalog(archive)
+        ours = catalog == open_catalog(archive)
+        products = contents.products if ours else catalog.known_products()
+    except HyperFuseError as error:
+        log.warning("%s: its products are in no catalogue: %s", archive.folder, error)
         return
-    listed = {product.folder: product.job_key for product in contents.products}
+    listed = {product.folder: product.job_key for product in products}
     for scene in backlog.entries:
         published = (scene.product / f"{scene.product.name}.json").is_file()
         if not published or scene.job_key == listed.get(scene.product.resolve()):
             continue
         try:
-            catalog.add_product(scene.product)
+            catalog.add_product(scene.product, scenes=None if ours else contents)
         except (HyperFuseError, OSError) as error:
             # The product stands; it can be added by hand.
             log.warning("%s: is not in the catalogue: %s", scene.id, error)

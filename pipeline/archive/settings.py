@@ -5,6 +5,7 @@ The folder of an archive holds
     <scene>/             the product of each HSI scene, under the scene's identifier
     deadletter/          why the others have none: see `pipeline.archive.dead_letters`
     index.html           all of them at a glance
+    catalog/             STAC catalogue of the products, where that of the scenes was made by others and is only read
     .archive/lock        held by the night that works here; the kernel releases it when the process dies
 
 and nothing else decides what is to be done: states follow from the catalogue's items, the products' provenance and the
@@ -29,14 +30,17 @@ from hyperfuse.catalogs.errors import UsageError
 from hyperfuse.catalogs.pairing.ranking import PairingRules
 from hyperfuse.catalogs.sensors import available
 from hyperfuse.catalogs.stac.catalog import Catalog
+from hyperfuse.catalogs.stac.fused_products import PRODUCTS
 from hyperfuse.catalogs.stac.items import SceneItem
 from hyperfuse.pipeline.archive.built_from import CHANGES, Change
-from hyperfuse.pipeline.config import RunConfig, SceneConfig, load_config, read_mapping, usage_error
+from hyperfuse.pipeline.config import RunConfig, SceneConfig, load_config, read_mapping, refuse_secrets, usage_error
 
 DEAD_LETTERS = "deadletter"
 """Folder of the dead letters, beside the products."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")
-_TAKEN = {DEAD_LETTERS, "index.html", "manifest", "provenance"}
+OWN_CATALOG = "catalog"
+"""Folder of the archive's own catalogue of products, beside them."""
+_TAKEN = {DEAD_LETTERS, OWN_CATALOG, "index.html", "manifest", "provenance"}
 
 
 class ArchiveConfig(BaseModel):
@@ -70,6 +74,11 @@ class ArchiveConfig(BaseModel):
     """Devices that work at the same time, a scene each."""
     timeout_hours: float = Field(default=24.0, gt=0)
     """A scene that takes longer is stopped and counts as failed; its finished tiles stay."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_secrets(cls, value: object) -> object:
+        return refuse_secrets(value)
 
     @field_validator("until", mode="before")
     @classmethod
@@ -184,6 +193,12 @@ def load_archive(path: Path | None, settings: dict[str, Any]) -> ArchiveConfig:
 def open_catalog(archive: ArchiveConfig) -> Catalog:
     """The catalogue of an archive; besides its scenes, it may lead to the products."""
     return Catalog.open(archive.catalog, roots=(*archive.roots, archive.folder))
+
+
+def product_catalog(archive: ArchiveConfig) -> Catalog:
+    """The catalogue that products are added to: that of the scenes if it is ours, else one of the archive's own."""
+    catalog = open_catalog(archive)
+    return catalog if catalog.takes(PRODUCTS) else Catalog.open(archive.folder / OWN_CATALOG, roots=[archive.folder])
 
 
 def folder_name(scene: str) -> str:

@@ -19,7 +19,8 @@ from safetensors.torch import save
 
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.weight_cards import WeightCard, read_card
-from hyperfuse.models import Observed, method
+from hyperfuse.models import Observed, method, universal
+from hyperfuse.models.weights_io import load_weights
 from hyperfuse.pipeline.job.folder import Job
 
 WEIGHTS = "weights.safetensors"
@@ -58,6 +59,37 @@ def checked_card(weights: Path, network: str, observed: Observed) -> WeightCard:
             f"{wanted[0]} with {wanted[1]} and {wanted[2]} at ratio {wanted[3]}; choose weights or bands that fit"
         )
     return card
+
+
+def require_fitting(weights: Path, card: WeightCard, observed: Observed) -> None:
+    """Load all tensors of a weight file into its network once, before any time is spent on a scene.
+
+    Parameters
+    ----------
+    weights : Path
+    card : WeightCard
+        As `checked_card` gives it.
+    observed : Observed
+        The pair.
+
+    Raises
+    ------
+    InputRejected
+        If a tensor is missing, unknown, of another shape or not finite, or if the card has options that the network has not.
+    """
+    chosen = method(card.network)
+    try:
+        tensors = load_weights(weights)
+        spec = chosen.specify(observed, **card.options)
+        if spec.base is None:
+            chosen.build(spec, None, tensors)
+        else:  # the whole method wants sums of a scene, the part that has weights does not
+            universal.build_core(spec, tensors)
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise InputRejected(
+            f"{weights}: does not fit {card.network} ({told}); fetch the file again, or choose the network it was trained for"
+        ) from error
 
 
 def import_weights(checkpoint: Path, *, network: str, ratio: int, license_id: str, output: Path) -> WeightCard:

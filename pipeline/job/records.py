@@ -45,7 +45,14 @@ _SAMPLES = (
     ),
 )
 """Folders and modules whose code decides samples. `plan` is none of them: what it finds is part of the key by its value."""
-_NO_SAMPLES = ("catalogs/pairing", "catalogs/stac", "catalogs/errors.py", "catalogs/locks.py")
+_NO_SAMPLES = (
+    "catalogs/pairing",
+    "catalogs/stac",
+    "catalogs/addresses.py",
+    "catalogs/errors.py",
+    "catalogs/locks.py",
+    "catalogs/opening.py",
+)
 """Parts of these that do not: which scenes are fused, and what is said."""
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pydantic import ValidationError
 
-from hyperfuse.catalogs.errors import InputRejected, QualityRefused
+from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, QualityRefused
 from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.catalogs.pairs import ScenePair
 from hyperfuse.catalogs.scene import Scene
@@ -60,6 +60,8 @@ HSI_CHUNK = 64
 MSI_CHUNK = 256
 REFLECTANCE_SCALE = 1e-4
 """Physical value of one count of an int16 reflectance product."""
+_LOOKED_AT = 3
+"""Bands, spread over the spectrum, that tell where an image has data."""
 _DEAD_SHARE = 0.02
 """A band with less than this share of the best band's valid samples is taken for dead."""
 
@@ -71,6 +73,8 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
     ------
     InputRejected
         If a source cannot be read, or an image has no valid sample in the overlap.
+    ExpectedSkip
+        If the scenes meet only where one of them has no data.
     QualityRefused
         If no displacement can be believed and the settings do not say to go on without one, or if they require an MSI that
         agrees with the HSI and it does not.
@@ -81,6 +85,7 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
     found = estimate(pair, job.grids, align, job.record.psf_sigma_px, workers=workers)
     registration, move = found.registration, found.registration.displacement
     if registration.decision == "refuse" and align.on_refuse == "refuse":
+        _require_common(pair, job.grids.coarse)
         raise QualityRefused(
             f"{pair.msi.name} could not be registered to {pair.hsi.name}: {registration.reason}; look at it with "
             "`hyperfuse register`, give a known move as align.east_m and align.north_m, or trust the geometry as it is with "
@@ -106,6 +111,23 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
     )
     write_atomic(job.folder / STAGED, record.model_dump_json(indent=1))
     return job.as_staged()
+
+
+def _require_common(pair: ScenePair, grid: GeoBox) -> None:
+    """Refuse a pair without a pixel that both images show; looked at where registration failed, and until one is found."""
+    for block in blocks_of(tuple(grid.shape), stage_edge(_LOOKED_AT, HSI_CHUNK)):
+        seen = []
+        for scene in (pair.hsi, pair.msi):
+            spread = np.linspace(0, len(scene.good_bands) - 1, _LOOKED_AT).round().astype(int)
+            bands = [scene.good_bands[number] for number in dict.fromkeys(spread.tolist())]
+            seen.append(
+                np.isfinite(warp(scene, grid, block.slices, bands=bands, displacement=NO_DISPLACEMENT)).any(axis=0)
+            )
+        if (seen[0] & seen[1]).any():
+            return
+    raise ExpectedSkip(
+        f"{pair.hsi.name} and {pair.msi.name} overlap only where one of them has no data; there is nothing to fuse"
+    )
 
 
 def _as_measured(job: Job, pair: ScenePair, move: Displacement) -> Measured | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, OutOfResources, Transient
 from hyperfuse.catalogs.formats.files import flush
+from hyperfuse.catalogs.opening import is_passing
 from hyperfuse.pipeline.fusion.device import exhausted
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ def require_parent(output: Path) -> None:
     ------
     InputRejected
         If the parent folder does not exist or is read-only.
+    Transient
+        If its disk or network does not answer.
     """
     parent = output.absolute().parent
     if not parent.is_dir():
@@ -39,6 +42,8 @@ def require_parent(output: Path) -> None:
         # Permission bits lie to root and know nothing of read-only mounts, so a folder is made and taken away.
         Path(tempfile.mkdtemp(prefix=".hyperfuse-probe-", dir=parent)).rmdir()
     except OSError as error:
+        if is_passing(error):
+            raise Transient(f"{output}: a disk or a network did not answer ({error}); run again") from error
         raise InputRejected(
             f"{output}: {parent} is read-only ({error}); choose a folder that can be written"
         ) from error

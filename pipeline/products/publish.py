@@ -23,6 +23,7 @@ import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ from hyperfuse.pipeline.registration.report import FIGURE, TABLE
 log = logging.getLogger(__name__)
 
 SCHEMA = "hyperfuse-manifest/1"
+SIDE_FILES = ("*.aux.xml", "*.qmd", ".DS_Store", "Thumbs.db")
+"""Names of files that viewers leave beside what they show: statistics of GDAL and QGIS, metadata of QGIS, icons."""
 
 
 def plain_asset(key: str, href: str, media_type: str, title: str, role: str) -> Asset:
@@ -157,6 +160,8 @@ def require_vacant(output: Path, key: str, *, replaceable: bool = False) -> None
 def verify(path: Path, *, progress: Progress = silent) -> Product:
     """Check a product against its own records, offline.
 
+    Files that viewers leave are no fault: they are told in the log, and `side_files` lists them.
+
     Parameters
     ----------
     path : Path
@@ -181,6 +186,26 @@ def verify(path: Path, *, progress: Progress = silent) -> Product:
             raise BadProduct(f"{path}: this version cannot check the format {name!r}") from error
     step()
     return product
+
+
+def side_files(path: Path) -> list[str]:
+    """Files that viewers left in a product, relative to its folder, sorted; the manifest lists none of them.
+
+    Raises
+    ------
+    BadProduct
+        If the manifest is missing or damaged.
+    """
+    recorded = _read_manifest(path)
+    return sorted(
+        name
+        for file in files_of(path)
+        if (name := file.relative_to(path).as_posix()) not in recorded and _is_side_file(file)
+    )
+
+
+def _is_side_file(file: Path) -> bool:
+    return any(fnmatchcase(file.name, pattern) for pattern in SIDE_FILES) and file.is_file() and not file.is_symlink()
 
 
 def _is_published(job: StagedJob) -> bool:
@@ -333,9 +358,11 @@ def _require_samefiles_of(path: Path, recorded: dict[str, dict[str, Any]], step:
         step()
     product = Product.load(path)
     allowed = {MANIFEST} | ({product.item.name} if product.item is not None else set())
-    foreign = sorted(found.keys() - recorded.keys() - allowed)
-    if foreign:
+    others = sorted(found.keys() - recorded.keys() - allowed)
+    if foreign := [name for name in others if not _is_side_file(found[name])]:
         raise BadProduct(f"{path}: {foreign[0]} does not belong to the product; remove it")
+    for name in others:
+        log.warning("%s: %s was left by a viewer and is no part of the product; it may be removed", path, name)
 
 
 def _discard(folder: Path) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfuse.catalogs.errors import UsageError
+from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.scene import Scene
-from hyperfuse.catalogs.sensors import Source, open_scene, sensor_module
+from hyperfuse.catalogs.sensors import Source, sensor_module
 from hyperfuse.pipeline.composite import picture_bands
 from hyperfuse.pipeline.products.thumbnail import EDGE_PX, save_picture
 
@@ -38,7 +39,7 @@ def describe(source: Source, *, quicklook: Path | None = None) -> dict[str, Any]
     """
     if quicklook is not None and not quicklook.parent.is_dir():
         raise UsageError(f"{quicklook.parent}: no such folder for the quicklook; make it first")
-    scene = open_scene(source)
+    scene = open_source(source)
     sensor = sensor_module(scene.sensor).SENSOR
     record = {
         "uri": scene.uri,

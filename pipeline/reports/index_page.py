@@ -2,6 +2,9 @@
 
 The page carries a small thumbnail and a few scores of each product. Links to reports and product folders are relative, so
 that the folder can be moved as a whole.
+
+Products may come from anywhere. Whatever is wrong with one is its own row, and no product keeps the page from being written:
+records and images are bounded before they are read.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import base64
 import io
 import os
+import struct
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +24,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from hyperfuse.catalogs.formats.files import write_atomic
-from hyperfuse.pipeline.job.product_files import PROVENANCE, REPORT, THUMBNAIL
+from hyperfuse.pipeline.job.product_files import PROVENANCE, QA, REPORT, THUMBNAIL
 from hyperfuse.pipeline.products.draft import BadProduct
 from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.reports.html import number, render
@@ -29,6 +34,11 @@ INDEX = "index.html"
 GOOD = frozenset({"done", "published"})
 """States that need no attention; all others are red."""
 _THUMBNAIL_PX = 96
+_MAX_THUMBNAIL_PX = 1 << 24
+"""Pixels of a product's thumbnail that are decoded at most: ours have 2^18."""
+_MAX_RECORD_BYTES = 64 << 20
+_MAX_TEXT = 2000
+"""Characters of a name or a reason."""
 _SHOWN = ("consistency.hsi.sam_deg", "consistency.msi.r2", "reduced.psnr_db", "reduced.sam_deg", "validity.valid")
 """Scores with a column of their own."""
 
@@ -91,12 +101,24 @@ class _IndexPage:
 def product_entry(folder: Path) -> IndexEntry:
     """The entry of a product folder, from its records; its state is `damaged` if they cannot be read."""
     try:
+        _require_bounded(folder / PROVENANCE)
+        _require_bounded(folder / QA)
         product = Product.load(folder)
         qa = product.scores()
         scores = read_scores(qa, product.method)
-    except (BadProduct, LookupError, TypeError, AttributeError) as error:
-        return IndexEntry(id=folder.name, state="damaged", reason=str(error), product=folder)
-    reasons = [] if qa is None else [str(warning) for warning in qa["warnings"]]
+        reasons = [] if qa is None else [str(warning) for warning in qa["warnings"]]
+    except (BadProduct, OSError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        reason = f"{folder}: its records cannot be read ({type(error).__name__}: {error}); run `hyperfuse verify` on it"
+        return IndexEntry(
+            id=folder.name,
+            state="damaged",
+            reason=str(error) if isinstance(error, BadProduct) else reason,
+            product=folder,
+        )
+    except RecursionError:
+        return IndexEntry(
+            id=folder.name, state="damaged", reason=f"{folder}: its records are nested too deeply", product=folder
+        )
     return IndexEntry(
         id=product.name,
         state=str(scores["state"] or "published"),
@@ -148,19 +170,32 @@ def index_record(entries: Iterable[IndexEntry]) -> dict[str, Any]:
 
 def _row(one: IndexEntry, folder: Path) -> _IndexRow:
     return _IndexRow(
-        name=one.id,
+        name=_plain(one.id),
         address=None if one.product is None else _address(one.product, folder),
         thumbnail=None if one.product is None else _thumbnail(one.product / THUMBNAIL),
-        state=one.state,
+        state=_plain(one.state),
         good=one.state in GOOD,
-        method=one.network,
+        method=_plain(one.network),
         figures=[_figure(score, one.scores.get(score.key)) for score in SCORES if score.key in _SHOWN],
-        reason=one.reason,
+        reason=_plain(one.reason),
     )
 
 
+def _plain(text: str) -> str:
+    """A text that can be written: names of files and records of others may hold what UTF-8 does not."""
+    return text[:_MAX_TEXT].encode("utf-8", "replace").decode("utf-8")
+
+
+def _require_bounded(record: Path) -> None:
+    """Refuse a record that is larger than any of ours."""
+    size = record.stat().st_size if record.is_file() else 0
+    if size > _MAX_RECORD_BYTES:
+        raise BadProduct(f"{record}: has {size} bytes, expected a record of at most {_MAX_RECORD_BYTES}")
+
+
 def _figure(score: Score, value: float | str | None) -> _Figure:
-    known = value if isinstance(value, int | float) else None
+    # An integer of JSON may be larger than any float.
+    known = value if isinstance(value, int | float) and abs(value) <= sys.float_info.max else None
     return _Figure(value=known, text="" if known is None else number(known, share=score.share))
 
 
@@ -169,17 +204,31 @@ def _address(product: Path, folder: Path) -> str:
     report = product / REPORT
     target = report if report.is_file() else product
     # A leading ./ keeps a name with a colon from being read as a scheme.
-    return "./" + quote(Path(os.path.relpath(target.absolute(), folder)).as_posix())
+    return "./" + quote(os.fsencode(os.path.relpath(target.absolute(), folder)))
+
+
+def _is_small_png(path: Path) -> bool:
+    """Whether a file is a PNG of a size that is decoded, by its first bytes: a small file may unpack to gigabytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(24)
+    if len(start) < 24 or start[:8] != b"\x89PNG\r\n\x1a\n":
+        return False
+    width, height = struct.unpack(">II", start[16:24])
+    return 0 < int(width) * int(height) <= _MAX_THUMBNAIL_PX
 
 
 def _thumbnail(path: Path) -> str | None:
     """A product's thumbnail at the page's size, as a data URI; None if it is missing or cannot be read."""
     try:
-        with Image.open(path) as image:
+        if not _is_small_png(path):
+            return None
+        with Image.open(path, formats=["PNG"]) as image:
             image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
             white = Image.new("RGBA", image.size, "white")
             shown = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    except (OSError, ValueError):
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error):
         return None
     with io.BytesIO() as file:
         shown.save(file, format="JPEG", quality=80)

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.pairs import ScenePair
 from hyperfuse.catalogs.references.cubes import ReferenceCube, open_cube
-from hyperfuse.catalogs.sensors import Source, open_scene
+from hyperfuse.catalogs.sensors import Source
 from hyperfuse.models import Observed
 from hyperfuse.pipeline.config import AlignConfig
 from hyperfuse.pipeline.observation.simulate import SimulatedPair, simulate
@@ -90,10 +91,10 @@ def open_ground(
         If it cannot be read, or no such pair can be made of it.
     """
     if config.msi is not None:
-        hsi = open_scene(
+        hsi = open_source(
             Source(uri=config.uri, variable=config.variable, wavelengths=config.wavelengths, crs=config.crs)
         )
-        both = ScenePair(hsi=hsi, msi=open_scene(Source(uri=config.msi)))
+        both = ScenePair(hsi=hsi, msi=open_source(Source(uri=config.msi)))
         pair = reduced(both, reduced_protocol(both, simulation.ratio), align=AlignConfig())
         return _ground(pair, hsi.bands[hsi.good_bands], config.license, real=True)
     cube = open_cube(config.source())

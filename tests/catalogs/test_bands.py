@@ -172,6 +172,15 @@ def test_bad_tables_are_refused(tmp_path: Path, content: bytes, sentence: str) -
         read_table(str(path))
 
 
+@pytest.mark.parametrize("content", ["root:hunter2\nx\n", "center_nm\nhunter2\n", "center_nm,fwhm_nm\n450,hunter2\n"])
+def test_no_message_quotes_what_a_table_holds(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(content)
+    with pytest.raises(InputRejected) as told:
+        read_table(str(path))
+    assert "hunter2" not in str(told.value)
+
+
 def test_missing_table_is_refused() -> None:
     with pytest.raises(InputRejected, match="no such band table"):
         read_table("nowhere.csv")

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import pytest
 
+from hyperfuse.catalogs.addresses import carries_user, without_user
 from hyperfuse.catalogs.errors import UsageError
+from hyperfuse.flows.cli import main
+from hyperfuse.pipeline.archive.settings import load_archive
 from hyperfuse.pipeline.config import RunConfig, load_config
 
+ADDRESS = "s3://bob:hunter2@host/jobs"
 BASE = {"hsi.uri": "a", "msi.uri": "b", "output": "c"}
 
 
@@ -43,6 +47,60 @@ def test_files_of_three_kinds_and_overrides(tmp_path, suffix):
 def test_bad_settings_are_named(setting, message):
     with pytest.raises(UsageError, match=message):
         load_config(None, BASE | setting)
+
+
+@pytest.mark.parametrize(
+    "key", ["store", "dask", "hsi.uri", "msi.responses", "weights", "output", "network", "publish.formats"]
+)
+def test_addresses_with_a_password_are_refused_and_not_repeated(key):
+    """All settings stand in the records of job and product."""
+    with pytest.raises(UsageError, match="carries a user name or a password") as told:
+        load_config(None, BASE | {key: "s3://bob:hunter2@host/jobs"})
+    assert "hunter2" not in str(told.value)
+    assert "bob" not in str(told.value)
+
+
+@pytest.mark.parametrize("field", [{"catalog": ADDRESS}, {"roots": [ADDRESS]}, {"settings": {"store": ADDRESS}},
+                                   {"sensors": {"enmap": {"weights": ADDRESS}}}])  # fmt: skip
+def test_so_are_those_of_an_archive(field):
+    with pytest.raises(UsageError) as told:
+        load_archive(None, {"catalog": "c", "output": "o"} | field)
+    assert "hunter2" not in str(told.value)
+
+
+def test_no_message_of_the_command_line_repeats_a_password(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scenes = ["synthetic:hsi?size=96", "synthetic:msi?size=96"]
+    for command in (
+        ["fuse", *scenes, "--output", "p", "--set", f"store={ADDRESS}"],
+        ["fuse", *scenes, "--output", "p", "--dask", ADDRESS],
+        ["fuse", ADDRESS, scenes[1], "--output", "p"],
+        ["fuse", *scenes, "--output", "p", "--set", ADDRESS],
+        ["info", ADDRESS],
+        ["archive", ADDRESS, "--output", "p"],
+        ["catalog", "list", ADDRESS],
+        ["catalog", "add", ADDRESS, "--catalog", "c"],
+        ["catalog", "add", "x", "--catalog", ADDRESS],
+    ):
+        assert main([*command, "--json"]) != 0
+        told = capsys.readouterr()
+        assert "hunter2" not in told.out + told.err, command
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("https://bob:p@ss@host/a@b?c=d@e", "https://host/a@b?c=d@e"),
+        ("simplecache::s3://key:secret@bucket/x", "simplecache::s3://bucket/x"),
+        ("tcp://10.0.0.1:8786", "tcp://10.0.0.1:8786"),
+        ("s3://bucket/user@host", "s3://bucket/user@host"),
+        ("/data/a@b.tif", "/data/a@b.tif"),
+    ],
+)
+def test_user_information_of_an_address(text, plain):
+    assert without_user(text) == plain
+    assert carries_user(text) == (text != plain)
 
 
 def test_unreadable_files_are_named(tmp_path):

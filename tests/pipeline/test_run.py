@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import xarray as xr
 
 from hyperfuse import models
@@ -291,6 +292,25 @@ def test_other_settings_clear_an_abandoned_staging(tmp_path):
     assert leftovers(tmp_path) == ["out"]
 
 
+def test_what_came_second_is_cleared_once_the_product_stands(tmp_path):
+    """A run with other settings that lost the race to the output leaves its tiles; asking again for the product clears them."""
+    first = config(tmp_path / "out", SMALL, network="bicubic", **QUICK)
+
+    def win(stage: str, done: int, total: int, pace: object = None) -> None:
+        if stage == "fuse" and done == total:
+            run(first.model_copy(update={"output": tmp_path / "winner"}))
+            (tmp_path / "winner").rename(tmp_path / "out")
+
+    with pytest.raises(InputRejected, match="exists and is not this product"):
+        run(first.model_copy(update={"network": "gsa"}), progress=win)
+    assert len(list(tmp_path.glob(".out.*.staging"))) == 1
+    run(config(tmp_path / "other", SMALL, network="bicubic", **QUICK))
+    assert len(list(tmp_path.glob(".out.*.staging"))) == 1, "another output is no reason"
+    with pytest.raises(ExpectedSkip):
+        run(first)
+    assert leftovers(tmp_path) == ["other", "out"]
+
+
 def test_a_lock_dies_with_its_holder(tmp_path):
     (tmp_path / "lock").write_text("process 1 on elsewhere")
     with locked(tmp_path):
@@ -380,3 +400,37 @@ def test_no_scheduler_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
     with pytest.raises(OutOfResources, match="no Dask scheduler answers"):
         run(config(tmp_path / "out", **QUICK, dask="tcp://127.0.0.1:9"))
+
+
+def half_of(folder: Path, role: str, recipe: str, *, left: bool) -> dict[str, str]:
+    """Settings that open one half of a synthetic image, from a GeoTIFF whose other half is nodata."""
+    image, cube = scene(role, recipe), whole(scene(role, recipe)).astype("float32")
+    middle = cube.shape[2] // 2
+    cube[:, :, slice(middle, None) if left else slice(None, middle)] = -9999
+    height, width = cube.shape[1:]
+    with rasterio.open(
+        folder / f"{role}.tif", "w", driver="GTiff", count=len(cube), height=height, width=width, dtype="float32",
+        crs=str(image.geobox.crs), transform=image.geobox.affine, nodata=-9999,
+    ) as target:  # fmt: skip
+        target.write(cube)
+    wavelengths = ",".join(f"{nm:.1f}" for nm in image.bands.center_nm)
+    return {
+        f"{role}__uri": str(folder / f"{role}.tif"),
+        f"{role}__wavelengths": wavelengths,
+        f"{role}__quantity": "reflectance",
+    }
+
+
+@pytest.mark.parametrize(("left", "end"), [(False, ExpectedSkip), (True, QualityRefused)])
+def test_scenes_that_meet_only_where_one_has_no_data(tmp_path, left, end):
+    """Nothing is wrong with them, and there is nothing to do; two halves that meet but show different land are another case."""
+    (tmp_path / "out").mkdir()
+    recipe = "size=96&ratio=4&bands=6&seed=3"
+    halves = half_of(tmp_path, "hsi", recipe, left=True) | half_of(
+        tmp_path, "msi", recipe.replace("seed=3", "seed=9"), left=left
+    )
+    with pytest.raises(
+        end, match="overlap only where one of them has no data" if end is ExpectedSkip else "could not be registered"
+    ):
+        run(config(tmp_path / "out" / "p", **halves))
+    assert leftovers(tmp_path / "out") == []

@@ -32,8 +32,9 @@ import torch
 from numpy.typing import NDArray
 
 from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, UsageError
+from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.pairs import ScenePair
-from hyperfuse.catalogs.sensors import Source, open_scene
+from hyperfuse.catalogs.sensors import Source
 from hyperfuse.catalogs.weight_cards import WeightCard, read_card
 from hyperfuse.models import ModelSpec, method
 from hyperfuse.models.weights_io import load_weights
@@ -199,7 +200,7 @@ def adapt_to_scene(
         raise InputRejected(f"{weights}: trained for {card.network}, expected {network}; choose weights that fit")
     if not output.absolute().parent.is_dir():
         raise InputRejected(f"{output}: its folder does not exist; create it first")
-    both = ScenePair(hsi=open_scene(hsi), msi=open_scene(msi))
+    both = ScenePair(hsi=open_source(hsi), msi=open_source(msi))
     pair = reduced(both, reduced_protocol(both, ratio), align=align or AlignConfig(), noisy=True)
     spec = method(network).specify(pair.observed, **({} if card is None else card.options))
     state = output.with_name(f"{output.name}.state")

@@ -90,11 +90,11 @@ def test_a_table_is_read_by_name_or_by_order(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("nm,a\n500,1\n", "has the columns nm, a, expected wavelength_nm"),
-        ("wavelength_nm\n500\n", "expected wavelength_nm and one column per band"),
+        ("nm,a\n500,1\n", "has 2 columns, expected one named wavelength_nm"),
+        ("wavelength_nm\n500\n", "has 1 columns, expected one named wavelength_nm and one per band"),
         ("wavelength_nm,a\n500,x\n510,1\n", "every wavelength and response must be a number"),
-        ("wavelength_nm,a\n500,-1\n510,1\n", "column a: a response is negative"),
-        ("wavelength_nm,a\n500,1\n500,1\n", "column a: the wavelengths do not increase"),
+        ("wavelength_nm,a\n500,-1\n510,1\n", "column 2: a response is negative"),
+        ("wavelength_nm,a\n500,1\n500,1\n", "column 2: the wavelengths do not increase"),
         ("wavelength_nm,a\n500,1\n", "expected two or more"),
         ("wavelength_nm,a,b\n500,1,1\n600,1,1\n", "msi the bands 550.0 nm; expected one column for each"),
         ("wavelength_nm,a\n700,1\n800,1\n", "lies at 700-800 nm, its center in msi at 550 nm"),
@@ -103,6 +103,18 @@ def test_a_table_is_read_by_name_or_by_order(tmp_path):
 def test_a_wrong_table_is_refused_in_a_sentence(tmp_path, text, told):
     with pytest.raises(InputRejected, match=told):
         with_curves(Bands.sort([550.0], unit="nm", of="msi"), table(tmp_path / "a.csv", text), of="msi")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["root:x:0:hunter2\nbin:x:1\n", "wavelength_nm,hunter2\n500,hunter2\n600,1\n", "wavelength_nm,hunter2\n500,-1\n600,1\n",
+     "wavelength_nm,hunter2,b\n500,1,1\n600,1,1\n"],
+)  # fmt: skip
+def test_no_message_quotes_what_a_file_holds(tmp_path, text):
+    """A catalogue may name any file as a table, and messages go to logs, records and pages."""
+    with pytest.raises(InputRejected) as told:
+        with_curves(Bands.sort([550.0], unit="nm", of="msi"), table(tmp_path / "a.csv", text), of="msi")
+    assert "hunter2" not in str(told.value)
 
 
 def test_a_scene_takes_the_table_whoever_reads_it(tmp_path):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pystac
 import pytest
+from pyproj import CRS
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.catalogs.outline import outline
 from hyperfuse.catalogs.scene import Conditions
+from hyperfuse.catalogs.sensors import Source
+from hyperfuse.catalogs.stac import items
 from hyperfuse.catalogs.stac.catalog import Catalog
 from tests.archives import archive, scene_item
 
@@ -105,6 +108,25 @@ def test_adding_again_replaces_and_mends(catalog):
     assert [scene.id for scene in catalog.items()] == ["h", "m", "n"]
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("catalog.json", {"title": "Our own catalogue"}),
+        ("catalog.json", {"links": [{"rel": "item", "href": "./a.json"}]}),
+        ("catalog.json", {"links": [{"rel": "child", "href": "./deep/er/catalog.json"}]}),
+        ("catalog.json", {"links": "none"}),
+        ("enmap/collection.json", {"license": "CC-BY-4.0"}),
+        ("enmap/collection.json", {"extent": {"spatial": {"bbox": []}}}),
+    ],
+)
+def test_a_catalogue_of_others_is_never_added_to(catalog, name, changes):
+    rewrite(catalog, name, **changes)
+    before = {path: path.read_bytes() for path in catalog.folder.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="made or edited by others"):
+        catalog.add([scene_item("n", "hsi")])
+    assert {path: path.read_bytes() for path in catalog.folder.rglob("*") if path.is_file()} == before
+
+
 def test_items_that_came_before_an_error_stay(catalog):
     def items():
         yield scene_item("first", "msi", uri="synthetic:msi")
@@ -144,6 +166,16 @@ def test_identifiers_that_are_no_file_names(catalog, name):
         ({"properties": {"hrhsi:sensor": "os"}}, "there is no sensor 'os'"),
         ({"properties": {"hrhsi:settings": {"uri": "/etc/passwd"}}}, "there is no setting uri"),
         ({"properties": {"hrhsi:settings": {"wavelengths": "/etc/passwd"}}}, "outside of the allowed folders"),
+        ({"properties": {"hrhsi:settings": {"responses": "/etc/passwd"}}}, "outside of the allowed folders"),
+        ({"properties": {"hrhsi:settings": {"responses": "../../../etc/passwd"}}}, "outside of the allowed folders"),
+        # Digits, commas and points alone do not make numbers: this is a path.
+        ({"properties": {"hrhsi:settings": {"wavelengths": "../.."}}}, "outside of the allowed folders"),
+        ({"properties": {"hrhsi:settings": {"crs": "/etc/passwd"}}}, "no CRS that an item may name"),
+        ({"properties": {"hrhsi:settings": {"crs": "+init=/etc/passwd:1"}}}, "no CRS that an item may name"),
+        (
+            {"properties": {"hrhsi:settings": {"crs": "+proj=longlat +nadgrids=/etc/passwd"}}},
+            "no CRS that an item may name",
+        ),
         ({"properties": {"hrhsi:settings": {"scale": [1]}}}, "there is no setting scale"),
         ({"properties": {"hrhsi:settings": "all"}}, "no STAC item of a scene"),
         ({"properties": {"gsd": -1}}, "ground sampling distance is -1"),
@@ -282,3 +314,23 @@ def test_items_are_plain_records(tmp_path):
         contents = catalog.read()
     assert (len(contents.scenes), contents.refused) == (300, ())
     assert not any(scene.details for scene in contents.scenes)
+
+
+def test_every_setting_of_a_reader_was_judged():
+    """One that names a file and is taken for a plain value would open what nobody allowed."""
+    assert {*items.TABLES, *items._PLAIN} == {field.name for field in fields(Source)} - {"uri", "sensor"}
+
+
+@pytest.mark.parametrize(
+    "crs",
+    [
+        "EPSG:32632",
+        "32632",
+        "urn:ogc:def:crs:EPSG::32632",
+        "+proj=utm +zone=32 +datum=WGS84",
+        CRS("EPSG:3035").to_wkt(),
+    ],
+)
+def test_plain_crs_of_an_item(catalog, crs):
+    catalog.add([scene_item("n", "hsi", uri=str(catalog.folder.parent / "data" / "n"), settings={"crs": crs})])
+    assert [scene.settings for scene in catalog.items() if scene.id == "n"] == [{"crs": crs}]

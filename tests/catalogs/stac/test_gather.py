@@ -19,6 +19,7 @@ from hyperfuse.catalogs.stac.catalog import Catalog
 from hyperfuse.catalogs.stac.clear_map import CELLS
 from hyperfuse.catalogs.stac.gather import gather
 from hyperfuse.catalogs.stac.items import SceneItem
+from hyperfuse.catalogs.stac.survey import absolute
 from tests import DATA
 from tests.products import desis, emit, enmap, landsat, planetscope, prisma, sentinel2
 
@@ -111,6 +112,14 @@ def test_adding_again_opens_nothing(products, tmp_path, monkeypatch):
     assert [one.state for one in gather(catalog, masked)] == ["changed"]
     assert [one.state for one in gather(catalog, masked)] == ["unchanged"]
     assert [scene.settings for scene in catalog.items("hsi")] == [{"mask": "none"}]
+
+
+def test_tables_mean_the_same_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "t.csv").write_text("center_nm\n500\n")
+    monkeypatch.chdir(tmp_path)
+    for uri in ("a.tif", "synthetic:msi?size=96"):
+        source = absolute(Source(uri=uri, wavelengths="t.csv", responses="t.csv"))
+        assert source.wavelengths == source.responses == str(tmp_path / "t.csv")
 
 
 def test_changed_moved_and_copied(products, tmp_path):

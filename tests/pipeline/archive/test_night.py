@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from dataclasses import replace
@@ -140,6 +141,58 @@ def test_a_product_that_missed_the_catalogue_joins_it_the_next_night(tmp_path: P
     [again] = open_catalog(config).products
     assert (again.id, again.hsi, again.msi, again.job_key) == ("h0", "h0", "m0", before.job_key)
     assert states(config) == {"h0": "done"}
+
+
+def test_a_scene_on_a_disk_that_fails_is_tried_again_the_next_night(tmp_path: Path) -> None:
+    """Address 0 of a process's memory is a file that ends every read in EIO."""
+    config = archive(tmp_path, [item("h0", "hsi", 0, uri="/proc/self/mem"), item("m0", "msi", 0)], roots=["/proc"])
+    night(config)
+    assert states(config) == {"h0": "failed transient"}
+    assert night(config).started == ("h0",)
+
+
+def by_others(config: ArchiveConfig, how: str) -> dict[Path, bytes]:
+    """Make the catalogue one that this software did not write, and give its files."""
+    folder = Path(config.catalog)
+    if how == "made by others":
+        items = sorted(path for path in folder.glob("*/*.json") if path.name != "collection.json")
+        links = [{"rel": "item", "href": f"./{path.relative_to(folder)}"} for path in items]
+        links.append({"rel": "child", "href": "./deep/er/catalog.json"})
+        (folder / "deep" / "er").mkdir(parents=True)
+        deeper = {"type": "Catalog", "stac_version": "1.1.0", "id": "deeper", "description": "d", "links": []}
+        (folder / "deep" / "er" / "catalog.json").write_text(json.dumps(deeper))
+        record = deeper | {"id": "my-institute", "title": "Our own catalogue", "links": links}
+    elif how == "edited":
+        record = json.loads((folder / "catalog.json").read_text()) | {"title": "Our own catalogue"}
+    else:
+        record = json.loads((folder / "catalog.json").read_text())
+        (folder / "products").mkdir()
+        theirs = {"type": "Collection", "id": "products", "links": [], "license": "CC-BY-4.0"}
+        (folder / "products" / "collection.json").write_text(json.dumps(theirs))
+    (folder / "catalog.json").write_text(json.dumps(record))
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("how", ["made by others", "edited", "a collection of others"])
+def test_a_catalogue_of_others_is_only_read(tmp_path: Path, how: str) -> None:
+    """Every byte of it stays; products go to a catalogue of the archive's own, once."""
+    config = archive(tmp_path, both(0))
+    (tmp_path / "catalog" / ".lock").unlink()
+    before = by_others(config, how)
+    night(config)
+    assert states(config) == {"h0": "done"}
+    assert {path: path.read_bytes() for path in (tmp_path / "catalog").rglob("*") if path.is_file()} == before
+    own = Catalog.open(config.folder / "catalog", roots=[config.folder])
+    assert [(product.id, product.folder) for product in own.products] == [("h0", config.folder / "h0")]
+    assert [(product.hsi, product.msi) for product in own.products] == [("h0", "m0")]
+    item_path = config.folder / "catalog" / "products" / "h0.json"
+    inputs = [link["href"] for link in json.loads(item_path.read_text())["links"] if link.get("hrhsi:scene")]
+    assert [(item_path.parent / href).resolve().name for href in inputs] == ["h0.json", "m0.json"]
+    assert all((item_path.parent / href).is_file() for href in inputs)
+    written = (config.folder / "catalog" / "products" / "h0.json").stat().st_mtime_ns
+    assert night(config).started == ()
+    assert (config.folder / "catalog" / "products" / "h0.json").stat().st_mtime_ns == written
+    assert folder_name("catalog") != "catalog", "no product takes the place of the catalogue"
 
 
 # From here on products are only pretended: states follow from records, and these are the same.

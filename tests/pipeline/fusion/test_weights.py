@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hyperfuse.models import Observed, method
 from hyperfuse.pipeline.fusion import method as fusion_method
 from hyperfuse.pipeline.fusion.weights import import_weights, save_weights, write_tensors
 from hyperfuse.pipeline.run import fuse_tiles, open_run, publish_product, run, stage_pair
+from tests.pipeline.quality.test_residual_decision import weight_file as universal_weights
 from tests.synthetic import config, fused_tiles, scene, whole
 
 RECIPE = "size=150&ratio=4&bands=12&seed=3&holes_msi=0.001"
@@ -149,6 +151,35 @@ def test_bad_weights_are_refused_in_one_sentence(tmp_path, capsys, fault):
     assert len(sentence) == 1
     assert "w.safetensors" in sentence[0]
     assert not marker.exists()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "shape", "option", "core", "size"])
+@pytest.mark.parametrize("network", ["csakd-student", "universal-csakd-student"])
+def test_weights_that_were_asked_for_fit_or_nothing_is_staged(tmp_path, monkeypatch, network, fault):
+    """A universal network is its base without weights: such a product is not what was asked for."""
+    path = tmp_path / "w.safetensors"
+    universal_weights(path) if network.startswith("universal") else weight_file(path, network)
+    card, state = read_card(path), load_file(path)
+    first = min(name for name, value in state.items() if value.ndim == 4)
+    if fault == "missing":
+        del state[first]
+    elif fault == "extra":
+        state["more.weight"] = torch.ones(3)
+    elif fault == "shape":
+        state[first] = state[first][:, :, :1].contiguous()
+    else:
+        change = {
+            "option": {"colour": "red"},
+            "core": {"core": "nothing", "layers": 3},
+            "size": {"growth": -1, "components": 0},
+        }
+        card = replace(card, options=card.options | change[fault])
+    save_weights(path, state, card)
+    monkeypatch.setattr("hyperfuse.pipeline.run.stage", lambda *_a, **_k: pytest.fail("it was staged"))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputRejected, match=rf"w\.safetensors: does not fit {network}"):
+        run(config(tmp_path / "out" / "p", "size=96&bands=12", network=network, weights=str(path)))
     assert list((tmp_path / "out").iterdir()) == []
 
 

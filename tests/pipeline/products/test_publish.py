@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 
 import hyperfuse.pipeline.products.publish as publishing
 from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected
+from hyperfuse.flows.cli import main
 from hyperfuse.pipeline.job.completeness import finished
 from hyperfuse.pipeline.products import commit as placing
 from hyperfuse.pipeline.products.draft import BadProduct, Draft
-from hyperfuse.pipeline.products.publish import publish, require_free, verify
+from hyperfuse.pipeline.products.publish import publish, require_free, side_files, verify
 from hyperfuse.pipeline.products.writers import stac
 from tests.pipeline.conftest import build_job
 
@@ -109,7 +111,7 @@ def test_a_missing_file_is_named(product: Path, name: str) -> None:
         verify(product)
 
 
-@pytest.mark.parametrize("name", ["fused.tif.aux.xml", "fused.zarr/notes.txt", "fused.zarr/reflectance/c/9/0/0"])
+@pytest.mark.parametrize("name", ["fused.tif.ovr", "fused.zarr/notes.txt", "fused.zarr/reflectance/c/9/0/0"])
 def test_a_foreign_file_is_named(product: Path, name: str) -> None:
     (product / name).parent.mkdir(parents=True, exist_ok=True)
     (product / name).write_text("hello")
@@ -313,3 +315,33 @@ def test_litter_of_a_killed_worker_is_swept(finished_job: Make) -> None:
     (draft.job.fused / "c" / "0" / "0" / "0.1234.partial").write_bytes(b"half")
     (draft.job.product / "old.tif").write_bytes(b"old")
     verify(publish(draft).path)
+
+
+def test_what_a_viewer_leaves_is_told_and_no_fault(
+    product: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with rasterio.open(product / "fused.tif") as image:
+        image.stats(indexes=1)
+    assert (product / "fused.tif.aux.xml").is_file(), "GDAL keeps statistics beside the image"
+    (product / "fused.qmd").write_text("<qgis/>")
+    (product / "fused.zarr" / ".DS_Store").write_bytes(b"\0")
+    assert verify(product).job_key
+    left = ["fused.qmd", "fused.tif.aux.xml", "fused.zarr/.DS_Store"]
+    assert all(any(name in told for told in caplog.messages) for name in left)
+    assert side_files(product) == left
+    assert main(["verify", str(product), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["side_files"] == left
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "aux.xml", "fused.aux.xml.txt", "sub/x.tif"])
+def test_other_files_are_foreign(product: Path, name: str) -> None:
+    (product / name).parent.mkdir(exist_ok=True)
+    (product / name).write_text("x")
+    with pytest.raises(BadProduct, match=f"{name} does not belong"):
+        verify(product)
+
+
+def test_a_link_is_no_side_file(product: Path) -> None:
+    (product / "fused.tif.aux.xml").symlink_to("/etc/hostname")
+    with pytest.raises(BadProduct, match="does not belong"):
+        verify(product)

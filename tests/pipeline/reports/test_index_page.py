@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -30,6 +33,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     damaged = publish(build_job(folder, name="zero")).path
     (damaged / "qa.json").write_text("{")
     return folder
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return publish(build_job(tmp_path_factory.mktemp("published"))).path
 
 
 def judged(sam: float) -> dict[str, object]:
@@ -90,6 +98,74 @@ def test_the_command(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert record["states"] == {"published": 2, "published with warnings": 1, "damaged": 1}
     assert main(["index", str(tmp_path)]) == 3
     assert "no product in any of its subfolders" in capsys.readouterr().err
+
+
+def with_thumbnail(folder: Path, size: tuple[int, int]) -> None:
+    Image.new("1", size).save(folder / "thumbnail.png")
+
+
+def with_scores(folder: Path, text: str) -> None:
+    (folder / "qa.json").write_text(text)
+
+
+def with_record(folder: Path, **changes: object) -> None:
+    record = json.loads((folder / "provenance.json").read_text()) | changes
+    (folder / "provenance.json").write_text(json.dumps(record))
+
+
+BAD: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "text for a number": ("damaged", lambda f: with_scores(f, json.dumps(judged(1.0)).replace("1.0", '"x"'))),
+    "a list for a number": ("damaged", lambda f: with_scores(f, json.dumps(judged(1.0)).replace("1.0", "[1]"))),
+    "no number": ("published", lambda f: with_scores(f, json.dumps(judged(1.0)).replace("1.0", "NaN"))),
+    "an infinite number": ("published", lambda f: with_scores(f, json.dumps(judged(1.0)).replace("1.0", "1e999"))),
+    "a number of 400 digits": (
+        "published",
+        lambda f: with_scores(f, json.dumps(judged(1.0)).replace("1.0", "9" * 400)),
+    ),
+    "no warnings": ("damaged", lambda f: with_scores(f, '{"state": "published"}')),
+    "a list of scores": ("damaged", lambda f: with_scores(f, "[1, 2]")),
+    "nested scores": ("damaged", lambda f: with_scores(f, "[" * 100_000)),
+    "an image of gigabytes": ("published", lambda f: with_thumbnail(f, (30_000, 30_000))),
+    "half an image": (
+        "published",
+        lambda f: (f / "thumbnail.png").write_bytes((f / "thumbnail.png").read_bytes()[:60]),
+    ),
+    "a method of another kind": ("damaged", lambda f: with_record(f, method=3)),
+    "a name that is no text": ("published", lambda f: with_record(f, method={"name": "\ud800"})),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_one_bad_product_is_one_row(tmp_path: Path, published: Path, what: str) -> None:
+    shutil.copytree(published, tmp_path / "a")
+    shutil.copytree(published, tmp_path / "bad")
+    (tmp_path / "a" / "qa.json").write_text(json.dumps(judged(0.5)))
+    (tmp_path / "bad" / "qa.json").write_text(json.dumps(judged(0.5)))
+    state, spoil = BAD[what]
+    spoil(tmp_path / "bad")
+    entries = product_entries(tmp_path)
+    assert [(entry.product.name, entry.state) for entry in entries if entry.product] == [
+        ("a", "published"),
+        ("bad", state),
+    ]
+    assert state != "damaged" or "bad" in entries[1].reason
+    text = write_index(tmp_path, entries).read_text(encoding="utf-8")
+    assert 'href="./a"' in text
+    assert 'href="./bad"' in text
+
+
+def test_a_record_of_gigabytes_is_not_read(tmp_path: Path, published: Path) -> None:
+    folder = Path(shutil.copytree(published, tmp_path / "bad"))
+    os.truncate(folder / "provenance.json", 1 << 40)
+    [entry] = product_entries(tmp_path)
+    assert entry.state == "damaged"
+    assert f"has {1 << 40} bytes" in entry.reason
+
+
+def test_names_that_are_no_text_are_shown(tmp_path: Path, published: Path) -> None:
+    shutil.copytree(published, tmp_path / os.fsdecode(b"pr\xfc"))
+    (tmp_path / os.fsdecode(b"pr\xfc") / "provenance.json").write_text("{")
+    assert "./pr%FC" in write_index(tmp_path, product_entries(tmp_path)).read_text(encoding="utf-8")
 
 
 def test_an_archive_without_scenes_has_a_page(tmp_path: Path) -> None:
