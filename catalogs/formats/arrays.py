@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -35,6 +36,8 @@ _X_NAMES = ("x", "lon", "longitude", "easting", "col", "cols", "column", "column
 _CENTERS = ("wavelength", "wavelengths", "wavelength_nm", "wavelength_um", "center_wavelength", "central_wavelength",
             "center_nm", "center_um")  # fmt: skip
 _WIDTHS = ("fwhm", "fwhm_nm", "fwhm_um", "bandwidth", "bandwidths")
+_NODATA = ("_FillValue", "missing_value", "fill_value", "nodata", "no_data", "nodatavals")
+"""Attributes that hold the stored value of no data: CF, rasterio, rioxarray and the Open Data Cube."""
 _FLAGS = ("good_wavelengths", "good_wavelength", "good_bands", "good_band", "good", "bbl")
 # What xarray, netCDF4, HDF5, zarr and its codecs raise over a file that is not what it says.
 _DAMAGE = (
@@ -148,7 +151,6 @@ def _describe(dataset: xr.Dataset, path: Path, kind: Kind, files: tuple[Path, ..
     scale, offset = array.attrs.get("scale_factor"), array.attrs.get("add_offset")
     declared = scale is not None or offset is not None
     affine, crs, notes = _grid(dataset, array, path, dims)
-    nodata = [np.ravel(array.attrs[key]) for key in ("_FillValue", "missing_value") if key in array.attrs]
     return Image(
         path=path,
         files=files,
@@ -157,7 +159,8 @@ def _describe(dataset: xr.Dataset, path: Path, kind: Kind, files: tuple[Path, ..
         crs=crs,
         table=_table(dataset, array, path, dims[0]),
         names=None,
-        nodata=tuple({float(v) for v in np.concatenate(nodata).astype(array.dtype).view(dtype)}) if nodata else (),
+        nodata=tuple(dict.fromkeys(v for key in _NODATA for v in _numbers(array.attrs, key, array.dtype, dtype))),
+        valid_range=_valid_range(array, dtype, path),
         scale=np.full(shape[0], 1.0 if scale is None else float(scale)) if declared else None,
         offset=np.full(shape[0], 0.0 if offset is None else float(offset)) if declared else None,
         measures=" ".join(str(array.attrs.get(key, "")) for key in ("quantity", "standard_name", "long_name"))
@@ -166,6 +169,33 @@ def _describe(dataset: xr.Dataset, path: Path, kind: Kind, files: tuple[Path, ..
         time=_time(dataset, array),
         notes=notes,
     )
+
+
+def _numbers(attrs: Mapping[Any, Any], key: str, read: np.dtype[Any], meant: np.dtype[Any]) -> tuple[float, ...]:
+    """The numbers of an attribute in the type of the samples; words and empty values are none."""
+    found = []
+    for value in np.ravel(attrs.get(key, ())).tolist():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
+        # A signed type that is read as unsigned has its fill value in signed numbers, too.
+        wrapped = read != meant and number < 0
+        found.append(number + 2.0 ** (8 * meant.itemsize) if wrapped else number)
+    return tuple(found)
+
+
+def _valid_range(array: xr.DataArray, dtype: np.dtype[Any], path: Path) -> tuple[float, float]:
+    """Smallest and largest valid stored value, by the attributes of the NetCDF users' guide."""
+    both = _numbers(array.attrs, "valid_range", array.dtype, dtype)
+    low = _numbers(array.attrs, "valid_min", array.dtype, dtype) or both[:1] or (-math.inf,)
+    high = _numbers(array.attrs, "valid_max", array.dtype, dtype) or both[1:2] or (math.inf,)
+    if not low[0] < high[0]:
+        raise InputRejected(
+            f"{path}: {array.name} declares valid samples from {low[0]:g} to {high[0]:g}, expected an increasing range; "
+            "correct valid_range, valid_min and valid_max"
+        )
+    return low[0], high[0]
 
 
 def _choose(dataset: xr.Dataset, path: Path, variable: str | None) -> tuple[str, tuple[str | None, str, str]]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,8 @@ class Image:
     """Band names in file order."""
     nodata: tuple[float, ...] = ()
     """Stored values that mean no data."""
+    valid_range: tuple[float, float] = (-math.inf, math.inf)
+    """Smallest and largest stored value that is valid."""
     scale: NDArray[np.float64] | None = None
     """Declared factor per band; None if neither scale nor offset is declared."""
     offset: NDArray[np.float64] | None = None
@@ -100,6 +103,8 @@ class StoredCube:
     """Stored values that mean no data."""
     flip: bool
     """The file's rows run from south to north."""
+    valid_range: tuple[float, float] = (-math.inf, math.inf)
+    """Smallest and largest stored value that is valid."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -120,8 +125,12 @@ class StoredCube:
         raw, valid = self.samples.read(picked, (stored_rows, cols))
         invalid = np.zeros(raw.shape, bool) if valid is None else ~valid
         for value in self.nodata:
-            if (stored := _as_stored(value, raw.dtype)) is not None:
-                invalid |= raw == stored
+            invalid |= equal(raw, value)
+        low, high = self.valid_range
+        if low > -math.inf:
+            invalid |= raw < low
+        if high < math.inf:
+            invalid |= raw > high
         # 32-bit floats hold 16-bit counts exactly; wider counts are scaled in 64 bits before they are rounded.
         exact = np.float32 if raw.dtype.itemsize <= 2 or raw.dtype == np.float32 else np.float64
         with np.errstate(over="ignore", invalid="ignore"):
@@ -250,7 +259,20 @@ def _checked(window: Window, shape: tuple[int, int, int]) -> Window:
     return window
 
 
-def _as_stored(value: float, dtype: np.dtype[Any]) -> Any:
+def equal(raw: NDArray[Any], value: float) -> NDArray[np.bool_]:
+    """Stored samples that are a value, in the type of the samples; floats within the rounding that GDAL grants them."""
+    stored = as_stored(value, raw.dtype)
+    if stored is None:
+        return np.zeros(raw.shape, bool)
+    if raw.dtype.kind != "f" or not np.isfinite(stored) or stored == 0:
+        return np.asarray(raw == stored)
+    # GDAL takes the precision of 32-bit floats for 64 bits, too: nodata values are written with few digits.
+    precision = raw.dtype.type(2 * np.finfo(np.float32).eps)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(np.abs(raw - stored) < precision * np.abs(raw + stored))
+
+
+def as_stored(value: float, dtype: np.dtype[Any]) -> Any:
     """The nodata value in the type of the samples, None if no sample can have it."""
     if dtype.kind == "f":
         # GDAL tells the nodata value of a 32-bit file in 64 bits.

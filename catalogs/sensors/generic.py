@@ -7,6 +7,7 @@ safe, and every assumption is a note of the scene; the rest is asked of the user
 from __future__ import annotations
 
 import glob
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from hyperfuse.catalogs.formats.arrays import array_kind, open_array
 from hyperfuse.catalogs.formats.packages import open_package
 from hyperfuse.catalogs.formats.raster import envi_header, open_raster, raster_driver
 from hyperfuse.catalogs.formats.signal import without_signal
-from hyperfuse.catalogs.formats.stored import Image, MosaicCube, StoredCube, digest, refuse_absurd, sample
+from hyperfuse.catalogs.formats.stored import Image, MosaicCube, StoredCube, as_stored, digest, refuse_absurd, sample
 from hyperfuse.catalogs.scene import Quantity, Scene
 from hyperfuse.catalogs.sensors import Sensor, Source
 
@@ -95,6 +96,7 @@ def open_scene(source: Source) -> Scene:
         notes=(
             *dict.fromkeys(note for image in images for note in image.notes),
             *sparse_notes,
+            *_unreachable_notes(images),
             *meaning.notes,
             *dead_notes,
             *_sentinel_notes(images, source, values),
@@ -107,7 +109,7 @@ def _images(source: Source) -> list[Image]:
     if path.exists():
         if (kind := array_kind(path)) is not None:
             return [open_array(path, kind, source.variable)]
-        return [_raster(path)]
+        return [_raster(path, _told_bands(source))]
     if "://" in source.uri:
         raise InputRejected(f"{source.uri}: lies on a server, expected a path on this machine; fetch the product first")
     matches = _matches(source.uri)
@@ -116,16 +118,20 @@ def _images(source: Source) -> list[Image]:
     tiles = [p for p in matches if p not in headers and (raster_driver(p) or p.suffix.lower() not in _SIDECARS)]
     if not tiles:
         raise InputRejected(f"{source.uri}: no such file, and no image matches it; check the path")
-    return [_raster(p) for p in tiles]
+    return [_raster(p, _told_bands(source)) for p in tiles]
 
 
-def _raster(path: Path) -> Image:
+def _told_bands(source: Source) -> int | None:
+    return None if source.wavelengths is None else len(read_table(source.wavelengths).wavelength)
+
+
+def _raster(path: Path, n_bands: int | None) -> Image:
     if path.is_dir():
         raise InputRejected(
             f"{path}: a folder without Zarr metadata; name a file, a Zarr folder or a glob such as {path}/*.tif"
         )
     if (driver := raster_driver(path)) is not None:
-        return open_raster(path, driver)
+        return open_raster(path, driver, n_bands=n_bands)
     if (package := open_package(str(path))) is not None and package.kind != "folder":
         held = ", ".join(m.name for m in package.members[:5]) + " ..." * (len(package.members) > 5)
         raise InputRejected(
@@ -268,6 +274,19 @@ def _refuse_unwritten(images: Sequence[Image], source: Source) -> tuple[str, ...
     return tuple(notes)
 
 
+def _unreachable_notes(images: Sequence[Image]) -> tuple[str, ...]:
+    """A warning where the declared nodata value is one that no sample of that type can have."""
+    return tuple(
+        dict.fromkeys(
+            f"{image.path.name}: declares nodata {value:g}, which {image.samples.dtype} samples cannot be; "
+            "give hsi.nodata or msi.nodata"
+            for image in images
+            for value in image.nodata
+            if math.isfinite(value) and as_stored(value, image.samples.dtype) is None
+        )
+    )
+
+
 def _cube(
     images: Sequence[Image],
     bands: Bands,
@@ -291,6 +310,7 @@ def _cube(
                 scale=scale if source.scale is None else np.full(n_bands, source.scale),
                 offset=offset if source.offset is None else np.full(n_bands, source.offset),
                 nodata=image.nodata if source.nodata is None else (source.nodata,),
+                valid_range=image.valid_range,
                 flip=flip,
             )
         )
