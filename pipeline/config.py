@@ -47,6 +47,8 @@ class SceneConfig(_Frozen):
     """What the samples measure."""
     variable: str | None = None
     """Variable of a NetCDF or Zarr source that holds several."""
+    fill: Literal["mask", "keep"] | None = None
+    """`keep` takes pixels that hold one value in all bands for data; without it they are masked as undeclared fill, and told."""
     mask: str | None = None
     """Flags of the product's masks that make a pixel invalid, for example cloud,shadow, or none; the reader's choice unless given."""
     bands: str | None = None

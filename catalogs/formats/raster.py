@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,11 +21,20 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from hyperfuse.catalogs.bands import BandTable, nm_per
 from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.formats.declared import (
+    Aux,
+    band_table,
+    ignored,
+    lower,
+    mask_file,
+    number,
+    physical_scale,
+    read_aux,
+    world_file,
+)
 from hyperfuse.catalogs.formats.layers import Layer, MaskedSamples, Rule
 from hyperfuse.catalogs.formats.packages import Member
-from hyperfuse.catalogs.formats.sidecars import Aux, mask_file, read_aux, world_file
 from hyperfuse.catalogs.formats.stored import Image, Samples, refuse_absurd, refuse_type, unreadable
 from hyperfuse.catalogs.formats.tiff import unwritten_blocks
 from hyperfuse.catalogs.scene import Window
@@ -51,9 +59,6 @@ _ALPHA_BETWEEN = 0.02
 """Share of samples between 0 and the largest that a mask may have: blurred edges of a footprint."""
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JP2_MAGIC = (b"\0\0\0\x0c", b"\xff\x4f\xff\x51")
-_WAVELENGTH_IN_NAME = re.compile(
-    r"(?<![\w.])(\d+(?:\.\d+)?)\s*(nm|um|µm|μm|microns?|nanomet(?:er|re)s?|micromet(?:er|re)s?)(?![a-z])", re.IGNORECASE
-)
 _ENVI_SUFFIXES = ("", ".bsq", ".bil", ".bip", ".img", ".dat", ".raw", ".bin", ".envi")
 # No listing of the folder: GDAL opens no neighbor, because a neighbor may name any other file; `sidecars` reads those
 # that count. ENVI is found by its .hdr neighbor, which GDAL 3.10 misses under EMPTY_DIR.
@@ -255,7 +260,7 @@ def _address(path: Path, inside: tuple[int, int] | None) -> str:
 def _describe(
     dataset: Any, path: Path, header: Path | None, inside: tuple[int, int] | None, *, aux: Aux, told_bands: int | None
 ) -> Image:
-    envi = {**_lower(dataset.tags(ns="ENVI")), **aux.tags.get("ENVI", {})}
+    envi = {**lower(dataset.tags(ns="ENVI")), **aux.tags.get("ENVI", {})}
     tagged = dataset.count > 1 and dataset.colorinterp[-1] == ColorInterp.alpha
     alpha = tagged and _is_mask(dataset, told_bands)
     shape = (dataset.count - int(alpha), dataset.height, dataset.width)
@@ -270,8 +275,8 @@ def _describe(
         path=path, driver=dataset.driver, shape=shape, block=block, dtype=dtype, masked=masked, inside=inside
     )
     samples = plain if header is None else _envi_samples(plain, envi)
-    physical = _physical(dataset, envi, aux, n_bands, path)
-    tags = {**_lower(dataset.tags()), **aux.tags.get("", {})}
+    physical = physical_scale(dataset, envi, aux, n_bands, path)
+    tags = {**lower(dataset.tags()), **aux.tags.get("", {})}
     names = [aux.band(i).name or name for i, name in enumerate(dataset.descriptions[:n_bands])]
     own_affine = None if dataset.transform.is_identity else dataset.transform
     own_crs = dataset.crs.to_wkt() if dataset.crs else None
@@ -291,9 +296,9 @@ def _describe(
         samples=samples,
         affine=affine,
         crs=own_crs or aux.crs if envi_first else aux.crs or own_crs,
-        table=_table(dataset, n_bands, path, aux),
+        table=band_table(dataset, n_bands, path, aux),
         names=tuple(str(name) for name in names) if all(names) else None,
-        nodata=tuple(dict.fromkeys(float(v) for v in nodata if v is not None)) or _ignored(envi),
+        nodata=tuple(dict.fromkeys(float(v) for v in nodata if v is not None)) or ignored(envi),
         scale=physical.scale,
         offset=physical.offset,
         measures=physical.measures or " ".join(tags.get(k, "") for k in ("quantity", "long_name")),
@@ -306,17 +311,6 @@ def _describe(
     )  # fmt: skip
 
 
-def _ignored(envi: Mapping[str, str]) -> tuple[float, ...]:
-    """The nodata value of an ENVI header also where rasterio keeps silent, because the type cannot hold it."""
-    value = _number(envi.get("data_ignore_value", "").strip("{} "))
-    return () if value is None else (value,)
-
-
-def _lower(tags: Mapping[str, str]) -> dict[str, str]:
-    """ENVI and GDAL know no difference between capital and small letters in a key."""
-    return {key.lower(): value for key, value in tags.items()}
-
-
 def _is_mask(dataset: Any, told_bands: int | None) -> bool:
     """Whether the last band, tagged as alpha, is one: GDAL tags the fourth band of an 8-bit image so by default.
 
@@ -326,7 +320,7 @@ def _is_mask(dataset: Any, told_bands: int | None) -> bool:
     if told_bands in (dataset.count, dataset.count - 1):
         return bool(told_bands != dataset.count)
     last = dataset.count
-    own = {**_lower(dataset.tags(last)), **_lower(dataset.tags(last, ns="IMAGERY"))}
+    own = {**lower(dataset.tags(last)), **lower(dataset.tags(last, ns="IMAGERY"))}
     if own.get("wavelength") or own.get("central_wavelength_um"):
         return False
     size = _ALPHA_LOOK_PX
@@ -338,68 +332,6 @@ def _is_mask(dataset: Any, told_bands: int | None) -> bool:
     values = np.concatenate([part.ravel() for part in parts])
     between = (values > 0) & (values < values.max())
     return bool(between.mean() < _ALPHA_BETWEEN)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Physical:
-    """Declared scale, and what the physical values then are."""
-
-    scale: NDArray[np.float64] | None
-    offset: NDArray[np.float64] | None
-    measures: str
-    notes: tuple[str, ...]
-
-
-def _physical(dataset: Any, envi: Mapping[str, str], aux: Aux, n_bands: int, path: Path) -> _Physical:
-    """Scale and offset by the first that is declared: `.aux.xml`, reflectance gains, reflectance factor, gains.
-
-    All are applied to the stored samples; "data reflectance gain values" and "reflectance scale factor" of an ENVI
-    header give reflectance.
-    """
-    ones, zeros = np.ones(n_bands), np.zeros(n_bands)
-    found: list[tuple[str, NDArray[np.float64], NDArray[np.float64], str]] = []
-    bands = [aux.band(i) for i in range(n_bands)]
-    if any(band.scale is not None or band.offset is not None for band in bands):
-        scale = np.array([1.0 if band.scale is None else band.scale for band in bands])
-        offset = np.array([0.0 if band.offset is None else band.offset for band in bands])
-        found.append((f"{path.name}.aux.xml", scale, offset, ""))
-    gains = _listed(envi, "data_reflectance_gain_values", n_bands, path)
-    offsets = _listed(envi, "data_reflectance_offset_values", n_bands, path)
-    if gains is not None or offsets is not None:
-        scale, offset = ones if gains is None else gains, zeros if offsets is None else offsets
-        found.append(("data reflectance gain values", scale, offset, "reflectance"))
-    factor = _number(envi.get("reflectance_scale_factor"))
-    if factor:
-        found.append((f"reflectance scale factor {factor:g}", ones / factor, zeros, "reflectance"))
-    scale = np.array(dataset.scales[:n_bands], dtype=np.float64)
-    offset = np.array(dataset.offsets[:n_bands], dtype=np.float64)
-    if np.any(scale != 1) or np.any(offset != 0):
-        # Some writers put reflectance gains into "data gain values": what they measure, the size of the samples tells.
-        found.append(("data gain values" if dataset.driver == "ENVI" else "the scale in the file", scale, offset, ""))
-    if not found:
-        return _Physical(scale=None, offset=None, measures="", notes=())
-    name, scale, offset, measures = found[0]
-    notes = [
-        f"{path.name}: {other[0]} is declared beside {name} and not applied"
-        for other in found[1:]
-        if not (np.allclose(other[1], scale, rtol=1e-6, atol=0) and np.allclose(other[2], offset, rtol=1e-6))
-    ]
-    return _Physical(scale=scale, offset=offset, measures=measures, notes=tuple(notes))
-
-
-def _listed(envi: Mapping[str, str], key: str, n_bands: int, path: Path) -> NDArray[np.float64] | None:
-    """A list of the header with one number per band, None if it is not there."""
-    if not (text := envi.get(key, "").strip("{} \n").rstrip(",").strip()):
-        return None
-    try:
-        values = np.array([float(v) for v in text.split(",")])
-    except ValueError as error:
-        raise InputRejected(f"{path}: {error} among {key.replace('_', ' ')}; correct the header") from error
-    if values.size not in (1, n_bands):
-        raise InputRejected(
-            f"{path}: {values.size} {key.replace('_', ' ')} for {n_bands} bands, expected one per band; correct the header"
-        )
-    return np.broadcast_to(values, n_bands).copy()
 
 
 def _beside(image: Image) -> Image:
@@ -439,7 +371,7 @@ def _beside(image: Image) -> Image:
 
 def _envi_samples(samples: RasterSamples, envi: dict[str, str]) -> RasterSamples | GzipSamples:
     """How an ENVI file is read, once its size is known to agree with its header."""
-    offset = int(_number(envi.get("header_offset")) or 0)
+    offset = int(number(envi.get("header_offset")) or 0)
     size = int(np.prod(samples.shape, dtype=np.int64)) * samples.dtype.itemsize
     packed = _start(samples.path)[:2] == b"\x1f\x8b"
     if not packed and (found := samples.path.stat().st_size) < offset + size:
@@ -481,83 +413,6 @@ def _envi_pair(path: Path) -> tuple[Path, Path]:
             f"{path}: {found[0].name} is read with {used and used.name}; name the data file, or remove one"
         )
     return found[0], path
-
-
-def _table(dataset: Any, n_bands: int, path: Path, aux: Aux) -> BandTable | None:
-    """Wavelengths of the best source; widths and flags of the best source that has them, in the same unit."""
-    bands = [{**_lower(dataset.tags(i + 1)), **aux.band(i).tags.get("", {})} for i in range(n_bands)]
-    common = {**_lower(dataset.tags()), **aux.tags.get("", {})}
-    envi = {
-        k: [v.strip() for v in text.strip("{} \n").rstrip(",").split(",")]
-        for k, text in {**_lower(dataset.tags(ns="ENVI")), **aux.tags.get("ENVI", {})}.items()
-    }
-    unit = bands[0].get("wavelength_units") or common.get("wavelength_units")
-    tables = [
-        _candidate(path, [[b.get(key) for b in bands] for key in ("wavelength", "fwhm", "bbl")], unit),
-        _candidate(
-            path, [envi.get(key) for key in ("wavelength", "fwhm", "bbl")], envi.get("wavelength_units", [""])[0]
-        ),
-    ]
-    if all(table is None or not table.wavelength for table in tables):
-        # Last, because GDAL rounds its own IMAGERY domain to 1 nm.
-        imagery = [
-            {**_lower(dataset.tags(i + 1, ns="IMAGERY")), **aux.band(i).tags.get("IMAGERY", {})} for i in range(n_bands)
-        ]
-        keys = ("central_wavelength_um", "fwhm_um", "")
-        tables.append(_candidate(path, [[b.get(key) for b in imagery] for key in keys], "um"))
-    if all(table is None or not table.wavelength for table in tables):
-        tables.append(_of_names([aux.band(i).name or dataset.descriptions[i] for i in range(n_bands)]))
-    found = [table for table in tables if table is not None]
-    best = next((table for table in found if table.wavelength), None)
-    if best is None:
-        return None
-    for other in found:
-        if best.fwhm is None and other.fwhm is not None:
-            ours, theirs = nm_per(best.unit), nm_per(other.unit)
-            if (best.unit or None) == (other.unit or None) or (ours and theirs):
-                ratio = theirs / ours if ours and theirs else 1.0
-                best = replace(best, fwhm=tuple(v * ratio for v in other.fwhm))
-        if best.good is None:
-            best = replace(best, good=other.good)
-    return best
-
-
-def _of_names(names: Sequence[str | None]) -> BandTable | None:
-    """Wavelengths that every band's name carries with their unit, such as `Band 3 (0.56 um)` and `665 nm`."""
-    matches = [_WAVELENGTH_IN_NAME.findall(name or "") for name in names]
-    if not all(len(found) == 1 for found in matches):
-        return None
-    center_nm = [float(value) * (nm_per(unit) or np.nan) for ((value, unit),) in matches]
-    return BandTable(wavelength=tuple(center_nm), fwhm=None, good=None, unit="nm")
-
-
-def _candidate(path: Path, columns: Sequence[Sequence[str | None] | None], unit: str | None) -> BandTable | None:
-    """A table of what one source has; missing columns are empty or None."""
-    try:
-        center, width, flag = (
-            None if column is None or not any(column) else tuple(_value(v) for v in column) for column in columns
-        )
-    except ValueError as error:
-        raise InputRejected(
-            f"{path}: {error} among wavelength, fwhm or bbl; correct the header or give a table"
-        ) from error
-    if center is None and width is None and flag is None:
-        return None
-    good = None if flag is None else tuple(v != 0 for v in flag)
-    return BandTable(wavelength=center or (), fwhm=width, good=good, unit=unit or None)
-
-
-def _value(text: str | None) -> float:
-    """A number of a list; some writers flag bad bands by words."""
-    words = {"true": 1.0, "false": 0.0}
-    return np.nan if not text else words[text.lower()] if text.lower() in words else float(text)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
 
 
 def _start(path: Path) -> bytes:

@@ -29,6 +29,11 @@ MAX_BANDS = 10_000
 SAMPLE_VALUES = 4_000_000
 """Images up to this many values are looked at whole when they are opened, larger ones in windows."""
 
+_LINES = 24
+"""Whole rows, and whole columns, of a large image that are looked at."""
+_LINE_VALUES = 100_000_000
+"""Values that may be decoded for them."""
+
 
 class Samples(Protocol):
     """Values of one file as they are stored, in file order; may be read from several threads at once."""
@@ -194,6 +199,27 @@ def sample(cube: StoredCube | MosaicCube) -> tuple[NDArray[np.float32], bool]:
         for col in np.unique(np.linspace(0, max(width - 64, 0), 2 * side + 1).astype(int)[1::2]).tolist()
     ]
     return np.concatenate([cube.read(range(n_bands), w).reshape(n_bands, -1) for w in windows], axis=1), False
+
+
+def sample_lines(cube: StoredCube | MosaicCube, bands: Sequence[int]) -> NDArray[np.float32]:
+    """Some whole rows and columns of a large image, where margins, blocks and columns of fill show.
+
+    Returns
+    -------
+    ndarray, shape (band, sample), float32
+        NaN where there is no valid sample; nothing where the blocks of the file make lines costly.
+    """
+    _, height, width = cube.shape
+    tall, wide = cube.block
+    parts = [np.empty((len(bands), 0), np.float32)]
+    # What a line costs is what its blocks hold.
+    if (n_rows := min(_LINES, _LINE_VALUES // (len(bands) * tall * width))) >= 2:
+        rows = np.unique(np.linspace(0, height - 1, n_rows).astype(int)).tolist()
+        parts += [cube.read(bands, (slice(row, row + 1), slice(0, width)))[:, 0] for row in rows]
+    if (n_cols := min(_LINES, _LINE_VALUES // (len(bands) * height * min(wide, width)))) >= 2:
+        cols = np.unique(np.linspace(0, width - 1, n_cols).astype(int)).tolist()
+        parts += [cube.read(bands, (slice(0, height), slice(col, col + 1)))[:, :, 0] for col in cols]
+    return np.concatenate(parts, axis=1)
 
 
 def refuse_absurd(path: Path, shape: tuple[int, int, int]) -> None:

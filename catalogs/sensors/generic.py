@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,20 @@ from pyproj.exceptions import CRSError
 from hyperfuse.catalogs.bands import Bands, read_table
 from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.catalogs.formats.arrays import array_kind, open_array
+from hyperfuse.catalogs.formats.layers import FilledSamples
 from hyperfuse.catalogs.formats.packages import open_package
 from hyperfuse.catalogs.formats.raster import envi_header, open_raster, raster_driver
-from hyperfuse.catalogs.formats.signal import without_signal
-from hyperfuse.catalogs.formats.stored import Image, MosaicCube, StoredCube, as_stored, digest, refuse_absurd, sample
+from hyperfuse.catalogs.formats.signal import Fill, undeclared_fill, without_signal
+from hyperfuse.catalogs.formats.stored import (
+    Image,
+    MosaicCube,
+    StoredCube,
+    as_stored,
+    digest,
+    refuse_absurd,
+    sample,
+    sample_lines,
+)
 from hyperfuse.catalogs.scene import Quantity, Scene
 from hyperfuse.catalogs.sensors import Sensor, Source
 
@@ -78,6 +88,13 @@ def open_scene(source: Source) -> Scene:
     bands = _bands(images, source, name)
     geobox, corners, flip = _place(images, source, name)
     sparse_notes = _refuse_unwritten(images, source)
+    fill = _fill(images, bands, source, geobox, corners, flip=flip)
+    if fill is not None:
+        probes = tuple(int(bands.source_band[band]) for band in fill.probes)
+        images = [
+            replace(image, samples=FilledSamples(samples=image.samples, fills=tuple(fill.shares), probes=probes))
+            for image in images
+        ]
     values, whole = sample(_cube(images, bands, source, geobox, corners, flip=flip, guess=1.0))
     meaning = _meaning(images, source, values[bands.good])
     dead, dead_notes = without_signal(values, bands, whole=whole, of=source.uri)
@@ -97,6 +114,7 @@ def open_scene(source: Source) -> Scene:
             *dict.fromkeys(note for image in images for note in image.notes),
             *sparse_notes,
             *_unreachable_notes(images),
+            *(() if fill is None else fill.notes("hsi")),
             *meaning.notes,
             *dead_notes,
             *_sentinel_notes(images, source, values),
@@ -272,6 +290,26 @@ def _refuse_unwritten(images: Sequence[Image], source: Source) -> tuple[str, ...
         if image.unwritten:
             notes.append(f"{image.path.name}: {100 * image.unwritten:.1f} % of the blocks were never written: no data")
     return tuple(notes)
+
+
+def _fill(
+    images: Sequence[Image],
+    bands: Bands,
+    source: Source,
+    geobox: GeoBox,
+    corners: list[tuple[int, int]],
+    *,
+    flip: bool,
+) -> Fill | None:
+    """Undeclared fill, looked for among the samples as they are stored."""
+    if source.fill == "keep":
+        return None
+    plain = [replace(image, scale=None, offset=None) for image in images]
+    cube = _cube(plain, bands, replace(source, scale=None, offset=None), geobox, corners, flip=flip, guess=1.0)
+    raw, whole = sample(cube)
+    return undeclared_fill(
+        raw, bands, images[0].samples.dtype, lambda picked: raw[:, :0] if whole else sample_lines(cube, picked)
+    )
 
 
 def _unreachable_notes(images: Sequence[Image]) -> tuple[str, ...]:
