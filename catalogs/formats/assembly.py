@@ -110,7 +110,7 @@ def scene_of(product: Product, source: Source) -> Scene:
         if (fill := _fill(cube, bands, source)) is not None:
             probes = tuple(cube.order[band] for band in fill.probes)
             cube = replace(cube, samples=FilledSamples(samples=cube.samples, fills=tuple(fill.shares), probes=probes))
-            notes = (*notes, *fill.notes("hsi"))
+            notes = (*notes, *fill.notes)
         values, whole = sample(cube)
         dead, told = without_signal(values, bands, whole=whole, of=source.uri)
         bands, notes = bands.mark_bad(dead), (*notes, *told)

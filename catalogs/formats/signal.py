@@ -21,6 +21,8 @@ SMALL_SHARE = 0.001
 """Share of the pixels that hold one value in all bands from which that value is fill."""
 _USUAL = (0.0, -1.0, -99.0, -999.0, -9999.0, -32767.0, -32768.0, 55537.0, 65535.0)
 """Values that software writes where there is no data; 55537 is -9999 in 16 bits without a sign."""
+_LEAST_PIXELS = 16
+"""Fewer pixels of one value are no fill, whatever their share of a small image."""
 _N_PROBES = 8
 """Bands that are read to find a pixel of fill again."""
 
@@ -34,16 +36,12 @@ class Fill:
     probes: tuple[int, ...]
     """Bands, in the order of the scene, by which such pixels are known."""
 
-    def found(self, raw: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Pixels of fill among stored samples (band, sample), shape (sample,)."""
-        looked = raw[list(self.probes)]
-        return np.any([(looked == np.float32(value)).all(axis=0) for value in self.shares], axis=0)
-
-    def notes(self, of: str) -> tuple[str, ...]:
-        """A sentence for each value; `of` is the part that the scene plays in its pair, if it is known."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each value."""
         return tuple(
             f"{100 * share:.1f} % of the pixels are {value:g} in all bands, which is not declared as nodata: taken for fill "
-            f"and masked; {of}.fill=keep takes them for data"
+            "and masked; hsi.fill=keep or msi.fill=keep takes them for data"
             for value, share in self.shares.items()
         )
 
@@ -72,7 +70,7 @@ def undeclared_fill(
     shares = _constant(raw[usable], dtype)
     # The bands that hold the values least often elsewhere tell fill from ground best.
     seen = np.array([[np.count_nonzero(raw[band] == np.float32(v)) for v in shares] for band in usable]).sum(axis=1)
-    probes = usable[np.sort(np.argsort(seen, kind="stable")[: max(_N_PROBES, 1)])] if usable.size > 16 else usable
+    probes = usable[np.sort(np.argsort(seen, kind="stable")[:_N_PROBES])] if usable.size > 16 else usable
     if (along := lines(probes.tolist())).size:
         # Lines cross what the windows of `raw` miss; their share is that of the image.
         shares = shares | _constant(along, dtype)
@@ -86,7 +84,7 @@ def _constant(raw: NDArray[np.float32], dtype: np.dtype[Any]) -> dict[float, flo
     n_bands, n_pixels = raw.shape
     same = (raw == raw[:1]).all(axis=0)  # false where there is NaN
     values, counts = np.unique(raw[0, same], return_counts=True)
-    told = {float(v): float(n) / max(n_pixels, 1) for v, n in zip(values, counts, strict=True)}
+    told = {float(v): float(n) / n_pixels for v, n in zip(values, counts, strict=True) if n >= _LEAST_PIXELS}
     return {value: share for value, share in told.items() if share > _least_share(value, n_bands, dtype)}
 
 

@@ -114,7 +114,7 @@ def open_scene(source: Source) -> Scene:
             *dict.fromkeys(note for image in images for note in image.notes),
             *sparse_notes,
             *_unreachable_notes(images),
-            *(() if fill is None else fill.notes("hsi")),
+            *(() if fill is None else fill.notes),
             *meaning.notes,
             *dead_notes,
             *_sentinel_notes(images, source, values),
