@@ -22,6 +22,8 @@ _UNIT_TO_NM = {
     "micrometer": 1e3, "micrometers": 1e3, "micrometre": 1e3, "micrometres": 1e3,
     "m": 1e9, "meter": 1e9, "meters": 1e9,
 }  # fmt: skip
+_LEAST_FWHM_NM = 0.05
+"""Widths below this are taken for a wrong unit."""
 SIGMA_PER_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
 
 
@@ -285,6 +287,34 @@ class BandTable:
     """False for bad bands."""
     unit: str | None
     """None if the table does not tell."""
+
+
+def widths_in_unit(table: BandTable, of: str) -> tuple[BandTable, tuple[str, ...]]:
+    """The table with its widths in the unit of its centers, and a note where they were in another.
+
+    Two tools that write one header write nanometers beside micrometers: a width beyond the wavelength itself, or of less
+    than a twentieth of a nanometer, is no width of an optical band.
+    """
+    center = np.array(table.wavelength, np.float64)
+    if table.fwhm is None or len(table.fwhm) != center.size or not np.any(np.isfinite(table.fwhm)):
+        return table, ()
+    to_nm = nm_per(table.unit) or (1e3 if np.nanmax(center) <= SPECTRUM_NM[1] / 1e3 else 1.0)
+    middle, width = float(np.nanmedian(center)) * to_nm, float(np.nanmedian(table.fwhm)) * to_nm
+    for factor, told in ((1e-3, "nanometers"), (1e3, "micrometers")):
+        wrong = width > middle if factor < 1 else 0 < width < _LEAST_FWHM_NM
+        if wrong and _LEAST_FWHM_NM <= width * factor <= middle:
+            note = f"{of}: FWHM of {width:g} nm in the unit of the wavelengths cannot be: taken for {told}, {width * factor:g} nm"
+            return replace(table, fwhm=tuple(v * factor for v in table.fwhm)), (note,)
+    return table, ()
+
+
+def without_wavelength(table: BandTable) -> NDArray[np.bool_]:
+    """Bands, in file order, whose wavelength is 0, or missing and flagged bad: they were not acquired."""
+    center = np.array(table.wavelength, np.float64)
+    bad = np.zeros(center.shape, bool) if table.good is None else ~np.array(table.good, bool)
+    if bad.shape != center.shape:
+        return np.zeros(center.shape, bool)
+    return np.asarray((center == 0) | (bad & ~(center > 0)))
 
 
 def read_table(source: str) -> BandTable:

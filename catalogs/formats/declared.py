@@ -299,7 +299,8 @@ def _candidate(path: Path, columns: Sequence[Sequence[str | None] | None], unit:
     if center is None and width is None and flag is None:
         return None
     good = None if flag is None else tuple(v != 0 for v in flag)
-    return BandTable(wavelength=center or (), fwhm=width, good=good, unit=unit or None)
+    told = None if (unit or "").strip().lower() in {"", "unknown"} else unit
+    return BandTable(wavelength=center or (), fwhm=width, good=good, unit=told)
 
 
 def _value(text: str | None) -> float:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -19,7 +20,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from hyperfuse.catalogs.bands import Bands, read_table
+from hyperfuse.catalogs.bands import Bands, BandTable, read_table, widths_in_unit, without_wavelength
 from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.catalogs.formats.arrays import array_kind, open_array
 from hyperfuse.catalogs.formats.layers import FilledSamples
@@ -85,7 +86,7 @@ def open_scene(source: Source) -> Scene:
             raise UsageError(f"{source.uri}: an image without a product has no {setting} to choose; drop the setting")
     images = _images(source)
     name = _name(source.uri, images)
-    bands = _bands(images, source, name)
+    bands, band_notes = _bands(images, source, name)
     geobox, corners, flip = _place(images, source, name)
     sparse_notes = _refuse_unwritten(images, source)
     fill = _fill(images, bands, source, geobox, corners, flip=flip)
@@ -112,6 +113,7 @@ def open_scene(source: Source) -> Scene:
         digest=digest(path for image in images for path in image.files),
         notes=(
             *dict.fromkeys(note for image in images for note in image.notes),
+            *band_notes,
             *sparse_notes,
             *_unreachable_notes(images),
             *(() if fill is None else fill.notes),
@@ -177,8 +179,8 @@ def _name(uri: str, images: Sequence[Image]) -> str:
     return common or Path(uri).parent.name or "mosaic"
 
 
-def _bands(images: Sequence[Image], source: Source, name: str) -> Bands:
-    """Bands of the user's table or of the files, which must agree."""
+def _bands(images: Sequence[Image], source: Source, name: str) -> tuple[Bands, tuple[str, ...]]:
+    """Bands of the user's table or of the files, which must agree, and what had to be decided on them."""
     if source.wavelengths is not None:
         tables = [read_table(source.wavelengths)] * len(images)
     else:
@@ -191,19 +193,22 @@ def _bands(images: Sequence[Image], source: Source, name: str) -> Bands:
                     "or the numbers separated by commas"
                 )
             tables.append(image.table)
-    found = []
-    for image, table in zip(images, tables, strict=True):
+    found: list[Bands] = []
+    notes: list[str] = []
+    for image, told in zip(images, tables, strict=True):
+        table, mended = widths_in_unit(told, image.path.name)
+        notes += mended
         n_bands = image.samples.shape[0]
         if len(table.wavelength) != n_bands:
             raise InputRejected(
                 f"{image.path}: has {n_bands} bands, but {source.wavelengths or 'its header'} gives "
                 f"{len(table.wavelength)} wavelengths; one per band is expected, in file order"
             )
-        found.append(
-            Bands.sort(
-                table.wavelength, unit=table.unit, of=name, fwhm=table.fwhm, good=table.good, names=image.names
-            )
-        )  # fmt: skip
+        empty = without_wavelength(table)
+        if empty.any():
+            listed = ", ".join(str(band + 1) for band in np.flatnonzero(empty)[:20]) + " ..." * bool(empty.sum() > 20)
+            notes.append(f"{image.path.name}: {int(empty.sum())} bands have no wavelength and are left out: {listed}")
+        found.append(_sorted(table, np.flatnonzero(~empty), image, name))
     first = found[0]
     for image, other in zip(images, found, strict=True):
         if len(other) != len(first) or not np.allclose(other.center_nm, first.center_nm, rtol=0, atol=0.01):
@@ -211,8 +216,29 @@ def _bands(images: Sequence[Image], source: Source, name: str) -> Bands:
                 f"{image.path}: its {len(other)} bands differ from the {len(first)} of {images[0].path}; "
                 "tiles of one mosaic must have the same wavelengths"
             )
+        if not np.array_equal(other.source_band, first.source_band):
+            raise InputRejected(f"{image.path}: its bands are in another order than those of {images[0].path}")
         first = first.mark_bad(~other.good)
-    return first
+    return first, tuple(dict.fromkeys(notes))
+
+
+def _sorted(table: BandTable, kept: NDArray[np.intp], image: Image, name: str) -> Bands:
+    """Some bands of a table, by wavelength; `source_band` counts those of the file."""
+
+    def picked(column: Sequence[Any] | None) -> list[Any] | None:
+        # A column of another length is refused by `Bands.sort`.
+        return None if column is None else [column[i] for i in kept] if len(column) == n_bands else list(column)
+
+    n_bands = len(table.wavelength)
+    bands = Bands.sort(
+        picked(table.wavelength) or [],
+        unit=table.unit,
+        of=name,
+        fwhm=picked(table.fwhm),
+        good=picked(table.good),
+        names=picked(image.names),
+    )
+    return replace(bands, source_band=kept[bands.source_band].astype(np.int64))
 
 
 def _place(images: Sequence[Image], source: Source, name: str) -> tuple[GeoBox, list[tuple[int, int]], bool]:
