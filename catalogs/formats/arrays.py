@@ -317,6 +317,8 @@ def _grid(
 def _regular(coordinate: xr.DataArray, path: Path) -> tuple[float, float]:
     """First center and step of a coordinate."""
     values = coordinate.to_numpy().astype(np.float64)
+    if str(coordinate.attrs.get("units", "")).startswith("degree") and np.abs(np.diff(values)).max() > 180:
+        values = np.unwrap(values, period=360.0)  # longitudes that begin anew at the antimeridian, or at 0
     step = float(values[-1] - values[0]) / (values.size - 1)
     coarse = 2 * np.finfo(coordinate.dtype).eps if coordinate.dtype.kind == "f" else 0.0
     worst = float(np.abs(values - (values[0] + step * np.arange(values.size))).max())

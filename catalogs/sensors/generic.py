@@ -245,9 +245,14 @@ def _place(images: Sequence[Image], source: Source, name: str) -> tuple[GeoBox, 
     """The common grid, the corner (row, column) of each image on it, and whether stored rows run north."""
     crs = _crs(images[0], source)
     first, flip = _north_up(images[0])
+    if crs.is_geographic:
+        first = _turned(first, images[0], 0.0)
+    middle = _middle(first, images[0])
     places = []
     for image in images:
         affine, flipped = _north_up(image)
+        if crs.is_geographic:
+            affine = _turned(affine, image, middle)
         if _crs(image, source) != crs:
             raise InputRejected(
                 f"{image.path}: CRS differs from that of {images[0].path}; reproject the tiles to one CRS"
@@ -275,6 +280,18 @@ def _place(images: Sequence[Image], source: Source, name: str) -> tuple[GeoBox, 
         shape, first @ Affine.translation(left, top), crs.to_wkt() if crs.to_epsg() is None else f"EPSG:{crs.to_epsg()}"
     )
     return geobox, [(p[0] - top, p[1] - left) for p in places], flip
+
+
+def _middle(affine: Affine, image: Image) -> float:
+    """X coordinate of the center of an image."""
+    _, height, width = image.samples.shape
+    return float((affine @ (width / 2, height / 2))[0])
+
+
+def _turned(affine: Affine, image: Image, near: float) -> Affine:
+    """A grid in degrees with its center within half a turn of a longitude: files also count from 0 to 360."""
+    turns = round((_middle(affine, image) - near) / 360.0)
+    return affine if turns == 0 else Affine.translation(-360.0 * turns, 0) @ affine
 
 
 def _crs(image: Image, source: Source) -> CRS:
