@@ -279,7 +279,8 @@ def _describe(
     tags = {**lower(dataset.tags()), **aux.tags.get("", {})}
     names = [aux.band(i).name or name for i, name in enumerate(dataset.descriptions[:n_bands])]
     own_affine = None if dataset.transform.is_identity else dataset.transform
-    own_crs = dataset.crs.to_wkt() if dataset.crs else None
+    # GDAL reads the coordinate system string of an ENVI header only beside a map info that says where it is.
+    own_crs = dataset.crs.to_wkt() if dataset.crs else envi.get("coordinate_system_string", "").strip("{} \n") or None
     # GDAL: what lies beside a GeoTIFF overrules it, an ENVI header overrules what lies beside it.
     envi_first = header is not None
     affine = own_affine or aux.affine if envi_first else aux.affine or own_affine

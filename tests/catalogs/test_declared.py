@@ -130,6 +130,20 @@ def test_words_flag_bad_bands(tmp_path: Path) -> None:
     assert opened(path).bands.good.tolist() == [True, False, True, True]
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_coordinate_system_string_without_map_info(tmp_path: Path) -> None:
+    path = envi(tmp_path / "a.img", counts(), header=WAVELENGTHS)
+    header = path.with_suffix(".hdr")
+    lines = [line for line in header.read_text().splitlines() if not line.startswith("map info")]
+    wkt = CRS(32633).to_wkt("WKT1_ESRI")
+    header.write_text("\n".join([*lines, f"coordinate system string = {{{wkt}}}"]) + "\n")
+    refused(path, "no georeference")
+    (tmp_path / "a.wld").write_text("10\n0\n0\n-10\n500005\n5799995\n")
+    scene = opened(path)
+    assert scene.geobox.affine == GRID
+    assert scene.geobox.crs.proj == CRS(wkt)
+
+
 # Nodata
 
 
