@@ -24,7 +24,7 @@ from hyperfuse.catalogs.bands import Bands, BandTable, read_table, widths_in_uni
 from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.catalogs.formats.arrays import array_kind, open_array
 from hyperfuse.catalogs.formats.layers import FilledSamples
-from hyperfuse.catalogs.formats.packages import open_package
+from hyperfuse.catalogs.formats.packages import is_debris, open_package
 from hyperfuse.catalogs.formats.raster import envi_header, open_raster, raster_driver
 from hyperfuse.catalogs.formats.signal import Fill, undeclared_fill, without_signal
 from hyperfuse.catalogs.formats.stored import (
@@ -167,7 +167,9 @@ def _raster(path: Path, n_bands: int | None) -> Image:
 
 
 def _matches(uri: str) -> list[Path]:
-    return sorted(Path(p) for p in glob.glob(uri) if Path(p).is_file()) if glob.has_magic(uri) else []  # noqa: PTH207
+    if not glob.has_magic(uri):
+        return []
+    return sorted(p for p in map(Path, glob.glob(uri)) if p.is_file() and not is_debris(p.name))  # noqa: PTH207
 
 
 def _name(uri: str, images: Sequence[Image]) -> str:

@@ -308,6 +308,12 @@ def test_mosaic(tmp_path: Path) -> None:
     assert opened(uri).digest != scene.digest
 
 
+def test_files_of_macos_are_no_tiles(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", counts(), tags=by_band())
+    (tmp_path / "._a.tif").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    np.testing.assert_array_equal(whole(opened(f"{tmp_path}/*.tif")), whole(opened(path)))
+
+
 def test_holes_of_the_first_tile_are_filled_by_the_next(tmp_path: Path) -> None:
     data = counts()
     holed = data.copy()
