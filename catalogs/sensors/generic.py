@@ -86,6 +86,7 @@ def open_scene(source: Source) -> Scene:
             raise UsageError(f"{source.uri}: an image without a product has no {setting} to choose; drop the setting")
     images = _images(source)
     name = _name(source.uri, images)
+    _refuse_lacking(images, source)
     bands, band_notes = _bands(images, source, name)
     geobox, corners, flip = _place(images, source, name)
     sparse_notes = _refuse_unwritten(images, source)
@@ -139,6 +140,28 @@ def _images(source: Source) -> list[Image]:
     if not tiles:
         raise InputRejected(f"{source.uri}: no such file, and no image matches it; check the path")
     return [_raster(p, _told_bands(source)) for p in tiles]
+
+
+def _refuse_lacking(images: Sequence[Image], source: Source) -> None:
+    """Name all that a file lacks at once; one thing alone is named where it is needed."""
+    image = images[0]
+    lacking = {
+        "no wavelengths": "wavelengths=FILE.csv"
+        if source.wavelengths is None and (image.table is None or not image.table.wavelength)
+        else None,
+        "no CRS": "crs=EPSG:..." if source.crs is None and image.crs is None else None,
+        "no georeference": "" if image.affine is None else None,
+    }
+    told = [what for what, setting in lacking.items() if setting is not None]
+    if len(told) < 2:
+        return
+    given = [setting for setting in lacking.values() if setting]
+    commands = (" ".join(f"--set {role}.{setting}" for setting in given) for role in ("hsi", "msi"))
+    place = "; georeference it first, for example with gdalwarp or a world file" if image.affine is None else ""
+    raise InputRejected(
+        f"{image.path}: {', '.join(told)} in the file of {image.samples.shape[0]} bands; give all with {' or '.join(commands)}"
+        f"{place} (FILE.csv: columns center_nm, optionally fwhm_nm and good, or the numbers separated by commas)"
+    )
 
 
 def _told_bands(source: Source) -> int | None:

@@ -321,3 +321,12 @@ def test_a_numerical_error_is_one_sentence(
     assert "Traceback" not in err
     if as_json:
         assert json.loads(out)["reason"] == "input_rejected"
+
+
+def test_what_both_scenes_lack_is_one_message(capsys, tmp_path: Path) -> None:
+    hsi, msi = write(tmp_path / "hsi.tif", "hsi", crs=None, nm=False), write(tmp_path / "msi.tif", "msi", nm=False)
+    code, _, err = call(capsys, "plan", hsi, msi, "--output", tmp_path / "out")
+    assert code == 3
+    assert "hsi.tif: no wavelengths, no CRS in the file of 12 bands" in err
+    assert "; and " in err
+    assert "msi.tif: no wavelengths in the file; give a table" in err

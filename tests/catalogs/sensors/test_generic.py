@@ -423,6 +423,16 @@ def test_crs_is_asked_for(tmp_path: Path) -> None:
     assert opened(path, crs="EPSG:32618").geobox.crs.epsg == 32618
 
 
+def test_all_that_is_missing_is_asked_for_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", counts(), crs=None)
+    refused(
+        path,
+        r"a\.tif: no wavelengths, no CRS in the file of 4 bands; give all with --set hsi\.wavelengths=FILE\.csv --set "
+        r"hsi\.crs=EPSG:\.\.\. or --set msi\.wavelengths",
+    )
+    assert opened(path, crs="EPSG:32633", wavelengths="450,550,650,850").cube.shape == (4, 12, 9)
+
+
 def test_georeference_is_asked_for(tmp_path: Path) -> None:
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
         path = write(tmp_path / "a.tif", counts(), tags=by_band(), transform=Affine.identity())
