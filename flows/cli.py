@@ -11,9 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from hyperfuse.catalogs.errors import HyperFuseError, InputRejected, QualityRefused, UsageError
+from hyperfuse.catalogs.errors import HyperFuseError, QualityRefused, UsageError, singular_is_rejected
 from hyperfuse.flows.commands import adapt, archive, card, catalog, compare, evaluate, index, info, mosaic, train
 from hyperfuse.flows.commands.options import assigned
 from hyperfuse.flows.display import Display
@@ -32,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("hyperfuse").setLevel(logging.DEBUG if options.verbose else logging.INFO)
     try:
-        with stopped_by_sigterm(), Display(quiet=options.json) as display:
+        with stopped_by_sigterm(), singular_is_rejected(), Display(quiet=options.json) as display:
             command: Callable[[argparse.Namespace, Display], dict[str, Any]] = options.command
             record = command(options, display)
     except HyperFuseError as error:
@@ -42,17 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(told | {key: value for key, value in figures.items() if value is not None}))  # noqa: T201
         print(f"hyperfuse: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
-    except np.linalg.LinAlgError as error:
-        logging.getLogger(__name__).debug("a system of equations has no solution", exc_info=True)
-        sentence = (
-            f"the images do not determine a system of equations ({error}): too few valid samples in their overlap, or samples "
-            "that are all alike; look at both with `hyperfuse info`, check nodata, scale and footprint"
-        )
-        if options.json:
-            ended = {"reason": InputRejected.reason, "exit_code": InputRejected.exit_code}
-            print(json.dumps({"error": sentence} | ended))  # noqa: T201
-        print(f"hyperfuse: {sentence}", file=sys.stderr)  # noqa: T201
-        return InputRejected.exit_code
     except KeyboardInterrupt:
         print("hyperfuse: interrupted; run the same command again to resume", file=sys.stderr)  # noqa: T201
         return 130

@@ -31,7 +31,7 @@ SAMPLE_VALUES = 4_000_000
 
 _LINES = 24
 """Whole rows, and whole columns, of a large image that are looked at."""
-_LINE_VALUES = 100_000_000
+_LINE_VALUES = 40_000_000
 """Values that may be decoded for them."""
 
 
