@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,10 @@ _UNIT_TO_NM = {
     "micrometer": 1e3, "micrometers": 1e3, "micrometre": 1e3, "micrometres": 1e3,
     "m": 1e9, "meter": 1e9, "meters": 1e9,
 }  # fmt: skip
+_UNIT_IN_BRACKETS = re.compile(r"([^\[\](){}]+)[\[({]\s*([^\[\](){}]+?)\s*[\])}]")
+_DECIMAL_COMMA = re.compile(r"^(-?\d+),(\d+)$")
+_LEAST_FWHM_NM = 0.05
+"""Widths below this are taken for a wrong unit."""
 SIGMA_PER_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
 
 
@@ -287,15 +292,43 @@ class BandTable:
     """None if the table does not tell."""
 
 
+def widths_in_unit(table: BandTable, of: str) -> tuple[BandTable, tuple[str, ...]]:
+    """The table with its widths in the unit of its centers, and a note where they were in another.
+
+    Two tools that write one header write nanometers beside micrometers: a width beyond the wavelength itself, or of less
+    than a twentieth of a nanometer, is no width of an optical band.
+    """
+    center = np.array(table.wavelength, np.float64)
+    if table.fwhm is None or len(table.fwhm) != center.size or not np.any(np.isfinite(table.fwhm)):
+        return table, ()
+    to_nm = nm_per(table.unit) or (1e3 if np.nanmax(center) <= SPECTRUM_NM[1] / 1e3 else 1.0)
+    middle, width = float(np.nanmedian(center)) * to_nm, float(np.nanmedian(table.fwhm)) * to_nm
+    for factor, told in ((1e-3, "nanometers"), (1e3, "micrometers")):
+        wrong = width > middle if factor < 1 else 0 < width < _LEAST_FWHM_NM
+        if wrong and _LEAST_FWHM_NM <= width * factor <= middle:
+            note = f"{of}: FWHM of {width:g} nm in the unit of the wavelengths cannot be: taken for {told}, {width * factor:g} nm"
+            return replace(table, fwhm=tuple(v * factor for v in table.fwhm)), (note,)
+    return table, ()
+
+
+def without_wavelength(table: BandTable) -> NDArray[np.bool_]:
+    """Bands, in file order, whose wavelength is 0, or missing and flagged bad: they were not acquired."""
+    center = np.array(table.wavelength, np.float64)
+    bad = np.zeros(center.shape, bool) if table.good is None else ~np.array(table.good, bool)
+    if bad.shape != center.shape:
+        return np.zeros(center.shape, bool)
+    return np.asarray((center == 0) | (bad & ~(center > 0)))
+
+
 def read_table(source: str) -> BandTable:
     """A band table from a CSV file, or from numbers separated by commas.
 
     Parameters
     ----------
     source : str
-        `"665,560,490"`, or a CSV file with a header. Read are the columns `center_nm` (or `wavelength`, `center_um`),
-        `fwhm_nm` (or `fwhm`, `fwhm_um`) and `good` (or `bbl`); other columns and lines that begin with # are ignored,
-        an empty width is an unknown one.
+        `"665,560,490"`, or a CSV file with a header. Read are the columns `center_nm` (or `wavelength`, `center_um`,
+        `wavelength [nm]`), `fwhm_nm` (or `fwhm`, `fwhm_um`, `FWHM (um)`) and `good` (or `bbl`); other columns and lines that
+        begin with # are ignored, an empty width is an unknown one. Columns are separated by commas, semicolons or tabs.
 
     Raises
     ------
@@ -303,7 +336,8 @@ def read_table(source: str) -> BandTable:
         If there is no such file, no wavelength column, or a value is not a number.
     """
     try:
-        return BandTable(wavelength=tuple(float(v) for v in source.split(",")), fwhm=None, good=None, unit=None)
+        listed = source.strip().strip("[]()").rstrip(",;").replace(";", ",").split(",")
+        return BandTable(wavelength=tuple(float(v) for v in listed), fwhm=None, good=None, unit=None)
     except ValueError:
         pass
     path = Path(source)
@@ -311,7 +345,18 @@ def read_table(source: str) -> BandTable:
         raise InputRejected(f"{source}: no such band table; give a CSV file or the wavelengths separated by commas")
     rows = csv_rows(path)
     columns = set(rows[0]) if rows else set()
-    center = _first(columns, "center_nm", "wavelength_nm", "centre_nm", "wavelength", "center_um", "wavelength_um")
+    center = _first(
+        columns,
+        "center_wavelength_nm",
+        "center_wavelength_um",
+        "center_wavelength",
+        "center_nm",
+        "wavelength_nm",
+        "centre_nm",
+        "wavelength",
+        "center_um",
+        "wavelength_um",
+    )
     if center is None:
         raise InputRejected(f"{source}: no column center_nm or wavelength among its {len(columns)}; name one so")
     width = _first(columns, "fwhm_nm", "fwhm", "fwhm_um")
@@ -347,14 +392,29 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
         ]
     except UnicodeDecodeError as error:
         raise InputRejected(f"{path}: not a text file ({error.reason}); expected a CSV table in UTF-8") from error
-    table = [[value.strip() for value in row] for row in csv.reader(lines) if any(row)]
-    header = [name.lower() for name in table[0]] if table else []
+    # Where the comma is the decimal sign, semicolons or tabs separate.
+    title = lines[0] if lines else ""
+    separator = max(";\t", key=title.count) if any(sign in title for sign in ";\t") else ","
+    table = [[value.strip() for value in row] for row in csv.reader(lines, delimiter=separator) if any(row)]
+    table = [row for row in table if any(row)]
+    if separator != ",":
+        table[1:] = [[_DECIMAL_COMMA.sub(r"\1.\2", value) for value in row] for row in table[1:]]
+    header = [_column(name) for name in table[0]] if table else []
     for number, row in enumerate(table[1:], start=1):
         if len(row) != len(header):
             raise InputRejected(
                 f"{path}: row {number} has {len(row)} values for {len(header)} columns; correct the table"
             )
     return [dict(zip(header, row, strict=True)) for row in table[1:]]
+
+
+def _column(name: str) -> str:
+    """A column's name in small letters; `Wavelength [nm]` and `FWHM (um)` carry their unit as `fwhm_um` does."""
+    lowered = name.strip().lower()
+    found = _UNIT_IN_BRACKETS.fullmatch(lowered)
+    if found is None or (to_nm := nm_per(found[2])) not in (1.0, 1e3):
+        return lowered
+    return f"{found[1].strip().replace(' ', '_')}_{'nm' if to_nm == 1.0 else 'um'}"
 
 
 def _pairs(curve: ResponseCurve) -> list[list[float]]:

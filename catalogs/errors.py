@@ -5,6 +5,9 @@ Every message is one sentence to the person who must act: which file, what was f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class HyperFuseError(Exception):
     """Base of all expected ends; anything else that escapes is a bug.
@@ -82,3 +85,24 @@ class Transient(HyperFuseError):
 
     exit_code = 9
     reason = "transient"
+
+
+@contextmanager
+def singular_is_rejected() -> Iterator[None]:
+    """Turn a solver's complaint about images that do not determine what is asked into a sentence about the images.
+
+    Raises
+    ------
+    InputRejected
+        In place of the `LinAlgError` of NumPy, SciPy and torch.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        # By name, because torch takes seconds to import: NumPy's is a ValueError, torch's a RuntimeError.
+        if type(error).__name__.lstrip("_") != "LinAlgError":
+            raise
+        raise InputRejected(
+            f"the images do not determine a system of equations ({error}): too few valid samples in their overlap, or samples "
+            "that are all alike; look at both with `hyperfuse info`, check nodata, scale and footprint"
+        ) from error

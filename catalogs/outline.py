@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import shapely
+from affine import Affine
 from numpy.typing import ArrayLike, NDArray
 from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
 from pyproj import Transformer
 from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
@@ -65,6 +67,48 @@ def lonlat(geobox: GeoBox, col: NDArray[Any], row: NDArray[Any]) -> tuple[NDArra
         a * col + b * row + c, d * col + e * row + f
     )
     return np.asarray(lon), np.asarray(lat)
+
+
+def in_turn(x: ArrayLike, geobox: GeoBox) -> NDArray[np.float64]:
+    """X coordinates as a grid counts them: longitudes within half a turn of its center, others unchanged.
+
+    Files count longitudes from -180 to 180, from 0 to 360, or on beyond 180 across the antimeridian; coordinate operations
+    end at -180 to 180. Coordinates of the right turn are returned bit by bit.
+    """
+    values = np.asarray(x, np.float64)
+    if geobox.crs is None or not geobox.crs.geographic:
+        return values
+    height, width = geobox.shape
+    center = float((geobox.affine @ (width / 2, height / 2))[0])
+    with np.errstate(invalid="ignore"):
+        turns = np.round((values - center) / 360.0)
+    return np.where(np.isfinite(turns) & (turns != 0), values - 360.0 * np.where(np.isfinite(turns), turns, 0), values)
+
+
+def on_turn_of(geobox: GeoBox, other: GeoBox) -> GeoBox:
+    """The same grid with its longitudes counted as those of another grid; grids that are not geographic are unchanged."""
+    if geobox.crs is None or not geobox.crs.geographic:
+        return geobox
+    height, width = geobox.shape
+    center = float((geobox.affine @ (width / 2, height / 2))[0])
+    move = float(in_turn(center, other)) - center
+    return geobox if move == 0 else GeoBox(geobox.shape, Affine.translation(move, 0) @ geobox.affine, geobox.crs)
+
+
+def area_on(area: Geometry, geobox: GeoBox) -> Geometry:
+    """An area in the CRS of a grid, its longitudes counted as the grid counts them.
+
+    Raises
+    ------
+    InputRejected
+        If the area has no place in that CRS.
+    """
+    assert geobox.crs is not None  # noqa: S101 (our invariant: scenes and products have a CRS)
+    moved = area if area.crs == geobox.crs else area.to_crs(geobox.crs)
+    ring = shapely.transform(moved.geom, lambda xy: np.column_stack([in_turn(xy[:, 0], geobox), xy[:, 1]]))
+    if not np.isfinite(shapely.get_coordinates(ring)).all():
+        raise InputRejected(f"an image lies where the CRS {str(geobox.crs)[:40]} of the other has no coordinates")
+    return Geometry(ring, geobox.crs)
 
 
 def projection(geobox: GeoBox) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from odc.geo.geom import Geometry
 
 from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected
+from hyperfuse.catalogs.outline import area_on, box_of, grid_outline
 from hyperfuse.catalogs.scene import Scene
 
 RATIOS = (2, 20)
@@ -82,11 +83,11 @@ class ScenePair:
         hsi = self.hsi.geobox.extent
         if hsi.crs != msi.crs:
             length = max(self.hsi.geobox.boundingbox.span_x, self.hsi.geobox.boundingbox.span_y)
-            hsi = hsi.segmented(length / 32).to_crs(str(msi.crs))
-        common: Geometry = hsi & msi
+            hsi = hsi.segmented(length / 32)
+        common: Geometry = area_on(hsi, self.msi.geobox) & msi
         return common
 
 
 def _lonlat_box(scene: Scene) -> str:
-    left, bottom, right, top = scene.geobox.extent.to_crs("EPSG:4326").boundingbox
+    left, bottom, right, top = box_of(grid_outline(scene.geobox))
     return f"{left:.4f} to {right:.4f} E, {bottom:.4f} to {top:.4f} N"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperfuse.catalogs.addresses import without_user
-from hyperfuse.catalogs.errors import HyperFuseError, QualityRefused, UsageError
+from hyperfuse.catalogs.errors import HyperFuseError, QualityRefused, UsageError, singular_is_rejected
 from hyperfuse.flows.commands import adapt, archive, card, catalog, compare, evaluate, index, info, mosaic, train
 from hyperfuse.flows.commands.options import assigned
 from hyperfuse.flows.display import Display
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("hyperfuse").setLevel(logging.DEBUG if options.verbose else logging.INFO)
     try:
-        with stopped_by_sigterm(), Display(quiet=options.json) as display:
+        with stopped_by_sigterm(), singular_is_rejected(), Display(quiet=options.json) as display:
             command: Callable[[argparse.Namespace, Display], dict[str, Any]] = options.command
             record = command(options, display)
     except HyperFuseError as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,12 +72,27 @@ class SceneConfig(_Frozen):
     """What the samples measure."""
     variable: str | None = None
     """Variable of a NetCDF or Zarr source that holds several."""
+    fill: Literal["mask", "keep"] | None = None
+    """`keep` takes pixels that hold one value in all bands for data; without it they are masked as undeclared fill, and told."""
     mask: str | None = None
     """Flags of the product's masks that make a pixel invalid, for example cloud,shadow, or none; the reader's choice unless given."""
     bands: str | None = None
     """Bands of a multispectral product to open, for example B02,B03,B04,B08; the reader's choice unless given."""
     responses: str | None = None
     """CSV table of measured spectral responses of an MSI: wavelength_nm, and a column per band; Gaussians unless given."""
+
+    @field_validator("wavelengths", mode="before")
+    @classmethod
+    def _one_or_more_numbers(cls, value: object) -> object:
+        # One number, or a list of them, is not the text that it was on the command line.
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+        return ",".join(str(v) for v in value) if isinstance(value, list | tuple) else value
+
+    @field_validator("crs", mode="before")
+    @classmethod
+    def _a_code_of_epsg(cls, value: object) -> object:
+        return f"EPSG:{value}" if isinstance(value, int) and not isinstance(value, bool) else value
 
     def source(self) -> Source:
         """The same for the catalogs."""
@@ -337,7 +353,7 @@ def load_config(path: Path | None, settings: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(record)
     except ValidationError as error:
-        raise usage_error(error) from error
+        raise usage_error(error, RunConfig) from error
 
 
 def lay_over(record: dict[str, Any], settings: Mapping[str, Any]) -> None:
@@ -371,22 +387,40 @@ def load_scene(uri: str, settings: dict[str, str]) -> SceneConfig:
     try:
         return SceneConfig.model_validate({"uri": uri, **own})
     except ValidationError as error:
-        raise usage_error(error) from error
+        raise usage_error(error, SceneConfig) from error
 
 
-def usage_error(error: ValidationError) -> UsageError:
-    """The first mistake in a configuration as a sentence that names its key."""
+def usage_error(error: ValidationError, model: type[BaseModel] | None = None) -> UsageError:
+    """The first mistake in a configuration as a sentence that names its key, and for a key of `model` the nearest name."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "the configuration"
     if first["type"] == "missing":
         return UsageError(f"setting {where} is missing; give it on the command line or in the file")
     if first["type"] == "extra_forbidden":
-        return UsageError(f"setting {where} is unknown; correct its name")
+        near = _nearest(where, list(_names(model))) if model else None
+        return UsageError(f"setting {where} is unknown; " + (f"did you mean {near}?" if near else "correct its name"))
     return UsageError(f"setting {where}: {first['msg'].removeprefix('Value error, ')}; {_found(first.get('input'))}")
 
 
 def _found(given: object) -> str:
     return without_user(f"found {given!r}")
+
+
+def _names(model: type[BaseModel], group: str = "") -> Iterator[str]:
+    """Dotted names of all settings of a model."""
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _names(inner, f"{group}{name}.")
+        else:
+            yield f"{group}{name}"
+
+
+def _nearest(where: str, names: list[str]) -> str | None:
+    """The setting that was meant: the same name in another group, or one that differs by a few letters."""
+    leaf = where.rpartition(".")[2]
+    same = [name for name in names if name.rpartition(".")[2] == leaf]
+    return next(iter(same or difflib.get_close_matches(where, names, n=1, cutoff=0.7)), None)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from hyperfuse.catalogs.errors import InputRejected, OutOfResources
 from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.pairs import RATIOS, ScenePair
+from hyperfuse.catalogs.scene import Scene
 from hyperfuse.catalogs.sensors import sensor_module, sigma_from_mtf
 from hyperfuse.catalogs.weight_cards import WeightCard
 from hyperfuse.models import Observed, method
@@ -30,12 +31,33 @@ _MIN_COVERAGE = 0.5
 
 
 def open_pair(config: RunConfig, *, ratios: tuple[int, int] = RATIOS) -> ScenePair:
-    """Open and check both scenes; reads headers, and the bytes once for their digests."""
-    hsi, msi = open_source(config.hsi.source()), open_source(config.msi.source())
+    """Open and check both scenes; reads headers, and the bytes once for their digests.
+
+    Raises
+    ------
+    InputRejected
+        If a scene cannot be used; the message says what both lack.
+    """
+    hsi, msi = _both(config)
     for scene in (hsi, msi):
         for note in scene.notes:
             log.warning("%s: %s", scene.name, note)
     return ScenePair(hsi=hsi, msi=msi, ratios=ratios)
+
+
+def _both(config: RunConfig) -> list[Scene]:
+    """HSI and MSI; if neither can be used, one message says why, so that nobody mends them one after the other."""
+    scenes, refused = [], []
+    for source in (config.hsi.source(), config.msi.source()):
+        try:
+            scenes.append(open_source(source))
+        except InputRejected as error:
+            refused.append(error)
+    if len(refused) == 1:
+        raise refused[0]
+    if refused:
+        raise InputRejected(f"{refused[0]}; and {refused[1]}") from refused[0]
+    return scenes
 
 
 def psf_sigma_px(config: RunConfig, pair: ScenePair, grids: NestedGrids) -> float:

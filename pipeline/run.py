@@ -21,7 +21,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, QualityRefused
+from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, QualityRefused, singular_is_rejected
 from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.catalogs.locks import locked
 from hyperfuse.catalogs.opening import reads_named
@@ -68,6 +68,7 @@ class OpenRun:
     """UTC."""
 
 
+@singular_is_rejected()
 def run(config: RunConfig, *, progress: Progress = silent) -> Product:
     """Fuse a pair of scenes and publish the product.
 

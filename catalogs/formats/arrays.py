@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -35,6 +36,9 @@ _X_NAMES = ("x", "lon", "longitude", "easting", "col", "cols", "column", "column
 _CENTERS = ("wavelength", "wavelengths", "wavelength_nm", "wavelength_um", "center_wavelength", "central_wavelength",
             "center_nm", "center_um")  # fmt: skip
 _WIDTHS = ("fwhm", "fwhm_nm", "fwhm_um", "bandwidth", "bandwidths")
+_DATE_NAMES = ("time", "times", "t", "date", "dates", "datetime", "epoch")
+_NODATA = ("_FillValue", "missing_value", "fill_value", "nodata", "no_data", "nodatavals")
+"""Attributes that hold the stored value of no data: CF, rasterio, rioxarray and the Open Data Cube."""
 _FLAGS = ("good_wavelengths", "good_wavelength", "good_bands", "good_band", "good", "bbl")
 # What xarray, netCDF4, HDF5, zarr and its codecs raise over a file that is not what it says.
 _DAMAGE = (
@@ -98,13 +102,15 @@ class ArraySamples:
     """Rows and columns of a chunk."""
     dtype: np.dtype[Any]
     """Stored type, unsigned where the NetCDF convention says so."""
+    steps: tuple[tuple[str, int], ...] = ()
+    """Position on the axes that are neither bands nor place, such as the date; the first where it does not tell."""
 
     def read(self, bands: Sequence[int], window: Window) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Stored values."""
         band_dim, y_dim, x_dim = self.dims
         try:
             array = _dataset(str(self.path), self.kind, _stamp(self.path))[self.variable]
-            extra = {dim: 0 for dim in array.dims if dim not in self.dims}
+            extra = {dim: dict(self.steps).get(str(dim), 0) for dim in array.dims if dim not in self.dims}
             array = array.isel({**extra, y_dim: window[0], x_dim: window[1]})
             if band_dim is None:
                 raw = array.transpose(y_dim, x_dim).to_numpy()[None]
@@ -135,8 +141,9 @@ def _stamp(path: Path) -> int:
 
 
 def _describe(dataset: xr.Dataset, path: Path, kind: Kind, files: tuple[Path, ...], variable: str | None) -> Image:
-    name, dims = _choose(dataset, path, variable)
+    name, dims, date = _choose(dataset, path, variable)
     array = dataset[name]
+    steps = tuple((dim, _date(dataset, array, dim, date, path)) for dim in _dates_of(dataset, array))
     shape = (array.sizes[dims[0]] if dims[0] else 1, array.sizes[dims[1]], array.sizes[dims[2]])
     refuse_absurd(path, shape)
     dtype = array.dtype
@@ -148,36 +155,71 @@ def _describe(dataset: xr.Dataset, path: Path, kind: Kind, files: tuple[Path, ..
     scale, offset = array.attrs.get("scale_factor"), array.attrs.get("add_offset")
     declared = scale is not None or offset is not None
     affine, crs, notes = _grid(dataset, array, path, dims)
-    nodata = [np.ravel(array.attrs[key]) for key in ("_FillValue", "missing_value") if key in array.attrs]
     return Image(
         path=path,
         files=files,
-        samples=ArraySamples(path=path, kind=kind, variable=name, dims=dims, shape=shape, block=block, dtype=dtype),
+        samples=ArraySamples(
+            path=path, kind=kind, variable=name, dims=dims, shape=shape, block=block, dtype=dtype, steps=steps
+        ),
         affine=affine,
         crs=crs,
         table=_table(dataset, array, path, dims[0]),
         names=None,
-        nodata=tuple({float(v) for v in np.concatenate(nodata).astype(array.dtype).view(dtype)}) if nodata else (),
+        nodata=tuple(dict.fromkeys(v for key in _NODATA for v in _numbers(array.attrs, key, array.dtype, dtype))),
+        valid_range=_valid_range(array, dtype, path),
         scale=np.full(shape[0], 1.0 if scale is None else float(scale)) if declared else None,
         offset=np.full(shape[0], 0.0 if offset is None else float(offset)) if declared else None,
         measures=" ".join(str(array.attrs.get(key, "")) for key in ("quantity", "standard_name", "long_name"))
         + f" {name}",
         unit=str(array.attrs.get("units", "")),
-        time=_time(dataset, array),
+        time=_time(dataset.isel({dim: [at] for dim, at in steps if dim in dataset.dims}), array),
         notes=notes,
     )
 
 
-def _choose(dataset: xr.Dataset, path: Path, variable: str | None) -> tuple[str, tuple[str | None, str, str]]:
-    """The image among the arrays, with its axes."""
+def _numbers(attrs: Mapping[Any, Any], key: str, read: np.dtype[Any], meant: np.dtype[Any]) -> tuple[float, ...]:
+    """The numbers of an attribute in the type of the samples; words and empty values are none."""
+    found = []
+    for value in np.ravel(attrs.get(key, ())).tolist():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
+        # A signed type that is read as unsigned has its fill value in signed numbers, too.
+        wrapped = read != meant and number < 0
+        found.append(number + 2.0 ** (8 * meant.itemsize) if wrapped else number)
+    return tuple(found)
+
+
+def _valid_range(array: xr.DataArray, dtype: np.dtype[Any], path: Path) -> tuple[float, float]:
+    """Smallest and largest valid stored value, by the attributes of the NetCDF users' guide."""
+    both = _numbers(array.attrs, "valid_range", array.dtype, dtype)
+    low = _numbers(array.attrs, "valid_min", array.dtype, dtype) or both[:1] or (-math.inf,)
+    high = _numbers(array.attrs, "valid_max", array.dtype, dtype) or both[1:2] or (math.inf,)
+    if not low[0] < high[0]:
+        raise InputRejected(
+            f"{path}: {array.name} declares valid samples from {low[0]:g} to {high[0]:g}, expected an increasing range; "
+            "correct valid_range, valid_min and valid_max"
+        )
+    return low[0], high[0]
+
+
+def _choose(
+    dataset: xr.Dataset, path: Path, variable: str | None
+) -> tuple[str, tuple[str | None, str, str], str | None]:
+    """The image among the arrays, with its axes and the date that is wanted of it: `variable` is NAME, NAME@DATE or @DATE."""
     found = {
         str(n): dims for n, a in dataset.data_vars.items() if (dims := _axes(dataset, a)) and a.dtype.kind in "uif"
     }
     listed = ", ".join(sorted(found)) or "none"
+    date = None
+    if variable is not None and variable not in found and "@" in variable:
+        before, _, date = variable.rpartition("@")
+        variable = before or None
     if variable is not None:
         if variable not in found:
             raise InputRejected(f"{path}: no image {variable!r} in it; arrays with rows and columns: {listed}")
-        return variable, found[variable]
+        return variable, found[variable], date
     # What only says something of another array, such as its standard error, is no image (CF conventions, 3.4).
     about = {
         name for array in dataset.data_vars.values() for name in str(array.attrs.get("ancillary_variables", "")).split()
@@ -194,7 +236,7 @@ def _choose(dataset: xr.Dataset, path: Path, variable: str | None) -> tuple[str,
             f"{path}: holds {len(cubes)} images ({listed}), expected one; "
             "choose one with --set hsi.variable=NAME or --set msi.variable=NAME"
         )
-    return cubes[0], found[cubes[0]]
+    return cubes[0], found[cubes[0]], date
 
 
 def _axes(dataset: xr.Dataset, array: xr.DataArray) -> tuple[str | None, str, str] | None:
@@ -203,12 +245,48 @@ def _axes(dataset: xr.Dataset, array: xr.DataArray) -> tuple[str | None, str, st
     x = next((d for d in dims if _is_axis(dataset, d, _X_NAMES, ("projection_x_coordinate", "longitude"))), None)
     if y is None or x is None:
         return None
-    rest = [d for d in dims if d not in (y, x)]
+    rest = [d for d in dims if d not in (y, x) and not _is_date(dataset, d)]
     long = [d for d in rest if array.sizes[d] > 1]
     if len(long) > 1:
         return None
     spectral = [d for d in rest if d.lower().startswith(("band", "wavelength", "bands", "spectral"))]
     return (next(iter(long or spectral), None), y, x)
+
+
+def _is_date(dataset: xr.Dataset, dim: str) -> bool:
+    """Whether an axis counts dates: they are no bands."""
+    units = str(dataset[dim].attrs.get("units", "")) if dim in dataset.coords else ""
+    return (
+        dim.lower() in _DATE_NAMES or " since " in units or (dim in dataset.coords and dataset[dim].dtype.kind in "mM")
+    )
+
+
+def _dates_of(dataset: xr.Dataset, array: xr.DataArray) -> list[str]:
+    """The axes of an array that count dates."""
+    return [str(d) for d in array.dims if _is_date(dataset, str(d))]
+
+
+def _date(dataset: xr.Dataset, array: xr.DataArray, dim: str, wanted: str | None, path: Path) -> int:
+    """Position of the date that is wanted, given by the beginning of its ISO form or of its number."""
+    n_dates = array.sizes[dim]
+    told = [str(i) for i in range(n_dates)]
+    if dim in dataset.coords:
+        try:
+            decoded = xr.decode_cf(dataset[[dim]])[dim].to_numpy()
+        except _DAMAGE:
+            decoded = dataset[dim].to_numpy()  # a time that cannot be decoded is a number
+        told = [str(v).removesuffix(".000000000") for v in decoded]
+    if wanted is None and n_dates == 1:
+        return 0
+    found = [i for i, text in enumerate(told) if wanted is not None and text.startswith(wanted)]
+    if len(found) != 1:
+        listed = ", ".join(told[:10]) + " ..." * (n_dates > 10)
+        asked = "" if wanted is None else f" and {len(found)} of them begin with {wanted!r}"
+        raise InputRejected(
+            f"{path}: {array.name} holds {n_dates} dates ({listed}){asked}, expected one; choose it with "
+            f"--set hsi.variable={array.name}@{told[0][:10]} or msi.variable=..."
+        )
+    return found[0]
 
 
 def _is_axis(dataset: xr.Dataset, dim: str, names: tuple[str, ...], standard: tuple[str, ...]) -> bool:
@@ -239,6 +317,8 @@ def _grid(
 def _regular(coordinate: xr.DataArray, path: Path) -> tuple[float, float]:
     """First center and step of a coordinate."""
     values = coordinate.to_numpy().astype(np.float64)
+    if str(coordinate.attrs.get("units", "")).startswith("degree") and np.abs(np.diff(values)).max() > 180:
+        values = np.unwrap(values, period=360.0)  # longitudes that begin anew at the antimeridian, or at 0
     step = float(values[-1] - values[0]) / (values.size - 1)
     coarse = 2 * np.finfo(coordinate.dtype).eps if coordinate.dtype.kind == "f" else 0.0
     worst = float(np.abs(values - (values[0] + step * np.arange(values.size))).max())

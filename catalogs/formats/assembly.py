@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from pyproj.exceptions import CRSError
 
 from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.errors import InputRejected, UsageError
-from hyperfuse.catalogs.formats.signal import without_signal
-from hyperfuse.catalogs.formats.stored import Samples, StoredCube, digest, refuse_absurd, sample
+from hyperfuse.catalogs.formats.layers import FilledSamples
+from hyperfuse.catalogs.formats.signal import Fill, undeclared_fill, without_signal
+from hyperfuse.catalogs.formats.stored import Samples, StoredCube, digest, refuse_absurd, sample, sample_lines
 from hyperfuse.catalogs.scene import Conditions, Quantity, Scene
 from hyperfuse.catalogs.sensors import Source
 
@@ -106,6 +107,10 @@ def scene_of(product: Product, source: Source) -> Scene:
     if product.good is not None and not product.good.all():
         notes = (*notes, f"{int((~product.good).sum())} of {n_bands} bands carry no signal, by the product's metadata")
     if product.look_for_dead:
+        if (fill := _fill(cube, bands, source)) is not None:
+            probes = tuple(cube.order[band] for band in fill.probes)
+            cube = replace(cube, samples=FilledSamples(samples=cube.samples, fills=tuple(fill.shares), probes=probes))
+            notes = (*notes, *fill.notes)
         values, whole = sample(cube)
         dead, told = without_signal(values, bands, whole=whole, of=source.uri)
         bands, notes = bands.mark_bad(dead), (*notes, *told)
@@ -122,6 +127,17 @@ def scene_of(product: Product, source: Source) -> Scene:
         digest=digest(product.files),
         conditions=product.conditions,
         notes=notes,
+    )
+
+
+def _fill(cube: StoredCube, bands: Bands, source: Source) -> Fill | None:
+    """Undeclared fill, looked for among the samples as they are stored."""
+    if source.fill == "keep":
+        return None
+    plain = replace(cube, scale=np.ones_like(cube.scale), offset=np.zeros_like(cube.offset))
+    raw, whole = sample(plain)
+    return undeclared_fill(
+        raw, bands, cube.samples.dtype, lambda picked: raw[:, :0] if whole else sample_lines(plain, picked)
     )
 
 

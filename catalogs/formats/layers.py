@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperfuse.catalogs.errors import InputRejected, UsageError
-from hyperfuse.catalogs.formats.stored import Samples
+from hyperfuse.catalogs.formats.stored import Samples, equal
 from hyperfuse.catalogs.scene import Window
 
 Flag = Literal["cloud", "dilated_cloud", "shadow", "cirrus", "haze", "snow", "water", "defective"]
@@ -196,6 +196,48 @@ class MaskedSamples:
             keep &= np.isin(codes, self.good_codes)
             if self.fill is not None:
                 keep &= (raw != self.fill) | (codes != 0)
+        return raw, keep
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilledSamples:
+    """An image without the pixels that hold one value in all bands: fill that its file does not declare."""
+
+    samples: Samples
+    """The image."""
+    fills: tuple[float, ...]
+    """Stored values of fill."""
+    probes: tuple[int, ...]
+    """Bands of the file that must hold the value for a pixel to be fill."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Size as (band, y, x)."""
+        return self.samples.shape
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that the image stores together."""
+        return self.samples.block
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Stored type."""
+        return self.samples.dtype
+
+    def read(self, bands: Sequence[int], window: Window) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Stored values, and where the image calls them valid and they are no fill."""
+        raw, valid = self.samples.read(bands, window)
+        at = {band: i for i, band in enumerate(bands)}
+        missing = [band for band in self.probes if band not in at]
+        looked = [raw[at[band]] for band in self.probes if band in at]
+        if missing:
+            looked += list(self.samples.read(missing, window)[0])
+        fill = np.zeros(raw.shape[1:], bool)
+        for value in self.fills:
+            fill |= reduce(np.logical_and, (equal(plane, value) for plane in looked))
+        keep = np.ones(raw.shape, bool) if valid is None else valid.copy()
+        keep[:, fill] = False
         return raw, keep
 
 

@@ -187,6 +187,8 @@ def _folder(path: Path) -> Package | None:
         if len(Path(folder).relative_to(path).parts) + 1 >= MAX_DEPTH:
             inner.clear()
         for name in names:
+            if is_debris(name):
+                continue
             file = Path(folder) / name
             try:
                 size = file.stat().st_size
@@ -199,15 +201,22 @@ def _folder(path: Path) -> Package | None:
     return Package(path=path, kind="folder", members=tuple(sorted(members, key=lambda m: m.name)))
 
 
+def is_debris(name: str) -> bool:
+    """Whether a file is one that macOS leaves on foreign disks and in archives: `._NAME` begins with no data of NAME."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and (parts[-1].startswith("._") or parts[-1] == ".DS_Store" or parts[0] == "__MACOSX")
+
+
 @lru_cache(maxsize=64)
 def _archive(path: Path, kind: Kind, _modified_ns: int) -> Package:
     try:
         members = _zip_members(path) if kind == "zip" else _tar_members(path, kind)
     except _DAMAGE as error:
         raise InputRejected(f"{path}: not a whole {kind} archive ({error}); fetch it again") from error
-    names = [m.name for m in members]
     for member in members:
         _refuse_name(path, member.name)
+    members = [m for m in members if not is_debris(m.name)]
+    names = [m.name for m in members]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputRejected(f"{path}: holds {twice} twice, expected one file of each name; fetch it again")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import threading
 import warnings
 from collections import OrderedDict
@@ -22,10 +21,21 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from hyperfuse.catalogs.bands import BandTable, nm_per
 from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.formats.declared import (
+    Aux,
+    band_table,
+    ignored,
+    lower,
+    mask_file,
+    number,
+    physical_scale,
+    read_aux,
+    world_file,
+)
+from hyperfuse.catalogs.formats.layers import Layer, MaskedSamples, Rule
 from hyperfuse.catalogs.formats.packages import Member
-from hyperfuse.catalogs.formats.stored import Image, refuse_absurd, refuse_type, unreadable
+from hyperfuse.catalogs.formats.stored import Image, Samples, refuse_absurd, refuse_type, unreadable
 from hyperfuse.catalogs.formats.tiff import unwritten_blocks
 from hyperfuse.catalogs.scene import Window
 from hyperfuse.catalogs.times import parse_time
@@ -39,14 +49,19 @@ _MOST_OPEN = 24
 """Files that a thread keeps open: the bands of one product and its masks."""
 _OPENED = threading.local()
 
+# Masks and images with a world file have no georeference of their own, and rasterio warns at each read of them; an image
+# that has none at all is refused when it is opened.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+_ALPHA_LOOK_PX = 128
+"""Edge of the nine windows in which a band that is tagged as alpha is looked at."""
+_ALPHA_BETWEEN = 0.02
+"""Share of samples between 0 and the largest that a mask may have: blurred edges of a footprint."""
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JP2_MAGIC = (b"\0\0\0\x0c", b"\xff\x4f\xff\x51")
-_WAVELENGTH_IN_NAME = re.compile(
-    r"(?<![\w.])(\d+(?:\.\d+)?)\s*(nm|um|µm|μm|microns?|nanomet(?:er|re)s?|micromet(?:er|re)s?)(?![a-z])", re.IGNORECASE
-)
 _ENVI_SUFFIXES = ("", ".bsq", ".bil", ".bip", ".img", ".dat", ".raw", ".bin", ".envi")
-# No listing of the folder: a TIFF needs no neighbors, and a neighbor must not change what it means. ENVI is found by
-# its .hdr neighbor, which GDAL 3.10 misses under EMPTY_DIR. Sidecars (.aux.xml) are not in our digest: ignored.
+# No listing of the folder: GDAL opens no neighbor, because a neighbor may name any other file; `sidecars` reads those
+# that count. ENVI is found by its .hdr neighbor, which GDAL 3.10 misses under EMPTY_DIR.
 _READDIR = {"GTiff": "EMPTY_DIR", "ENVI": "FALSE", "JP2OpenJPEG": "EMPTY_DIR"}
 
 
@@ -61,13 +76,13 @@ def raster_driver(path: Path) -> Driver | None:
 
 
 def envi_header(path: Path) -> Path | None:
-    """The ENVI header of a data file, None if there is none."""
-    names = [path.with_suffix(s) for s in (".hdr", ".HDR")] + [path.with_name(path.name + s) for s in (".hdr", ".HDR")]
+    """The ENVI header of a data file, None if there is none; of several the one that GDAL reads."""
+    names = [path.with_name(path.name + s) for s in (".hdr", ".HDR")] + [path.with_suffix(s) for s in (".hdr", ".HDR")]
     return next((p for p in names if p != path and _start(p) == b"ENVI"), None)
 
 
 def open_member(member: Member) -> Image:
-    """An image of a product, told by its first bytes.
+    """An image of a product, told by its first bytes; the product's metadata count, not what lies beside its images.
 
     Raises
     ------
@@ -80,19 +95,27 @@ def open_member(member: Member) -> Image:
     whole = member.offset == 0 and member.size == member.holder.stat().st_size
     if start in _TIFF_MAGIC or start in _JP2_MAGIC:
         driver: Driver = "GTiff" if start in _TIFF_MAGIC else "JP2OpenJPEG"
-        return open_raster(member.holder, driver, inside=None if whole else (member.offset, member.size))
+        return open_raster(member.holder, driver, inside=None if whole else (member.offset, member.size), beside=False)
     if whole and envi_header(member.holder):
-        return open_raster(member.holder, "ENVI")
+        return open_raster(member.holder, "ENVI", beside=False)
     raise InputRejected(
         f"{member.label}: begins with {start!r}, expected GeoTIFF or JPEG 2000, or ENVI in a folder; "
         "fetch the product again, and unpack it if its images are ENVI files"
     )
 
 
-def open_raster(path: Path, driver: Driver, *, inside: tuple[int, int] | None = None) -> Image:
-    """A raster file; of an ENVI file the data or the header may be named.
+def open_raster(
+    path: Path,
+    driver: Driver,
+    *,
+    inside: tuple[int, int] | None = None,
+    n_bands: int | None = None,
+    beside: bool = True,
+) -> Image:
+    """A raster file with what lies `beside` it; of an ENVI file the data or the header may be named.
 
-    `inside` is the first byte and the size of a file that an archive stores as it is.
+    `inside` is the first byte and the size of a file that an archive stores as it is. `n_bands` is the number of bands
+    that the user describes: it tells whether a last band that is tagged as alpha is one of them.
 
     Raises
     ------
@@ -108,7 +131,9 @@ def open_raster(path: Path, driver: Driver, *, inside: tuple[int, int] | None = 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # told as an error later, with the remedy
             with _dataset(path, driver, inside) as dataset:
-                return replace(_describe(dataset, path, header, inside), unwritten=unwritten)
+                aux = read_aux(path) if beside and inside is None else Aux()
+                image = _describe(dataset, path, header, inside, aux=aux, told_bands=n_bands)
+                return replace(_beside(image) if beside and inside is None else image, unwritten=unwritten)
     except (RasterioError, OSError) as error:
         raise InputRejected(f"{path}: GDAL cannot open it as {driver} ({error}); fetch or convert it again") from error
 
@@ -232,51 +257,122 @@ def _address(path: Path, inside: tuple[int, int] | None) -> str:
     return absolute if inside is None else f"/vsisubfile/{inside[0]}_{inside[1]},{absolute}"
 
 
-def _describe(dataset: Any, path: Path, header: Path | None, inside: tuple[int, int] | None) -> Image:
-    envi = dataset.tags(ns="ENVI")
-    alpha = dataset.count > 1 and dataset.colorinterp[-1] == ColorInterp.alpha
+def _describe(
+    dataset: Any, path: Path, header: Path | None, inside: tuple[int, int] | None, *, aux: Aux, told_bands: int | None
+) -> Image:
+    envi = {**lower(dataset.tags(ns="ENVI")), **aux.tags.get("ENVI", {})}
+    tagged = dataset.count > 1 and dataset.colorinterp[-1] == ColorInterp.alpha
+    alpha = tagged and _is_mask(dataset, told_bands)
     shape = (dataset.count - int(alpha), dataset.height, dataset.width)
     refuse_absurd(path, shape)
     dtype = np.dtype(dataset.dtypes[0])
     refuse_type(path, dtype)
-    masked = alpha or MaskFlags.per_dataset in dataset.mask_flag_enums[0]
+    # A band of samples that is tagged as alpha is no mask of the others, though GDAL takes it for one.
+    masked = alpha or (MaskFlags.per_dataset in dataset.mask_flag_enums[0] and not tagged)
     block = (int(dataset.block_shapes[0][0]), int(dataset.block_shapes[0][1]))
     n_bands = shape[0]
     plain = RasterSamples(
         path=path, driver=dataset.driver, shape=shape, block=block, dtype=dtype, masked=masked, inside=inside
     )
     samples = plain if header is None else _envi_samples(plain, envi)
-    scale = np.array(dataset.scales[:n_bands], dtype=np.float64)
-    offset = np.array(dataset.offsets[:n_bands], dtype=np.float64)
-    if (factor := _number(envi.get("reflectance_scale_factor"))) and np.all(scale == 1) and np.all(offset == 0):
-        scale = scale / factor
-    declared = bool(np.any(scale != 1) or np.any(offset != 0) or factor)
-    tags = {key.lower(): value for key, value in dataset.tags().items()}
-    names = dataset.descriptions[:n_bands]
-    wkt = dataset.crs.to_wkt() if dataset.crs else None
+    physical = physical_scale(dataset, envi, aux, n_bands, path)
+    tags = {**lower(dataset.tags()), **aux.tags.get("", {})}
+    names = [aux.band(i).name or name for i, name in enumerate(dataset.descriptions[:n_bands])]
+    own_affine = None if dataset.transform.is_identity else dataset.transform
+    # GDAL reads the coordinate system string of an ENVI header only beside a map info that says where it is.
+    own_crs = dataset.crs.to_wkt() if dataset.crs else envi.get("coordinate_system_string", "").strip("{} \n") or None
+    # GDAL: what lies beside a GeoTIFF overrules it, an ENVI header overrules what lies beside it.
+    envi_first = header is not None
+    affine = own_affine or aux.affine if envi_first else aux.affine or own_affine
+    notes = list(physical.notes)
+    if tagged and not alpha:
+        notes.append(f"band {dataset.count} is tagged as alpha but holds samples: taken for a band, not for a mask")
+    nodata = [
+        own if (own := aux.band(i).nodata) is not None else value
+        for i, value in enumerate(dataset.nodatavals[:n_bands])
+    ]
     return Image(
         path=path,
-        files=(path,) if header is None else (path, header),
+        files=(path, *((header,) if header else ()), *aux.files),
         samples=samples,
-        affine=None if dataset.transform.is_identity else dataset.transform,
-        crs=wkt,
-        table=_table(dataset, n_bands, path),
-        names=tuple(names) if all(names) else None,
-        nodata=tuple({float(v) for v in dataset.nodatavals[:n_bands] if v is not None}),
-        scale=scale if declared else None,
-        offset=offset if declared else None,
-        measures="reflectance" if factor else " ".join(tags.get(k, "") for k in ("quantity", "long_name")),
-        unit=dataset.units[0] or tags.get("units", "") or envi.get("data_units", ""),
+        affine=affine,
+        crs=own_crs or aux.crs if envi_first else aux.crs or own_crs,
+        table=band_table(dataset, n_bands, path, aux),
+        names=tuple(str(name) for name in names) if all(names) else None,
+        nodata=tuple(dict.fromkeys(float(v) for v in nodata if v is not None)) or ignored(envi),
+        scale=physical.scale,
+        offset=physical.offset,
+        measures=physical.measures or " ".join(tags.get(k, "") for k in ("quantity", "long_name")),
+        unit=aux.band(0).unit or dataset.units[0] or tags.get("units", "") or envi.get("data_units", ""),
         time=parse_time(
             tags.get("start_time"), tags.get("acquisition_time"), envi.get("acquisition_time", "").strip("{} "),
             dataset.tags(ns="IMAGERY").get("ACQUISITIONDATETIME"), tags.get("tifftag_datetime"),
         ),
+        notes=tuple(notes),
     )  # fmt: skip
+
+
+def _is_mask(dataset: Any, told_bands: int | None) -> bool:
+    """Whether the last band, tagged as alpha, is one: GDAL tags the fourth band of an 8-bit image so by default.
+
+    What has a wavelength is a band. Without one its samples tell: a mask has 0 and its largest value, or next to
+    nothing else; the reflectance of the ground has all values between.
+    """
+    if told_bands in (dataset.count, dataset.count - 1):
+        return bool(told_bands != dataset.count)
+    last = dataset.count
+    own = {**lower(dataset.tags(last)), **lower(dataset.tags(last, ns="IMAGERY"))}
+    if own.get("wavelength") or own.get("central_wavelength_um"):
+        return False
+    size = _ALPHA_LOOK_PX
+    parts = [
+        dataset.read(last, window=RasterWindow.from_slices((row, row + size), (col, col + size), boundless=False))
+        for row in {0, max(0, (dataset.height - size) // 2), max(0, dataset.height - size)}
+        for col in {0, max(0, (dataset.width - size) // 2), max(0, dataset.width - size)}
+    ]
+    values = np.concatenate([part.ravel() for part in parts])
+    between = (values > 0) & (values < values.max())
+    return bool(between.mean() < _ALPHA_BETWEEN)
+
+
+def _beside(image: Image) -> Image:
+    """The image with the world file and the mask `IMAGE.msk` that GDAL's tools write beside it; 0 is no data there."""
+    if image.affine is None and (world := world_file(image.path)) is not None:
+        image = replace(image, affine=world[0], files=(*image.files, world[1]))
+    path = mask_file(image.path)
+    if path is None:
+        return image
+    if _start(path) not in _TIFF_MAGIC:
+        raise InputRejected(f"{path}: is no GeoTIFF, expected the mask of {image.path.name}; correct or remove it")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with _dataset(path, "GTiff", None) as dataset:
+                shape = (dataset.count, dataset.height, dataset.width)
+                dtype = np.dtype(dataset.dtypes[0])
+                block = (int(dataset.block_shapes[0][0]), int(dataset.block_shapes[0][1]))
+    except (RasterioError, OSError) as error:
+        raise InputRejected(f"{path}: GDAL cannot open it as GTiff ({error}); correct or remove it") from error
+    n_bands, *size = image.samples.shape
+    if shape[1:] != tuple(size) or shape[0] not in (1, n_bands) or dtype != np.uint8:
+        raise InputRejected(
+            f"{path}: has {shape[0]} x {shape[1]} x {shape[2]} samples of {dtype}, expected the mask of 1 or {n_bands} x "
+            f"{size[0]} x {size[1]} bytes; correct or remove it"
+        )
+    mask = RasterSamples(path=path, driver="GTiff", shape=shape, block=block, dtype=dtype, masked=False)
+    samples: Samples = (
+        MaskedSamples(samples=image.samples, rules=(Rule(layer=Layer(samples=mask), values=(0,)),))
+        if shape[0] == 1
+        else MaskedSamples(samples=image.samples, band_masks=mask, good_codes=tuple(range(1, 256)))
+    )
+    return replace(
+        image, samples=samples, files=(*image.files, path), notes=(*image.notes, f"{path.name}: 0 is no data")
+    )
 
 
 def _envi_samples(samples: RasterSamples, envi: dict[str, str]) -> RasterSamples | GzipSamples:
     """How an ENVI file is read, once its size is known to agree with its header."""
-    offset = int(_number(envi.get("header_offset")) or 0)
+    offset = int(number(envi.get("header_offset")) or 0)
     size = int(np.prod(samples.shape, dtype=np.int64)) * samples.dtype.itemsize
     packed = _start(samples.path)[:2] == b"\x1f\x8b"
     if not packed and (found := samples.path.stat().st_size) < offset + size:
@@ -291,95 +387,33 @@ def _envi_samples(samples: RasterSamples, envi: dict[str, str]) -> RasterSamples
         shape=samples.shape,
         block=samples.block,
         dtype=samples.dtype,
-        stored=samples.dtype.newbyteorder(">" if envi.get("byte_order") == "1" else "<").str,
+        stored=samples.dtype.newbyteorder(">" if envi.get("byte_order", "").strip() == "1" else "<").str,
         interleave=envi.get("interleave", "bsq").strip().lower(),
         header_offset=offset,
     )
 
 
 def _envi_pair(path: Path) -> tuple[Path, Path]:
+    """Data file and the header that GDAL reads for it."""
     if _start(path) != b"ENVI":
         header = envi_header(path)
         if header is None:
             raise InputRejected(f"{path}: no ENVI header {path.with_suffix('.hdr').name} beside it; put it there")
         return path, header
     stem = path.with_suffix("")
-    data = next((p for s in _ENVI_SUFFIXES if (p := stem.with_name(stem.name + s)).is_file() and p != path), None)
-    if data is None:
+    found = [p for s in _ENVI_SUFFIXES if (p := stem.with_name(stem.name + s)).is_file() and p != path]
+    if not found:
         raise InputRejected(
             f"{path}: this is an ENVI header without its data file; expected {stem} or {stem}.bsq beside it"
         )
-    return data, path
-
-
-def _table(dataset: Any, n_bands: int, path: Path) -> BandTable | None:
-    """Wavelengths of the best source; widths and flags of the best source that has them, in the same unit."""
-    bands = [{k.lower(): v for k, v in dataset.tags(i + 1).items()} for i in range(n_bands)]
-    common = {k.lower(): v for k, v in dataset.tags().items()}
-    envi = {
-        k: [v.strip() for v in text.strip("{} \n").rstrip(",").split(",")]
-        for k, text in dataset.tags(ns="ENVI").items()
-    }
-    unit = bands[0].get("wavelength_units") or common.get("wavelength_units")
-    tables = [
-        _candidate(path, [[b.get(key) for b in bands] for key in ("wavelength", "fwhm", "bbl")], unit),
-        _candidate(
-            path, [envi.get(key) for key in ("wavelength", "fwhm", "bbl")], envi.get("wavelength_units", [""])[0]
-        ),
-    ]
-    if all(table is None or not table.wavelength for table in tables):
-        # Last, because GDAL rounds its own IMAGERY domain to 1 nm.
-        imagery = [dataset.tags(i + 1, ns="IMAGERY") for i in range(n_bands)]
-        keys = ("CENTRAL_WAVELENGTH_UM", "FWHM_UM", "")
-        tables.append(_candidate(path, [[b.get(key) for b in imagery] for key in keys], "um"))
-    if all(table is None or not table.wavelength for table in tables):
-        tables.append(_of_names(dataset.descriptions[:n_bands]))
-    found = [table for table in tables if table is not None]
-    best = next((table for table in found if table.wavelength), None)
-    if best is None:
-        return None
-    for other in found:
-        if best.fwhm is None and other.fwhm is not None:
-            ours, theirs = nm_per(best.unit), nm_per(other.unit)
-            if (best.unit or None) == (other.unit or None) or (ours and theirs):
-                ratio = theirs / ours if ours and theirs else 1.0
-                best = replace(best, fwhm=tuple(v * ratio for v in other.fwhm))
-        if best.good is None:
-            best = replace(best, good=other.good)
-    return best
-
-
-def _of_names(names: Sequence[str | None]) -> BandTable | None:
-    """Wavelengths that every band's name carries with their unit, such as `Band 3 (0.56 um)` and `665 nm`."""
-    matches = [_WAVELENGTH_IN_NAME.findall(name or "") for name in names]
-    if not all(len(found) == 1 for found in matches):
-        return None
-    center_nm = [float(value) * (nm_per(unit) or np.nan) for ((value, unit),) in matches]
-    return BandTable(wavelength=tuple(center_nm), fwhm=None, good=None, unit="nm")
-
-
-def _candidate(path: Path, columns: Sequence[Sequence[str | None] | None], unit: str | None) -> BandTable | None:
-    """A table of what one source has; missing columns are empty or None."""
-    try:
-        center, width, flag = (
-            None if column is None or not any(column) else tuple(float(v) if v else np.nan for v in column)
-            for column in columns
-        )
-    except ValueError as error:
+    if len(found) > 1:
+        told = ", ".join(p.name for p in found)
+        raise InputRejected(f"{path}: this header may belong to any of {told}; name the data file")
+    if (used := envi_header(found[0])) != path:
         raise InputRejected(
-            f"{path}: {error} among wavelength, fwhm or bbl; correct the header or give a table"
-        ) from error
-    if center is None and width is None and flag is None:
-        return None
-    good = None if flag is None else tuple(v != 0 for v in flag)
-    return BandTable(wavelength=center or (), fwhm=width, good=good, unit=unit or None)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
+            f"{path}: {found[0].name} is read with {used and used.name}; name the data file, or remove one"
+        )
+    return found[0], path
 
 
 def _start(path: Path) -> bytes:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,11 @@ MAX_BANDS = 10_000
 """More bands than this are taken for a damaged or hostile header."""
 SAMPLE_VALUES = 4_000_000
 """Images up to this many values are looked at whole when they are opened, larger ones in windows."""
+
+_LINES = 24
+"""Whole rows, and whole columns, of a large image that are looked at."""
+_LINE_VALUES = 40_000_000
+"""Values that may be decoded for them."""
 
 
 class Samples(Protocol):
@@ -68,6 +74,8 @@ class Image:
     """Band names in file order."""
     nodata: tuple[float, ...] = ()
     """Stored values that mean no data."""
+    valid_range: tuple[float, float] = (-math.inf, math.inf)
+    """Smallest and largest stored value that is valid."""
     scale: NDArray[np.float64] | None = None
     """Declared factor per band; None if neither scale nor offset is declared."""
     offset: NDArray[np.float64] | None = None
@@ -100,6 +108,8 @@ class StoredCube:
     """Stored values that mean no data."""
     flip: bool
     """The file's rows run from south to north."""
+    valid_range: tuple[float, float] = (-math.inf, math.inf)
+    """Smallest and largest stored value that is valid."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -120,8 +130,12 @@ class StoredCube:
         raw, valid = self.samples.read(picked, (stored_rows, cols))
         invalid = np.zeros(raw.shape, bool) if valid is None else ~valid
         for value in self.nodata:
-            if (stored := _as_stored(value, raw.dtype)) is not None:
-                invalid |= raw == stored
+            invalid |= equal(raw, value)
+        low, high = self.valid_range
+        if low > -math.inf:
+            invalid |= raw < low
+        if high < math.inf:
+            invalid |= raw > high
         # 32-bit floats hold 16-bit counts exactly; wider counts are scaled in 64 bits before they are rounded.
         exact = np.float32 if raw.dtype.itemsize <= 2 or raw.dtype == np.float32 else np.float64
         with np.errstate(over="ignore", invalid="ignore"):
@@ -187,6 +201,27 @@ def sample(cube: StoredCube | MosaicCube) -> tuple[NDArray[np.float32], bool]:
     return np.concatenate([cube.read(range(n_bands), w).reshape(n_bands, -1) for w in windows], axis=1), False
 
 
+def sample_lines(cube: StoredCube | MosaicCube, bands: Sequence[int]) -> NDArray[np.float32]:
+    """Some whole rows and columns of a large image, where margins, blocks and columns of fill show.
+
+    Returns
+    -------
+    ndarray, shape (band, sample), float32
+        NaN where there is no valid sample; nothing where the blocks of the file make lines costly.
+    """
+    _, height, width = cube.shape
+    tall, wide = cube.block
+    parts = [np.empty((len(bands), 0), np.float32)]
+    # What a line costs is what its blocks hold.
+    if (n_rows := min(_LINES, _LINE_VALUES // (len(bands) * tall * width))) >= 2:
+        rows = np.unique(np.linspace(0, height - 1, n_rows).astype(int)).tolist()
+        parts += [cube.read(bands, (slice(row, row + 1), slice(0, width)))[:, 0] for row in rows]
+    if (n_cols := min(_LINES, _LINE_VALUES // (len(bands) * height * min(wide, width)))) >= 2:
+        cols = np.unique(np.linspace(0, width - 1, n_cols).astype(int)).tolist()
+        parts += [cube.read(bands, (slice(0, height), slice(col, col + 1)))[:, :, 0] for col in cols]
+    return np.concatenate(parts, axis=1)
+
+
 def refuse_absurd(path: Path, shape: tuple[int, int, int]) -> None:
     """Refuse a size that no image has, before anything is read.
 
@@ -250,7 +285,20 @@ def _checked(window: Window, shape: tuple[int, int, int]) -> Window:
     return window
 
 
-def _as_stored(value: float, dtype: np.dtype[Any]) -> Any:
+def equal(raw: NDArray[Any], value: float) -> NDArray[np.bool_]:
+    """Stored samples that are a value, in the type of the samples; floats within the rounding that GDAL grants them."""
+    stored = as_stored(value, raw.dtype)
+    if stored is None:
+        return np.zeros(raw.shape, bool)
+    if raw.dtype.kind != "f" or not np.isfinite(stored) or stored == 0:
+        return np.asarray(raw == stored)
+    # GDAL takes the precision of 32-bit floats for 64 bits, too: nodata values are written with few digits.
+    precision = raw.dtype.type(2 * np.finfo(np.float32).eps)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(np.abs(raw - stored) < precision * np.abs(raw + stored))
+
+
+def as_stored(value: float, dtype: np.dtype[Any]) -> Any:
     """The nodata value in the type of the samples, None if no sample can have it."""
     if dtype.kind == "f":
         # GDAL tells the nodata value of a 32-bit file in 64 bits.

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.errors import InputRejected
@@ -102,6 +102,8 @@ class Source:
     """What the samples measure."""
     variable: str | None = None
     """Variable of a NetCDF or Zarr source that holds several."""
+    fill: Literal["mask", "keep"] | None = None
+    """Whether pixels that hold one value in all bands, which is not declared as nodata, are masked (None: they are) or kept."""
     mask: str | None = None
     """Flags of the product's masks that make a pixel invalid, separated by commas, or `none`; for products with masks."""
     bands: str | None = None

@@ -24,6 +24,8 @@ from hyperfuse.catalogs.references.responses import SENTINEL_2A
 from hyperfuse.catalogs.scene import Conditions
 from hyperfuse.catalogs.times import parse_time
 
+COARSE_M = 60
+"""Sampling distance (m) of the bands of the atmosphere."""
 FINEST_M = 10
 """Sampling distance of the product's grid."""
 _ROOTS = (b"Level-2A_User_Product", b"Level-1C_User_Product")
@@ -132,7 +134,7 @@ def describe_safe(package: Package, metadata: Member) -> Description:
         if text_of(value, "SPECIAL_VALUE_TEXT", label) in ("NODATA", "SATURATED")
     ]
     baseline = text_of(root, ".//PROCESSING_BASELINE", label)
-    bands, offsets = _bands(root, own, label)
+    bands, offsets, missing = _bands(root, own, label)
     told = ", ".join(sorted({f"{offset:g}" for offset in offsets})) or "none"
     return Description(
         name=text_of(root, ".//PRODUCT_URI", label).removesuffix(".SAFE"),
@@ -146,7 +148,14 @@ def describe_safe(package: Package, metadata: Member) -> Description:
         scl=_image(own, "SCL", 20),
         classi=next((m for m in own if m.base == "MSK_CLASSI_B00.jp2"), None),
         conditions=_conditions(root, tile),
-        notes=(f"Sentinel-2 {level}, baseline {baseline}, offset of counts by the metadata: {told}",),
+        notes=(
+            f"Sentinel-2 {level}, baseline {baseline}, offset of counts by the metadata: {told}",
+            *(
+                [f"the metadata list {', '.join(missing)}, no image of it is there: fetch the product again to use it"]
+                if missing
+                else []
+            ),
+        ),
     )
 
 
@@ -175,8 +184,8 @@ def _grid(tile: Element, label: Path) -> tuple[Affine, tuple[int, int], str]:
     return Affine(dx, 0.0, left, 0.0, dy, top), (rows, cols), crs
 
 
-def _bands(root: Element, own: list[Member], label: Path) -> tuple[tuple[Band, ...], list[float]]:
-    """Bands with an image, and the offsets (counts) of the product."""
+def _bands(root: Element, own: list[Member], label: Path) -> tuple[tuple[Band, ...], list[float], list[str]]:
+    """Bands with an image, the offsets (counts) of the product, and the bands of 10 m and 20 m whose image is missing."""
     is_l2a = root.find(".//BOA_QUANTIFICATION_VALUE") is not None
     quantity = number_of(root, f".//{'BOA_' if is_l2a else ''}QUANTIFICATION_VALUE", label)
     offsets = {
@@ -186,11 +195,13 @@ def _bands(root: Element, own: list[Member], label: Path) -> tuple[tuple[Band, .
         raise InputRejected(
             f"{label}: the quantification value is {quantity:g}, expected 10000; fetch the product again"
         )
-    bands = []
+    bands, missing = [], []
     for entry in root.iter("Spectral_Information"):
         name = two_digits(entry.get("physicalBand") or "")
         gsd_m = round(number_of(entry, "RESOLUTION", label))
         if (image := _image(own, name, gsd_m)) is None:
+            if gsd_m < COARSE_M:
+                missing.append(f"{name} ({gsd_m} m)")
             continue
         number = entry.get("bandId")
         if offsets and number not in offsets:
@@ -207,7 +218,7 @@ def _bands(root: Element, own: list[Member], label: Path) -> tuple[tuple[Band, .
                 image=image,
             )
         )
-    return tuple(bands), list(offsets.values())
+    return tuple(bands), list(offsets.values()), missing
 
 
 def _image(own: list[Member], name: str, gsd_m: int) -> Member | None:

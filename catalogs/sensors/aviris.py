@@ -30,6 +30,7 @@ from hyperfuse.catalogs.bands import nm_per
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.formats.assembly import Product, refuse_overrides, scene_of
 from hyperfuse.catalogs.formats.hdf import HdfSamples, has_objects, is_hdf, numbers, product, text
+from hyperfuse.catalogs.formats.packages import is_debris
 from hyperfuse.catalogs.formats.raster import envi_header, open_raster, raster_driver
 from hyperfuse.catalogs.scene import Scene
 from hyperfuse.catalogs.sensors import Sensor, Source
@@ -190,7 +191,11 @@ def _time(name: str) -> datetime | None:
 
 def _inside(folder: Path) -> list[Path]:
     """Reflectance images of a folder, data files only."""
-    files = [path for path in sorted(folder.glob("*")) if path.suffix.lower() != ".hdr" and _is_image(path)]
+    files = [
+        path
+        for path in sorted(folder.glob("*"))
+        if path.suffix.lower() != ".hdr" and not is_debris(path.name) and _is_image(path)
+    ]
     return [path for path in files if is_hdf(path) or _REFLECTANCE.search(path.stem.replace("_", " "))]
 
 

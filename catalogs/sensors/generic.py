@@ -7,9 +7,11 @@ safe, and every assumption is a note of the scene; the rest is asked of the user
 from __future__ import annotations
 
 import glob
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -18,13 +20,23 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from hyperfuse.catalogs.bands import Bands, read_table
+from hyperfuse.catalogs.bands import Bands, BandTable, read_table, widths_in_unit, without_wavelength
 from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.catalogs.formats.arrays import array_kind, open_array
-from hyperfuse.catalogs.formats.packages import open_package
+from hyperfuse.catalogs.formats.layers import FilledSamples
+from hyperfuse.catalogs.formats.packages import is_debris, open_package
 from hyperfuse.catalogs.formats.raster import envi_header, open_raster, raster_driver
-from hyperfuse.catalogs.formats.signal import without_signal
-from hyperfuse.catalogs.formats.stored import Image, MosaicCube, StoredCube, digest, refuse_absurd, sample
+from hyperfuse.catalogs.formats.signal import Fill, undeclared_fill, without_signal
+from hyperfuse.catalogs.formats.stored import (
+    Image,
+    MosaicCube,
+    StoredCube,
+    as_stored,
+    digest,
+    refuse_absurd,
+    sample,
+    sample_lines,
+)
 from hyperfuse.catalogs.scene import Quantity, Scene
 from hyperfuse.catalogs.sensors import Sensor, Source
 
@@ -74,9 +86,17 @@ def open_scene(source: Source) -> Scene:
             raise UsageError(f"{source.uri}: an image without a product has no {setting} to choose; drop the setting")
     images = _images(source)
     name = _name(source.uri, images)
-    bands = _bands(images, source, name)
+    _refuse_lacking(images, source)
+    bands, band_notes = _bands(images, source, name)
     geobox, corners, flip = _place(images, source, name)
     sparse_notes = _refuse_unwritten(images, source)
+    fill = _fill(images, bands, source, geobox, corners, flip=flip)
+    if fill is not None:
+        probes = tuple(int(bands.source_band[band]) for band in fill.probes)
+        images = [
+            replace(image, samples=FilledSamples(samples=image.samples, fills=tuple(fill.shares), probes=probes))
+            for image in images
+        ]
     values, whole = sample(_cube(images, bands, source, geobox, corners, flip=flip, guess=1.0))
     meaning = _meaning(images, source, values[bands.good])
     dead, dead_notes = without_signal(values, bands, whole=whole, of=source.uri)
@@ -94,7 +114,10 @@ def open_scene(source: Source) -> Scene:
         digest=digest(path for image in images for path in image.files),
         notes=(
             *dict.fromkeys(note for image in images for note in image.notes),
+            *band_notes,
             *sparse_notes,
+            *_unreachable_notes(images),
+            *(() if fill is None else fill.notes),
             *meaning.notes,
             *dead_notes,
             *_sentinel_notes(images, source, values),
@@ -107,7 +130,7 @@ def _images(source: Source) -> list[Image]:
     if path.exists():
         if (kind := array_kind(path)) is not None:
             return [open_array(path, kind, source.variable)]
-        return [_raster(path)]
+        return [_raster(path, _told_bands(source))]
     if "://" in source.uri:
         raise InputRejected(f"{source.uri}: lies on a server, expected a path on this machine; fetch the product first")
     matches = _matches(source.uri)
@@ -116,16 +139,42 @@ def _images(source: Source) -> list[Image]:
     tiles = [p for p in matches if p not in headers and (raster_driver(p) or p.suffix.lower() not in _SIDECARS)]
     if not tiles:
         raise InputRejected(f"{source.uri}: no such file, and no image matches it; check the path")
-    return [_raster(p) for p in tiles]
+    return [_raster(p, _told_bands(source)) for p in tiles]
 
 
-def _raster(path: Path) -> Image:
+def _refuse_lacking(images: Sequence[Image], source: Source) -> None:
+    """Name all that a file lacks at once; one thing alone is named where it is needed."""
+    image = images[0]
+    lacking = {
+        "no wavelengths": "wavelengths=FILE.csv"
+        if source.wavelengths is None and (image.table is None or not image.table.wavelength)
+        else None,
+        "no CRS": "crs=EPSG:..." if source.crs is None and image.crs is None else None,
+        "no georeference": "" if image.affine is None else None,
+    }
+    told = [what for what, setting in lacking.items() if setting is not None]
+    if len(told) < 2:
+        return
+    given = [setting for setting in lacking.values() if setting]
+    commands = (" ".join(f"--set {role}.{setting}" for setting in given) for role in ("hsi", "msi"))
+    place = "; georeference it first, for example with gdalwarp or a world file" if image.affine is None else ""
+    raise InputRejected(
+        f"{image.path}: {', '.join(told)} in the file of {image.samples.shape[0]} bands; give all with {' or '.join(commands)}"
+        f"{place} (FILE.csv: columns center_nm, optionally fwhm_nm and good, or the numbers separated by commas)"
+    )
+
+
+def _told_bands(source: Source) -> int | None:
+    return None if source.wavelengths is None else len(read_table(source.wavelengths).wavelength)
+
+
+def _raster(path: Path, n_bands: int | None) -> Image:
     if path.is_dir():
         raise InputRejected(
             f"{path}: a folder without Zarr metadata; name a file, a Zarr folder or a glob such as {path}/*.tif"
         )
     if (driver := raster_driver(path)) is not None:
-        return open_raster(path, driver)
+        return open_raster(path, driver, n_bands=n_bands)
     if (package := open_package(str(path))) is not None and package.kind != "folder":
         held = ", ".join(m.name for m in package.members[:5]) + " ..." * (len(package.members) > 5)
         raise InputRejected(
@@ -141,7 +190,9 @@ def _raster(path: Path) -> Image:
 
 
 def _matches(uri: str) -> list[Path]:
-    return sorted(Path(p) for p in glob.glob(uri) if Path(p).is_file()) if glob.has_magic(uri) else []  # noqa: PTH207
+    if not glob.has_magic(uri):
+        return []
+    return sorted(p for p in map(Path, glob.glob(uri)) if p.is_file() and not is_debris(p.name))  # noqa: PTH207
 
 
 def _name(uri: str, images: Sequence[Image]) -> str:
@@ -153,8 +204,8 @@ def _name(uri: str, images: Sequence[Image]) -> str:
     return common or Path(uri).parent.name or "mosaic"
 
 
-def _bands(images: Sequence[Image], source: Source, name: str) -> Bands:
-    """Bands of the user's table or of the files, which must agree."""
+def _bands(images: Sequence[Image], source: Source, name: str) -> tuple[Bands, tuple[str, ...]]:
+    """Bands of the user's table or of the files, which must agree, and what had to be decided on them."""
     if source.wavelengths is not None:
         tables = [read_table(source.wavelengths)] * len(images)
     else:
@@ -167,19 +218,22 @@ def _bands(images: Sequence[Image], source: Source, name: str) -> Bands:
                     "or the numbers separated by commas"
                 )
             tables.append(image.table)
-    found = []
-    for image, table in zip(images, tables, strict=True):
+    found: list[Bands] = []
+    notes: list[str] = []
+    for image, told in zip(images, tables, strict=True):
+        table, mended = widths_in_unit(told, image.path.name)
+        notes += mended
         n_bands = image.samples.shape[0]
         if len(table.wavelength) != n_bands:
             raise InputRejected(
                 f"{image.path}: has {n_bands} bands, but {source.wavelengths or 'its header'} gives "
                 f"{len(table.wavelength)} wavelengths; one per band is expected, in file order"
             )
-        found.append(
-            Bands.sort(
-                table.wavelength, unit=table.unit, of=name, fwhm=table.fwhm, good=table.good, names=image.names
-            )
-        )  # fmt: skip
+        empty = without_wavelength(table)
+        if empty.any():
+            listed = ", ".join(str(band + 1) for band in np.flatnonzero(empty)[:20]) + " ..." * bool(empty.sum() > 20)
+            notes.append(f"{image.path.name}: {int(empty.sum())} bands have no wavelength and are left out: {listed}")
+        found.append(_sorted(table, np.flatnonzero(~empty), image, name))
     first = found[0]
     for image, other in zip(images, found, strict=True):
         if len(other) != len(first) or not np.allclose(other.center_nm, first.center_nm, rtol=0, atol=0.01):
@@ -187,17 +241,43 @@ def _bands(images: Sequence[Image], source: Source, name: str) -> Bands:
                 f"{image.path}: its {len(other)} bands differ from the {len(first)} of {images[0].path}; "
                 "tiles of one mosaic must have the same wavelengths"
             )
+        if not np.array_equal(other.source_band, first.source_band):
+            raise InputRejected(f"{image.path}: its bands are in another order than those of {images[0].path}")
         first = first.mark_bad(~other.good)
-    return first
+    return first, tuple(dict.fromkeys(notes))
+
+
+def _sorted(table: BandTable, kept: NDArray[np.intp], image: Image, name: str) -> Bands:
+    """Some bands of a table, by wavelength; `source_band` counts those of the file."""
+
+    def picked(column: Sequence[Any] | None) -> list[Any] | None:
+        # A column of another length is refused by `Bands.sort`.
+        return None if column is None else [column[i] for i in kept] if len(column) == n_bands else list(column)
+
+    n_bands = len(table.wavelength)
+    bands = Bands.sort(
+        picked(table.wavelength) or [],
+        unit=table.unit,
+        of=name,
+        fwhm=picked(table.fwhm),
+        good=picked(table.good),
+        names=picked(image.names),
+    )
+    return replace(bands, source_band=kept[bands.source_band].astype(np.int64))
 
 
 def _place(images: Sequence[Image], source: Source, name: str) -> tuple[GeoBox, list[tuple[int, int]], bool]:
     """The common grid, the corner (row, column) of each image on it, and whether stored rows run north."""
     crs = _crs(images[0], source)
     first, flip = _north_up(images[0])
+    if crs.is_geographic:
+        first = _turned(first, images[0], 0.0)
+    middle = _middle(first, images[0])
     places = []
     for image in images:
         affine, flipped = _north_up(image)
+        if crs.is_geographic:
+            affine = _turned(affine, image, middle)
         if _crs(image, source) != crs:
             raise InputRejected(
                 f"{image.path}: CRS differs from that of {images[0].path}; reproject the tiles to one CRS"
@@ -225,6 +305,18 @@ def _place(images: Sequence[Image], source: Source, name: str) -> tuple[GeoBox, 
         shape, first @ Affine.translation(left, top), crs.to_wkt() if crs.to_epsg() is None else f"EPSG:{crs.to_epsg()}"
     )
     return geobox, [(p[0] - top, p[1] - left) for p in places], flip
+
+
+def _middle(affine: Affine, image: Image) -> float:
+    """X coordinate of the center of an image."""
+    _, height, width = image.samples.shape
+    return float((affine @ (width / 2, height / 2))[0])
+
+
+def _turned(affine: Affine, image: Image, near: float) -> Affine:
+    """A grid in degrees with its center within half a turn of a longitude: files also count from 0 to 360."""
+    turns = round((_middle(affine, image) - near) / 360.0)
+    return affine if turns == 0 else Affine.translation(-360.0 * turns, 0) @ affine
 
 
 def _crs(image: Image, source: Source) -> CRS:
@@ -268,6 +360,39 @@ def _refuse_unwritten(images: Sequence[Image], source: Source) -> tuple[str, ...
     return tuple(notes)
 
 
+def _fill(
+    images: Sequence[Image],
+    bands: Bands,
+    source: Source,
+    geobox: GeoBox,
+    corners: list[tuple[int, int]],
+    *,
+    flip: bool,
+) -> Fill | None:
+    """Undeclared fill, looked for among the samples as they are stored."""
+    if source.fill == "keep":
+        return None
+    plain = [replace(image, scale=None, offset=None) for image in images]
+    cube = _cube(plain, bands, replace(source, scale=None, offset=None), geobox, corners, flip=flip, guess=1.0)
+    raw, whole = sample(cube)
+    return undeclared_fill(
+        raw, bands, images[0].samples.dtype, lambda picked: raw[:, :0] if whole else sample_lines(cube, picked)
+    )
+
+
+def _unreachable_notes(images: Sequence[Image]) -> tuple[str, ...]:
+    """A warning where the declared nodata value is one that no sample of that type can have."""
+    return tuple(
+        dict.fromkeys(
+            f"{image.path.name}: declares nodata {value:g}, which {image.samples.dtype} samples cannot be; "
+            "give hsi.nodata or msi.nodata"
+            for image in images
+            for value in image.nodata
+            if math.isfinite(value) and as_stored(value, image.samples.dtype) is None
+        )
+    )
+
+
 def _cube(
     images: Sequence[Image],
     bands: Bands,
@@ -291,6 +416,7 @@ def _cube(
                 scale=scale if source.scale is None else np.full(n_bands, source.scale),
                 offset=offset if source.offset is None else np.full(n_bands, source.offset),
                 nodata=image.nodata if source.nodata is None else (source.nodata,),
+                valid_range=image.valid_range,
                 flip=flip,
             )
         )

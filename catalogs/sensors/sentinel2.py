@@ -44,6 +44,7 @@ from hyperfuse.catalogs.formats.raster import open_member
 from hyperfuse.catalogs.scene import Scene
 from hyperfuse.catalogs.sensors import Mtf, Sensor, Source
 from hyperfuse.catalogs.sensors._sentinel2 import (
+    COARSE_M,
     FINEST_M,
     Band,
     Description,
@@ -68,7 +69,6 @@ SENSOR = Sensor(
     band_mtf={name: Mtf(across=mtf) for name, mtf in _MTF.items()},
 )
 
-_COARSE_M = 60
 _SCL_M = 20
 _SCL: dict[Flag, tuple[int, ...]] = {
     "defective": (1,), "shadow": (3,), "water": (6,), "cloud": (8, 9), "cirrus": (10,), "snow": (11,)
@@ -182,14 +182,14 @@ def _rules(description: Description, grid: _Grid, flags: tuple[Flag, ...]) -> tu
         return (Rule(layer=grid.layer(description.scl, _SCL_M), values=values),) if values else (), ()
     if description.classi is not None:
         bands = [_CLASSI[flag] for flag in flags if flag in _CLASSI]
-        return tuple(Rule(layer=grid.layer(description.classi, _COARSE_M, band), values=(1,)) for band in bands), ()
+        return tuple(Rule(layer=grid.layer(description.classi, COARSE_M, band), values=(1,)) for band in bands), ()
     return (), ("no scene classification or cloud layers on this grid: clouds are not masked",) if flags else ()
 
 
 def _chosen(description: Description, source: Source) -> tuple[Band, ...]:
     there = {band.name: band for band in description.bands}
     if source.bands is None:
-        bands = tuple(band for band in description.bands if band.gsd_m < _COARSE_M)
+        bands = tuple(band for band in description.bands if band.gsd_m < COARSE_M)
         if not bands:
             raise InputRejected(f"{source.uri}: holds no image of 10 m or 20 m; fetch the product again")
         return bands

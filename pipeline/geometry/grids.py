@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected
+from hyperfuse.catalogs.outline import area_on, on_turn_of
 from hyperfuse.catalogs.pairs import ScenePair
 from hyperfuse.pipeline.config import AlignConfig
 
@@ -145,7 +146,7 @@ def nest(pair: ScenePair, align: AlignConfig, ratio: int | None) -> NestedGrids:
             f"{reference.name}: its grid is rotated, and the product keeps the reference's grid; "
             "give a north-up reference or set align.reference to the other image"
         )
-    overlap = pair.overlap().to_crs(crs).boundingbox
+    overlap = area_on(pair.overlap(), reference.geobox).boundingbox
     left, bottom, right, top = overlap
     inward = True
     if align.bounds is not None:
@@ -180,7 +181,7 @@ def on_lattice(source: GeoBox, target: GeoBox | None) -> tuple[int, int] | None:
     """Row and column of the target's first pixel in the source, or None if their pixels do not coincide."""
     if target is None or source.crs != target.crs:
         return None
-    between = ~source.affine @ target.affine
+    between = ~source.affine @ on_turn_of(target, source).affine
     # The matrix may be off by a thousandth of a pixel at the far end of the target, not only at its origin.
     height, width = target.shape
     for x, y in ((0, 0), (width, 0), (0, height), (width, height)):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
+from hyperfuse.catalogs.outline import in_turn
 from hyperfuse.catalogs.scene import Scene, Window, pixel_size_m
 from hyperfuse.models.operators import keys_kernel
 from hyperfuse.pipeline.geometry.displacement import NO_DISPLACEMENT, Displacement
@@ -157,7 +158,7 @@ def source_pixels(
     x, y = displacement(*(np.asarray(axis) for axis in target.affine @ (col, row)))
     if source.crs != target.crs:
         x, y = _transformer(str(target.crs), str(source.crs)).transform(x, y)
-    col, row = ~source.affine @ (x, y)
+    col, row = ~source.affine @ (in_turn(x, source), y)
     return _quantized(row), _quantized(col)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
 
+from hyperfuse.catalogs.outline import area_on
 from hyperfuse.catalogs.pairs import ScenePair
 from hyperfuse.catalogs.scene import Window, pixel_size_m
 from hyperfuse.pipeline.geometry.displacement import Displacement
@@ -437,8 +438,8 @@ def _parts(center_nm: NDArray[np.float64], n_parts: int, per_part: int) -> NDArr
 
 def _meeting(hsi: GeoBox, product: GeoBox) -> Window:
     """HSI pixels that lie in the product's extent."""
-    assert hsi.crs is not None  # noqa: S101 (our invariant: scenes have a CRS)
-    outline = product.footprint(hsi.crs, npoints=32).boundingbox
+    length = max(product.boundingbox.span_x, product.boundingbox.span_y)
+    outline = area_on(product.extent.segmented(length / 32), hsi).boundingbox
     corners = [~hsi.affine @ (x, y) for x in (outline.left, outline.right) for y in (outline.bottom, outline.top)]
     ranges = []
     for axis, size in ((1, hsi.shape[0]), (0, hsi.shape[1])):

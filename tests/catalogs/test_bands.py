@@ -156,6 +156,27 @@ def test_table_with_comments_gaps_and_two_units(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "center", "width", "unit"),
+    [
+        ("Wavelength [nm];FWHM [nm]\n450,5;10,25\n\n ; \n550;\n", (450.5, 550), (10.25, np.nan), "nm"),
+        ("  Center Wavelength (nm) ; Fwhm (um)\n450;0,01\n550;0.02\n", (450, 550), (10, 20), "nm"),
+        ("wavelength_um\tfwhm_nm\n0.45\t10\n0.55\t20\n", (0.45, 0.55), (0.01, 0.02), "um"),
+        ("wavelength (micrometers), fwhm {um}\n0.45, 0.01\n , \n0.55, 0.02\n", (0.45, 0.55), (0.01, 0.02), "um"),
+    ],
+)
+def test_tables_as_spreadsheets_write_them(
+    tmp_path: Path, content: str, center: tuple[float, ...], width: tuple[float, ...], unit: str
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(content)
+    table = read_table(str(path))
+    np.testing.assert_allclose(table.wavelength, center)
+    assert table.fwhm is not None
+    np.testing.assert_allclose(table.fwhm, width)
+    assert table.unit == unit
+
+
+@pytest.mark.parametrize(
     ("content", "sentence"),
     [
         (b"band,name\n1,red\n", "no column center_nm"),

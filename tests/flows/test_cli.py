@@ -303,3 +303,30 @@ def test_a_file_of_settings_that_is_none_is_told_in_one_line(
         assert main(["plan", "--config", str(path)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert told in line
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_numerical_error_is_one_sentence(
+    capsys,
+    monkeypatch,
+    pair: tuple[Path, Path],
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    monkeypatch.setattr(
+        "hyperfuse.pipeline.reports.describe.describe", lambda *_, **__: np.linalg.inv(np.zeros((2, 2)))
+    )
+    code, out, err = call(capsys, "info", pair[0], *(["--json"] if as_json else []))
+    assert code == 3
+    assert "do not determine a system of equations (Singular matrix)" in err
+    assert "Traceback" not in err
+    if as_json:
+        assert json.loads(out)["reason"] == "input_rejected"
+
+
+def test_what_both_scenes_lack_is_one_message(capsys, tmp_path: Path) -> None:
+    hsi, msi = write(tmp_path / "hsi.tif", "hsi", crs=None, nm=False), write(tmp_path / "msi.tif", "msi", nm=False)
+    code, _, err = call(capsys, "plan", hsi, msi, "--output", tmp_path / "out")
+    assert code == 3
+    assert "hsi.tif: no wavelengths, no CRS in the file of 12 bands" in err
+    assert "; and " in err
+    assert "msi.tif: no wavelengths in the file; give a table" in err

@@ -6,7 +6,7 @@ from hyperfuse.catalogs.addresses import carries_user, without_user
 from hyperfuse.catalogs.errors import UsageError
 from hyperfuse.flows.cli import main
 from hyperfuse.pipeline.archive.settings import load_archive
-from hyperfuse.pipeline.config import RunConfig, load_config
+from hyperfuse.pipeline.config import RunConfig, load_config, load_scene
 
 ADDRESS = "s3://bob:hunter2@host/jobs"
 BASE = {"hsi.uri": "a", "msi.uri": "b", "output": "c"}
@@ -129,3 +129,37 @@ def test_schema_is_a_form():
 def test_responses_are_those_of_the_msi():
     with pytest.raises(UsageError, match=r"setting hsi: hsi.responses is not used"):
         load_config(None, {"hsi.uri": "a", "hsi.responses": "a.csv", "msi.uri": "b", "output": "c"})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("665", "665"), ("665.5", "665.5"), ("[665, 560]", "665,560"), ("665,560", "665,560"), ("table.csv", "table.csv")],
+)
+def test_one_wavelength_is_as_good_as_several(value, expected):
+    assert load_config(None, BASE | {"msi.wavelengths": value}).msi.wavelengths == expected
+    assert load_scene("a", {"msi.wavelengths": value}).wavelengths == expected
+
+
+def test_a_number_is_a_code_of_epsg():
+    assert load_config(None, BASE | {"msi.crs": "32633"}).msi.crs == "EPSG:32633"
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [
+        ("hsi.wavelenghts", r"hsi\.wavelengths"),
+        ("align.max_shift", r"align\.max_shift_px"),
+        ("max_shift_px", r"align\.max_shift_px"),
+        ("hsi.no_data", r"hsi\.nodata"),
+    ],
+)
+def test_settings_that_are_nearly_right(setting, meant):
+    with pytest.raises(UsageError, match=rf"setting {setting} is unknown; did you mean {meant}\?"):
+        load_config(None, BASE | {setting: "1"})
+
+
+def test_settings_of_a_scene_that_are_nearly_right():
+    with pytest.raises(UsageError, match=r"setting nodatta is unknown; did you mean nodata\?"):
+        load_scene("a", {"nodatta": "0"})
+    with pytest.raises(UsageError, match="setting qqq is unknown; correct its name"):
+        load_scene("a", {"qqq": "0"})

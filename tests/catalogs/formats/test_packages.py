@@ -19,6 +19,23 @@ from tests.products import enmap as built
 from tests.products.packing import tar_with, tarred, zip_of, zipped
 
 
+def test_what_macos_leaves_behind_is_no_member(tmp_path: Path) -> None:
+    folder = tmp_path / "product"
+    (folder / "in").mkdir(parents=True)
+    (folder / "in" / "a.tif").write_bytes(b"II*\0")
+    for name in ("in/._a.tif", ".DS_Store", "._in"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    archive = tmp_path / "product.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(folder / "in" / "a.tif", "in/a.tif")
+        file.writestr("__MACOSX/in/._a.tif", b"\0\5\x16\7")
+        file.writestr("in/._a.tif", b"\0\5\x16\7")
+    for path in (folder, archive):
+        package = open_package(str(path))
+        assert package is not None
+        assert [member.name for member in package.members] == ["in/a.tif"]
+
+
 def refused(path: Path, sentence: str) -> None:
     """By every way in: the package itself, and a scene of it."""
     with pytest.raises(InputRejected, match=sentence):

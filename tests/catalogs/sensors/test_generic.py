@@ -308,6 +308,12 @@ def test_mosaic(tmp_path: Path) -> None:
     assert opened(uri).digest != scene.digest
 
 
+def test_files_of_macos_are_no_tiles(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", counts(), tags=by_band())
+    (tmp_path / "._a.tif").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    np.testing.assert_array_equal(whole(opened(f"{tmp_path}/*.tif")), whole(opened(path)))
+
+
 def test_holes_of_the_first_tile_are_filled_by_the_next(tmp_path: Path) -> None:
     data = counts()
     holed = data.copy()
@@ -415,6 +421,16 @@ def test_crs_is_asked_for(tmp_path: Path) -> None:
     refused(path, r"a\.tif: no CRS in the file; give one with --set hsi\.crs=EPSG")
     refused(path, "is not a CRS that PROJ knows", crs="EPSG:nonsense")
     assert opened(path, crs="EPSG:32618").geobox.crs.epsg == 32618
+
+
+def test_all_that_is_missing_is_asked_for_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", counts(), crs=None)
+    refused(
+        path,
+        r"a\.tif: no wavelengths, no CRS in the file of 4 bands; give all with --set hsi\.wavelengths=FILE\.csv --set "
+        r"hsi\.crs=EPSG:\.\.\. or --set msi\.wavelengths",
+    )
+    assert opened(path, crs="EPSG:32633", wavelengths="450,550,650,850").cube.shape == (4, 12, 9)
 
 
 def test_georeference_is_asked_for(tmp_path: Path) -> None:
