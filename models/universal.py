@@ -62,6 +62,8 @@ CARD = MethodCard(
     "with the networks of csakd, s3rnet and hyfusion, see there",
     code="HyperFuse, Apache-2.0",
 )
+TAKES_DISPLACEMENT = True
+# The estimate works with samples beside their blocks; of the planes, the detail by colors alone takes them for centered.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "csakd-student": {"core": "csakd-student", "core_options": {"growth": 4, "layers": [0, 1, 0, 1]}},
     "csakd-teacher": {"core": "csakd-teacher", "core_options": {"growth": 8, "layers": [0, 1, 1, 1]}},

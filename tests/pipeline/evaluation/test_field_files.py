@@ -113,7 +113,7 @@ def test_a_pipeline_against_the_method_alone():
     assert plain.error is None
     assert plain.scores.psnr_db == pytest.approx(alone.psnr_db, abs=0.3)
     assert plain.scores.pixels == alone.pixels
-    assert plain.told["psf_sigma_px"] == pytest.approx(pair.observed.psf_sigma_px, rel=1e-3)
+    assert plain.told["psf_sigma_px"] == pytest.approx(pair.observed.psf_sigma_px, rel=0.01)  # measured on the pair
     assert (shifted.told["registration"], plain.told["registration"]) == ("accept", "accept")
     # The move that brings the MSI onto the HSI: against the displacement of the samples, rows run south.
     assert shifted.told["east_m"] == pytest.approx(-0.25 * 0.8 * 30, abs=1.5)
