@@ -26,7 +26,7 @@ HSI_BANDS = 32
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._-]{0,199}")
 TABLES = ("wavelengths", "responses")
 """Settings that may name a file: the place must be allowed."""
-_PLAIN = ("crs", "scale", "offset", "nodata", "quantity", "variable", "mask", "bands")
+_PLAIN = ("crs", "scale", "offset", "nodata", "fill", "quantity", "variable", "mask", "bands")
 """Settings that name no file. One that is in neither list is refused in an item until somebody has decided."""
 _CRS = re.compile(r"[A-Za-z]+:[A-Za-z0-9.:_-]+|[0-9]+|[A-Z_]+\[.*\]|\+proj=.*", re.DOTALL)
 """A code, WKT or parameters of PROJ, which is all that a CRS of an item may be ..."""
