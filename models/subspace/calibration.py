@@ -31,6 +31,8 @@ _LEAST_PX, _LEAST_FACTOR = 0.02, 0.02
 image are often displaced against each other by as much."""
 _CLEAR = 5.0
 """Standard errors by which a refinement must differ from what was believed."""
+_FEWEST = 64
+"""Samples of a half, below which it bears nothing out."""
 _APART = 0.5
 """Of a refinement: how far each half of the sample may be from it, and how unsure of it."""
 _STEPS = 5
@@ -97,7 +99,11 @@ def calibrated(
         step, errors = _step(look(operator), values, valid, operator.sigma_px / sampling)
         operator = _moved(operator, step, believed, sampling)
     seen = look(operator)
-    halves = [_step(seen, values, half, operator.sigma_px / sampling) for half in _halves(valid)]
+    unknown = torch.full((3,), math.inf, dtype=torch.float64)
+    halves = [
+        _step(seen, values, half, operator.sigma_px / sampling) if int(half.sum()) >= _FEWEST else (unknown, unknown)
+        for half in _halves(valid)
+    ]
     calibration = Calibration(
         believed=believed,
         measured=operator,

@@ -54,7 +54,7 @@ def test_what_a_network_gives_comes_back_in_the_unit_of_the_hsi(tmp_path, monkey
     weights = weight_file(tmp_path / "w.safetensors", "csakd-student")
     seen = []
 
-    def repeated(hsi: torch.Tensor, _msi: torch.Tensor) -> torch.Tensor:
+    def repeated(hsi: torch.Tensor, _msi: torch.Tensor, *_features: torch.Tensor) -> torch.Tensor:
         seen.append((float(hsi.min()), float(hsi.max())))
         return hsi.repeat_interleave(4, dim=-2).repeat_interleave(4, dim=-1)
 
