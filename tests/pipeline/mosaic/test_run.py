@@ -357,7 +357,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(halves, tmp_path, monkey
         chunk.write_bytes(chunk.read_bytes() + b"x")
         assert blend_area(held) == 4
     made = mosaic_products(config)
-    assert made.provenance["tiles"] == {"core": 32, "finished_blocks": 12, "resumed": 12}
+    assert made.provenance["tiles"] == {"core": 32, "finished": 12, "resumed": 12}
     np.testing.assert_array_equal(counts(made), whole)
 
 
