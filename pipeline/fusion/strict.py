@@ -60,7 +60,7 @@ class StrictRecord(BaseModel):
     pixels: int
     """Coarse pixels that were compared."""
     reach: int
-    """Coarse pixels around a tile that regularize its correction."""
+    """Coarse pixels around a tile that decide its correction."""
 
     @property
     def projection_lambdas(self) -> F64:

@@ -1,7 +1,7 @@
 """Several products, one area: check, stage what is valid, blend block by block, publish.
 
 Nothing of a block depends on another, and each writes its own chunks: a run that was killed is started again and skips
-the blocks that are finished_blocks, and memory holds one block, whatever the size and the number of products.
+the blocks that are finished, and memory holds one block, whatever the size and the number of products.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def open_area(config: AreaConfig, *, progress: Progress = silent) -> Iterator[Ar
             with resources_named(config.output):
                 yield AreaRun(area=area, progress=progress, started=started)
         except (InputRejected, ExpectedSkip):
-            # Trying again with the same products is pointless; finished_blocks blocks are kept all the same.
+            # Trying again with the same products is pointless; finished blocks are kept all the same.
             if not area.ledger.records():
                 shutil.rmtree(area.folder, ignore_errors=True)
             raise
@@ -176,7 +176,7 @@ def publish_area(held: AreaRun) -> Product:
     records = finished_blocks(area)
     boxes = list(store.chunk_boxes(area.inputs.target.shape, store.open_array(area.source).chunks))
     if len(records) != len(boxes):
-        raise RuntimeError(f"{area.name}: {len(records)} of {len(boxes)} blocks are finished_blocks; blend them first")
+        raise RuntimeError(f"{area.name}: {len(records)} of {len(boxes)} blocks are finished; blend them first")
     summary = summarize(list(records.values()))
     ended = now()
     sums = joined(
@@ -244,7 +244,7 @@ def _require_some_product(area: Area) -> None:
 
 
 def _staged_validity(held: AreaRun) -> list[store.Array]:
-    """Maps of what is valid in each product; those that an earlier run has finished_blocks are taken over."""
+    """Maps of what is valid in each product; those that an earlier run has finished are taken over."""
     area = held.area
     group, inputs = area.folder / "valid.zarr", area.inputs
     if not group.is_dir():

@@ -31,7 +31,7 @@ _LEAST_PX = 16
 
 
 def decide_residual(job: StagedJob) -> None:
-    """Decide, and keep the decision in the job's folder; does nothing if that is done, or if there is nothing to decide_residual."""
+    """Decide, and keep the decision in the job's folder; does nothing if that is done, or if there is nothing to decide."""
     path = job.folder / FILE
     if job.spec.base is None or path.is_file():
         return

@@ -1,4 +1,4 @@
-"""ProductComparison of two or more products of one scene: their scores, and the differences of their samples.
+"""Comparison of two or more products of one scene: their scores, and the differences of their samples.
 
 The products must lie on one grid. Each product is subtracted from the first one. Every sample is read once, block by
 block, so that memory does not grow with the scene.
