@@ -111,7 +111,7 @@ def wait_long(rank: Rank, progress: Progress) -> None:
 def test_no_process_outlives_the_one_that_watches():
     """Nothing there catches the signal: as by SIGKILL, it has no time to end the others."""
     code = (
-        "import torch; from pipeline.training.ranks import together; from tests.pipeline.training.test_ranks import wait_long;"
+        "import torch; from hyperfuse.pipeline.training.distributed import together; from tests.pipeline.training.test_distributed import wait_long;"
         "together(wait_long, 2, torch.device('cpu'), progress=lambda *word: print(*word, flush=True))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
