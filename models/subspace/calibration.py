@@ -134,7 +134,7 @@ def _step(
     n_guides = (seen.shape[1] - 1) // 4
     n_free, n_seen = 1 + n_guides, seen.shape[1]
     free = gram[:n_free, :n_free]
-    free = free + 1e-9 * free.diagonal().mean() * torch.eye(n_free, dtype=free.dtype)
+    free = free + 1e-9 * free.diagonal().mean().clamp_min(1e-30) * torch.eye(n_free, dtype=free.dtype)
     on_free = torch.linalg.solve(free, gram[:n_free])
     left = gram - gram[:, :n_free] @ on_free  # products of what the free columns do not explain
     guided = on_free[1:, n_seen:]  # (c, K)

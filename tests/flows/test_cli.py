@@ -265,7 +265,7 @@ def test_errors_as_json(pair, tmp_path, capsys):
 
 
 def test_help_loads_no_torch():
-    code = "import sys; from flows.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = "import sys; from hyperfuse.flows.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 

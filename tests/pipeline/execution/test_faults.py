@@ -195,7 +195,8 @@ def test_of_two_runs_of_a_job_one_is_busy(tmp_path, undisturbed):
 
 POISON = """
 import os, signal, time
-from pipeline import engine, fuse
+from hyperfuse.pipeline.execution import engine
+from hyperfuse.pipeline.fusion import tile_fuser as fuse
 
 sound = fuse.fuse_batch  # not the engine's, which is this one when Dask loads the file again
 

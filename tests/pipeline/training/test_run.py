@@ -95,7 +95,7 @@ def test_a_killed_training_goes_on_along_the_same_curve(tmp_path):
     train(whole)
     killed = training(tmp_path / "killed", **settings)
     (tmp_path / "config.json").write_text(killed.model_dump_json())
-    code = "import sys, pathlib; from pipeline.training import *; train(load_training(pathlib.Path(sys.argv[1])))"
+    code = "import sys, pathlib; from hyperfuse.pipeline.training import load_training, train; train(load_training(pathlib.Path(sys.argv[1])))"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "config.json")])
     deadline = time.monotonic() + 120
     while not (killed.output / "steps.csv").is_file() or len(curve(killed.output)) < 1 + 6:
