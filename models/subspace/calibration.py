@@ -31,7 +31,7 @@ _LEAST_PX, _LEAST_FACTOR = 0.02, 0.02
 image are often displaced against each other by as much."""
 _CLEAR = 5.0
 """Standard errors by which a refinement must differ from what was believed."""
-_FEWEST = 64
+_FEWEST = 16
 """Samples of a half, below which it bears nothing out."""
 _APART = 0.5
 """Of a refinement: how far each half of the sample may be from it, and how unsure of it."""
@@ -120,7 +120,9 @@ def _halves(valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if len(valid) > 1:
         first[::2] = True
     else:
-        first[:, : valid.shape[1] // 2] = True
+        # By their number, not by the image: of a small scene only the middle may count.
+        rows = valid[0].nonzero()[:, 0]
+        first[:, : int(rows.median()) + 1 if len(rows) else 0] = True
     return valid & first, valid & ~first
 
 

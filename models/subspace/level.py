@@ -37,7 +37,7 @@ _REAL = 0.98
 """Share of a sample's PSF that must lie within the scene for the sample to tell where it lies."""
 SEEN = 0.9
 """Share of a coarser sample's PSF that must lie on valid pixels for the sample to count."""
-_FEWEST_WITNESSES = 64.0
+_FEWEST_WITNESSES = 24.0
 """Samples that must share in what displacement and blur would change for these to be taken into account."""
 _NARROWEST = 0.3
 """Least standard deviation (fine pixels) of the blur between two resolutions."""
