@@ -172,7 +172,7 @@ def test_one_tile_has_no_seam(tmp_path: Path) -> None:
 def test_taps_of_a_stretch_are_those_of_the_whole(ratio: int, first: int, length: int, share: float) -> None:
     from hyperfuse.models.operators import blur_matrix
 
-    n_coarse, sigma = 40, share * ratio
+    n_coarse, sigma = 60, share * ratio
     matrix = blur_matrix(n_coarse, ratio, sigma)
     inner = range(12, 28)
     part = taps(inner, range(first, first + length), ratio, sigma)
