@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.models import FusionModel, Method, ModelSpec, TwoRateModel, method
+from hyperfuse.models._detectors import GroupedModel
 from hyperfuse.models.weights_io import load_weights
 from hyperfuse.pipeline.fusion.residual import admitted
 from hyperfuse.pipeline.fusion.weights import WEIGHTS
@@ -163,6 +164,7 @@ def load_sums(job: StagedJob) -> dict[str, torch.Tensor] | None:
 
 
 def _on(model: FusionModel, device: torch.device) -> FusionModel:
-    if isinstance(model, torch.nn.Module):
+    # Networks, and groups of methods with networks among them; classical methods follow their arguments.
+    if isinstance(model, torch.nn.Module | GroupedModel):
         model.to(device)
     return model

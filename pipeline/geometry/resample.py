@@ -113,8 +113,6 @@ def as_measured(scene: GeoBox, target: GeoBox, displacement: Displacement = NO_D
     displacement : Displacement
         As for `warp`; only a shift is one offset everywhere.
     """
-    if scene.crs != target.crs or displacement.slope != (0.0, 0.0, 0.0, 0.0) or displacement.field is not None:
-        return None
     at = source_pixels(scene, target, (slice(0, 1), slice(0, 1)), displacement)
     row, col = (float(axis[0, 0]) for axis in at)
     beside_row, beside_col = round(row) - row, round(col) - col
