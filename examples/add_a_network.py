@@ -19,7 +19,7 @@ models.__path__.append(str(Path(__file__).with_name("own_network")))
 RECIPE = "size=200&ratio=4&bands=40&seed=2"
 
 
-def fused(output: Path, network: str, core: int = 256) -> Product:
+def fused(output: Path, method: str, core: int = 256) -> Product:
     return run(
         load_config(
             None,
@@ -27,7 +27,7 @@ def fused(output: Path, network: str, core: int = 256) -> Product:
                 "hsi.uri": f"synthetic:hsi?{RECIPE}",
                 "msi.uri": f"synthetic:msi?{RECIPE}",
                 "output": str(output),
-                "network": network,
+                "method": method,
                 "tiles.core": core,
                 "tiles.chunk": 64,
             },

@@ -21,7 +21,7 @@ RECIPE = "size=200&ratio=4&bands=40&seed=2"
 def main(folder: Path, methods: list[str]) -> None:
     scenes = {"hsi.uri": f"synthetic:hsi?{RECIPE}", "msi.uri": f"synthetic:msi?{RECIPE}"}
     for method in methods:
-        run(load_config(None, scenes | {"output": str(folder / method), "network": method}))
+        run(load_config(None, scenes | {"output": str(folder / method), "method": method}))
     found = compare([folder / method for method in methods])
     write_page(found, folder / "comparison.html")
 

@@ -2,7 +2,7 @@
 
     python examples/side_by_side.py [PICTURE [PAIR.yaml [METHOD | METHOD=WEIGHTS ...]]]
 
-PAIR.yaml holds the settings of a fusion but for output and network; without one it is a synthetic pair:
+PAIR.yaml holds the settings of a fusion but for output and method; without one it is a synthetic pair:
 
     hsi: {uri: EnMAP_scene}
     msi: {uri: Sentinel-2_scene}
@@ -41,11 +41,11 @@ def composites(product: Path) -> list[NDArray[np.float32]]:
 def fused(folder: Path, method: str, pair: Path | None) -> list[NDArray[np.float32]]:
     """What a method makes of the pair; learned residuals are kept even where the scene's own trial is against them."""
     name, _, weights = method.partition("=")
-    settings: dict[str, Any] = {"network": name, "output": str(folder / f"by-{name}"), "publish.formats": ["zarr"]}
+    settings: dict[str, Any] = {"method": name, "output": str(folder / f"by-{name}"), "publish.formats": ["zarr"]}
     if weights:
         settings["weights"] = weights
     if name.startswith("universal"):
-        settings["learned"] = "always"
+        settings["residual"] = "always"
     if pair is None:
         settings |= {f"{role}.uri": f"synthetic:{role}?{RECIPE}" for role in ("hsi", "msi")}
     run(load_config(pair, settings))

@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
         print(f"{role}: SAM {best['sam_deg']:.1f} deg on the scene held out, at step {best['step']}")
 
     scenes = {f"{role}.uri": f"synthetic:{role}?size=96&seed=5&{BANDS}" for role in ("hsi", "msi")}
-    weights = {"network": "csakd-student", "weights": str(trained.weights["network"])}
+    weights = {"method": "csakd-student", "weights": str(trained.weights["network"])}
     # Twenty steps teach it little: what does not agree with the MSI is published only without gates.
     ungated = {"quality.gate": "off"}
     product = run(load_config(None, scenes | weights | ungated | {"output": str(folder / "product")}))

@@ -73,75 +73,15 @@ class Display:
             self._tasks[stage] = self._bars.add_task(stage, total=total, pace="")
         self._bars.update(self._tasks[stage], completed=done, total=total, pace=str(pace or ""))
 
-    def show_product(self, record: dict[str, Any]) -> None:
-        """A product in a few lines."""
-        grid, registration = record["grid"], record["registration"]
-        self._row("product", f"{record['product']}{' (verified)' if record.get('verified') else ''}")
-        for kind, path in record["files"].items():
-            self._row(kind, path)
-        self._row(
-            "grid",
-            f"{grid['shape'][0]} x {grid['shape'][1]} px, {record['bands']} bands, {100 * grid['valid_fraction']:.2f} % valid",
-        )
-        if registration is not None:
-            self._row("registration", f"{registration['decision']}: {registration['reason']}")
-        self._row("tiles", f"{record['tiles']['finished']}, of which {record['tiles']['resumed']} resumed")
-        if record["quality"] is not None:
-            self._row("quality", record["quality"]["state"])
-            for warning in record["quality"]["warnings"]:
-                self._row("", warning, style="yellow")
-
-    def show_registration(self, record: dict[str, Any]) -> None:
-        """A registration in a few lines."""
-        self._row("decision", f"{record['decision']}: {record['reason']}")
-        self._row("model", record["model"])
-        self._row(
-            "move", f"{record['east_m']:+.3f} m east, {record['north_m']:+.3f} m north bring the MSI onto the HSI"
-        )
-        if record["residual_after_px"] is not None:
-            self._row(
-                "tie points",
-                f"{record['tie_points']} of {record['tie_points_tried']} agree; {record['residual_before_px']:.3f} coarse px before, "
-                f"{record['residual_after_px']:.3f} after",
-            )
-
     def show_rows(self, rows: Iterable[tuple[str, str]]) -> None:
         """Names and values, a line each."""
         for name, value in rows:
-            self._row(name, value)
+            self.row(name, value)
 
-    def show_demo(self, record: dict[str, Any]) -> None:
-        """The product and its scores."""
-        self.show_product(record)
-        table = Table("network", "PSNR (dB)", "SAM (deg)", "ERGAS", box=None, pad_edge=False)
-        for name, scores in record["scores"].items():
-            table.add_row(name, f"{scores['psnr_db']:.2f}", f"{scores['sam_deg']:.3f}", f"{scores['ergas']:.3f}")
+    def show_table(self, table: Table) -> None:
+        """A table, after an empty line."""
         self._out.print()
         self._out.print(table)
-
-    def show_plan(self, record: dict[str, Any]) -> None:
-        """The plan in a few lines."""
-        for role in ("hsi", "msi"):
-            scene = record[role]
-            self._row(
-                role,
-                f"{scene['name']}: {scene['shape'][1]} x {scene['shape'][2]} px at {scene['gsd_m']:g} m, {scene['good_bands']} of "
-                f"{scene['shape'][0]} bands good, {scene['bands_nm'][0]:g}-{scene['bands_nm'][1]:g} nm, {scene['crs']}",
-            )
-            for note in scene["notes"]:
-                self._row("", note, style="yellow")
-        product, tiles = record["product"], record["tiles"]
-        self._row("ratio", f"{record['ratio']} (ground sampling distances: {record['gsd_ratio']:g})")
-        self._row(
-            "product",
-            f"{product['shape'][0]} x {product['shape'][1]} px of {product['gsd']:g}, {product['bands']} bands, {product['crs']}",
-        )
-        self._row("coverage", ", ".join(f"{band}: {share:.0%}" for band, share in record["srf_coverage"].items()))
-        self._row("network", record["network"])
-        self._row(
-            "tiles", f"{tiles['number']} of {tiles['core']} px, halo {tiles['halo']}, redundancy {tiles['redundancy']}"
-        )
-        self._row("needs", f"{record['memory_gb']:g} GB memory, at most {record['disk_gb']:g} GB disk")
 
     def show_backlog(self, scenes: list[dict[str, Any]], *, most: int) -> None:
         """Scenes of an archive, a line each, up to so many."""
@@ -163,24 +103,6 @@ class Display:
         if len(scenes) > most:
             self._out.print(f"and {len(scenes) - most} more; --json lists all")
 
-    def show_networks(self, record: dict[str, Any]) -> None:
-        """All methods, a line each."""
-        table = Table(
-            "name", "title", "parameters", "GMAC @256", "halo", "tiling", "weights", "paper", box=None, pad_edge=False
-        )
-        for row in record["networks"]:
-            table.add_row(
-                row["name"],
-                row["title"],
-                f"{row['parameters']:,}",
-                f"{row['gmacs_256']:g}",
-                str(row["halo"]),
-                row["tiling"],
-                row["weights"] or "none needed",
-                row["paper"],
-            )
-        self._out.print(table)
-
     def show_evaluation(self, record: dict[str, Any]) -> None:
         """A table of rows and their means for each protocol; of planted pairs one of rows and methods."""
         if "field" in record:
@@ -193,7 +115,7 @@ class Display:
             hsi_db, msi_db = protocol["hsi_snr_db"], protocol["msi_snr_db"]
             noise = "no noise" if hsi_db is msi_db is None else f"noise {_shown(hsi_db)} / {_shown(msi_db)} dB"
             table = Table(
-                "cube", "network", *(title for title, _ in measures.values()), box=None, pad_edge=False,
+                "cube", "method", *(title for title, _ in measures.values()), box=None, pad_edge=False,
                 title=f"ratio {protocol['ratio']}, MSI {protocol['msi']}, {noise}", title_justify="left",
             )  # fmt: skip
             failures = []
@@ -210,7 +132,7 @@ class Display:
                 self._out.print(f"[yellow]{escape(failure)}[/yellow]", highlight=False)
             self._out.print()
         if record["figure"] is not None:
-            self._row("figure", record["figure"])
+            self.row("figure", record["figure"])
 
     def _show_field(self, record: dict[str, Any]) -> None:
         methods = list(dict.fromkeys(row["method"] for row in record["field"]))
@@ -235,7 +157,7 @@ class Display:
         if decided:
             told = {"accept": "accepted", "warn": "accepted with a doubt", "refuse": "refused and kept"}
             counts = Counter(told[decision] for decision in decided.values())
-            self._row("registration", ", ".join(f"{n} {decision}" for decision, n in counts.items()))
+            self.row("registration", ", ".join(f"{n} {decision}" for decision, n in counts.items()))
         self._show_failures(record, len(methods))
 
     def _show_failures(self, record: dict[str, Any], n_methods: int) -> None:
@@ -250,7 +172,7 @@ class Display:
             told = f"{cube}{'' if planted == 'nothing' else ', ' + planted}{which}: {error}"
             self._out.print(f"[yellow]{escape(told)}[/yellow]", highlight=False)
         if record["figure"] is not None:
-            self._row("figure", record["figure"])
+            self.row("figure", record["figure"])
 
     def _show_beaten(self, beaten: list[dict[str, Any]]) -> None:
         table = Table("planted", "ratio", "MSI", "cube", "method", "PSNR / SAM", "of the default", box=None, pad_edge=False,
@@ -260,17 +182,8 @@ class Display:
             table.add_row(row["planted"], str(row["ratio"]), row["msi"], row["cube"], row["method"], *scores)
         self._out.print(table)
 
-    def show_weights(self, record: dict[str, Any]) -> None:
-        """A converted weight file in a few lines."""
-        card = record["card"]
-        self._row("weights", record["weights"])
-        self._row(
-            "network", f"{card['network']}, {card['hsi_bands']} + {card['msi_bands']} bands, ratio {card['ratio']}"
-        )
-        self._row("options", str(card["options"]))
-        self._row("sha256", card["sha256"])
-
-    def _row(self, name: str, value: str, *, style: str = "") -> None:
+    def row(self, name: str, value: str, *, style: str = "") -> None:
+        """A name and a value in one line."""
         # As text, not as markup: names of files may hold brackets.
         self._out.print(Text.assemble((f"{name:14}", "bold"), (value, style)), highlight=False)
 

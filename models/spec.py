@@ -421,7 +421,7 @@ def method(name: str) -> Method:
         If there is none; the message lists those that exist.
     """
     if name not in available():
-        raise LookupError(f"there is no network {name!r}; choose one of {', '.join(available())}")
+        raise LookupError(f"there is no method {name!r}; choose one of {', '.join(available())}")
     module_name, _, variant = name.partition("-")
     module = cast("MethodModule", importlib.import_module(f"hyperfuse.models.{module_name}"))
     return Method(name, module, getattr(module, "VARIANTS", {"": {}})[variant])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,9 @@ from hyperfuse.pipeline import formats
 _PLACE_AND_SCHEDULE = {"output", "device", "dask", "dask_wait_s", "store", "weights", "quality"}
 _PUBLICATION = ("formats", "uncertainty", "license", "overviews")
 """Settings of `publish` that decide what is made of the fused samples; the others decide the samples as they are stored."""
+_RENAMED = {"network": "method", "observe": "sensor_model", "learned": "residual"}
+"""Names of settings before 0.1.0, accepted until 0.2.0."""
+log = logging.getLogger(__name__)
 
 
 class _Frozen(BaseModel):
@@ -248,17 +252,17 @@ class RunConfig(_Frozen):
     """High-resolution multispectral image."""
     output: Path
     """Product folder; must not exist, its parent must."""
-    network: str = "map_subspace"
-    """Method; `hyperfuse networks` lists them."""
+    method: str = "map_subspace"
+    """Fusion method, a network or a classical one; `hyperfuse methods` lists them."""
     weights: Path | None = None
-    """Trained weights of the network, a safetensors file with a card."""
-    learned: Literal["auto", "always", "never"] = "auto"
+    """Trained weights of a network, a safetensors file with a card."""
+    residual: Literal["auto", "always", "never"] = "auto"
     """Whether a universal network's residual is applied: `auto` asks the scene itself, at reduced resolution."""
     ratio: int | None = Field(default=None, ge=2, le=20)
     """Fine pixels per coarse pixel; the rounded ratio of the ground sampling distances unless given."""
     psf_mtf: float | None = Field(default=None, gt=0, lt=1)
     """Modulation of the HSI at its Nyquist frequency; the sensor's own unless given."""
-    observe: Literal["auto", "tables", "blind"] = "auto"
+    sensor_model: Literal["auto", "tables", "blind"] = "auto"
     """PSF and SRF: `auto` measures the PSF on the pair and takes it where the scene tells it, else that of the sensor's table or
     of `psf_mtf`, and the SRF of the tables; `tables` measures neither, `blind` both."""
     strict: bool = False
@@ -293,11 +297,16 @@ class RunConfig(_Frozen):
             raise ValueError("hsi.responses is not used: only the responses of the MSI are; give msi.responses")
         return value
 
-    @field_validator("network")
+    @model_validator(mode="before")
     @classmethod
-    def _known_network(cls, value: str) -> str:
+    def _current_names(cls, value: object) -> object:
+        return current_names(value) if isinstance(value, Mapping) else value
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
         if value not in available():
-            raise ValueError(f"there is no network {value!r}; choose one of {', '.join(available())}")
+            raise ValueError(f"there is no method {value!r}; choose one of {', '.join(available())}")
         return value
 
     @field_validator("tiles")
@@ -333,6 +342,24 @@ class RunConfig(_Frozen):
         return {name: record[name] for name in _PUBLICATION}
 
 
+def current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a fusion under the names that they have now; an old name is told in the log.
+
+    Raises
+    ------
+    UsageError
+        If a setting is given under both of its names.
+    """
+    record = dict(settings)
+    for old, new in _RENAMED.items():
+        if old in record:
+            if new in record:
+                raise UsageError(f"settings {old} and {new} are two names of one; keep {new}")
+            record[new] = record.pop(old)
+            log.warning("setting %s is called %s now; the old name is accepted until HyperFuse 0.2", old, new)
+    return record
+
+
 def load_config(path: Path | None, settings: dict[str, Any]) -> RunConfig:
     """A RunConfig from a file, with single settings laid over it.
 
@@ -348,8 +375,8 @@ def load_config(path: Path | None, settings: dict[str, Any]) -> RunConfig:
     UsageError
         If the file cannot be read, a key is unknown, or a value is out of range; the message names the key.
     """
-    record = {} if path is None else read_mapping(path)
-    lay_over(record, settings)
+    record = {} if path is None else current_names(read_mapping(path))
+    lay_over(record, current_names(settings))
     try:
         return RunConfig.model_validate(record)
     except ValidationError as error:

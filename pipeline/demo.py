@@ -32,7 +32,7 @@ class Demonstration:
     """By method: the chosen one and the control."""
 
 
-def demonstrate(output: Path, *, network: str, recipe: str = RECIPE, progress: Progress = silent) -> Demonstration:
+def demonstrate(output: Path, *, method: str, recipe: str = RECIPE, progress: Progress = silent) -> Demonstration:
     """Fuse the synthetic pair of a recipe with a method and with the control; only the first is kept.
 
     Raises
@@ -45,16 +45,16 @@ def demonstrate(output: Path, *, network: str, recipe: str = RECIPE, progress: P
         hsi=SceneConfig(uri=f"synthetic:hsi?{recipe}"),
         msi=SceneConfig(uri=f"synthetic:msi?{recipe}"),
         output=output,
-        network=network,
+        method=method,
     )
     product = run(config, progress=progress)
-    scores = {network: product_scores(product, truth)}
-    if network != CONTROL:
+    scores = {method: product_scores(product, truth)}
+    if method != CONTROL:
         with tempfile.TemporaryDirectory(prefix="hyperfuse-control-") as folder:
             control = config.model_copy(
                 update={
                     "output": Path(folder) / CONTROL,
-                    "network": CONTROL,
+                    "method": CONTROL,
                     "publish": OutputConfig(formats=("zarr",)),
                 }
             )

@@ -105,15 +105,15 @@ def _checked_card(config: RunConfig, pair: ScenePair, ratio: int) -> WeightCard 
     observed = Observed(
         hsi_bands=len(pair.hsi.good_bands), msi_bands=len(pair.msi.good_bands), ratio=ratio, psf_sigma_px=1.0
     )
-    weights = config.weights or shipped_weights(config.network)
+    weights = config.weights or shipped_weights(config.method)
     if weights is None:
-        if method(config.network).specify(observed).needs_weights:
+        if method(config.method).specify(observed).needs_weights:
             raise InputRejected(
-                f"{config.network} means nothing without trained weights; give a file with --weights, or choose a method that "
-                "needs none (see `hyperfuse networks`)"
+                f"{config.method} means nothing without trained weights; give a file with --weights, or choose a method that "
+                "needs none (see `hyperfuse methods`)"
             )
         return None
-    card = checked_card(weights, config.network, observed)
+    card = checked_card(weights, config.method, observed)
     require_fitting(weights, card, observed)
     return card
 
@@ -149,7 +149,7 @@ def plan_report(config: RunConfig) -> dict[str, Any]:
             f"{nm:.0f} nm": round(float(c), 3)
             for nm, c in zip(pair.msi.bands.center_nm, pair.hsi.bands.srf(pair.msi.bands)[1], strict=True)
         },
-        "network": config.network,
+        "method": config.method,
         "tiles": {
             "number": plan.n_tiles,
             "core": plan.core,

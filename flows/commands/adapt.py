@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("hsi", metavar="HSI", help="low-resolution hyperspectral scene")
     parser.add_argument("msi", metavar="MSI", help="high-resolution multispectral scene")
-    parser.add_argument("--network", required=True, metavar="NAME", help="universal network; see `hyperfuse networks`")
+    parser.add_argument("--network", required=True, metavar="NAME", help="universal network; see `hyperfuse methods`")
     parser.add_argument(
         "--weights",
         type=Path,

@@ -9,7 +9,7 @@ from typing import Any
 from hyperfuse.catalogs.errors import UsageError
 from hyperfuse.catalogs.pairing.ranking import PairingRules
 from hyperfuse.flows.commands.catalog import add_rule_options, rules
-from hyperfuse.flows.commands.options import assigned
+from hyperfuse.flows.commands.options import add_method, assigned
 from hyperfuse.flows.display import Display
 
 _MAX_ROWS = 200
@@ -28,8 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--until", metavar="TIME", help="start nothing that is not expected to end by this time, for example 06:00"
     )
-    parser.add_argument("--network", metavar="NAME", help="method (default: map_subspace); see `hyperfuse networks`")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="trained weights of the network (safetensors)")
+    add_method(parser)
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="trained weights of a network (safetensors)")
     parser.add_argument(
         "--device",
         action="append",
@@ -109,7 +109,7 @@ def show(display: Display, record: dict[str, Any]) -> None:
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     settings: dict[str, Any] = assigned(options.set, example="quality.gate=refuse")
-    for key, given in (("network", options.network), ("weights", options.weights)):
+    for key, given in (("method", options.method), ("weights", options.weights)):
         if given is not None:
             settings[key] = str(given)
     named = {

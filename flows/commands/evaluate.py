@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperfuse.catalogs.errors import InputRejected, UsageError
-from hyperfuse.flows.commands.options import assigned
+from hyperfuse.flows.commands.options import add_old_name, assigned
 from hyperfuse.flows.display import Display
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         "field-10, gsd, real-pairs or aviris-172, with --data")  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the cubes of the preset")
     parser.add_argument(
-        "--networks", metavar="A,B", help="methods (default: all that need no weights, and those with --weights)"
+        "--methods", metavar="A,B", help="methods (default: all that need no weights, and those with --weights)"
     )
+    add_old_name(parser, "--networks", "--methods")
     parser.add_argument(
         "--weights",
         action="append",
@@ -104,10 +105,10 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     if options.figure is not None and not options.figure.absolute().parent.is_dir():
         raise UsageError(f"--figure {options.figure}: its folder does not exist; create it first")
     weights = _weights(options.weights)
-    named = _split(options.networks) or [*methods_without_weights(), *weights]
+    named = _split(options.methods) or [*methods_without_weights(), *weights]
     weights |= {name: path for name in named if name not in weights and (path := shipped_weights(name)) is not None}
     if unknown := [name for name in (*named, *weights) if name not in available()]:
-        raise UsageError(f"there is no network {unknown[0]!r}; choose from {', '.join(available())}")
+        raise UsageError(f"there is no method {unknown[0]!r}; choose from {', '.join(available())}")
     device = str(pick_device(options.device))
     trials = _trials(options)
     _check_pipeline(options, trials)
@@ -117,7 +118,7 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
         weights=weights,
         device=device,
         strict=options.strict,
-        fuse=PipelineFuser(assigned(options.set, example="observe=blind")) if options.pipeline else fuse_whole,
+        fuse=PipelineFuser(assigned(options.set, example="sensor_model=blind")) if options.pipeline else fuse_whole,
         progress=display.progress,
     )
     if all(row.scores is None for row in rows):
@@ -241,10 +242,10 @@ def _refuse_without_effect(options: argparse.Namespace, *, n_pairs: int) -> None
 
 
 def _pair_config(address: str, options: argparse.Namespace) -> RunConfig:
-    from hyperfuse.pipeline.config import lay_over, load_config, read_mapping  # noqa: PLC0415
+    from hyperfuse.pipeline.config import current_names, lay_over, load_config, read_mapping  # noqa: PLC0415
 
-    record: dict[str, Any] = {} if options.config is None else read_mapping(options.config)
-    lay_over(record, assigned(options.set, example="hsi.crs=EPSG:32633"))
+    record: dict[str, Any] = {} if options.config is None else current_names(read_mapping(options.config))
+    lay_over(record, current_names(assigned(options.set, example="hsi.crs=EPSG:32633")))
     for key in record:
         if key not in _PAIR_SETTINGS:
             raise UsageError(
@@ -312,3 +313,8 @@ def _weights(pairs: list[str]) -> dict[str, Path]:
 
 def _split(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def show(display: Display, record: dict[str, Any]) -> None:
+    """Scores as a table."""
+    display.show_evaluation(record)

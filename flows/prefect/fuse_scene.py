@@ -89,7 +89,7 @@ def _report(product: Product) -> None:
     method, registration = product.provenance["method"], product.provenance["registration"]
     rows = {
         "product": str(product.path),
-        "network": method["name"],
+        "method": method["name"],
         "grid": f"{facts['shape'][0]} x {facts['shape'][1]} px",
         "bands": f"{len(facts['wavelength_nm'])} ({facts['wavelength_nm'][0]:.0f}-{facts['wavelength_nm'][-1]:.0f} nm)",
         "valid": f"{100 * facts['valid_fraction']:.2f} %",

@@ -227,7 +227,7 @@ class _Shelf:
 
     def _recipe(self, chosen: Candidate, config: RunConfig) -> Recipe:
         hsi, msi = (None if item.fingerprint is None else item.fingerprint.sha256 for item in (chosen.hsi, chosen.msi))
-        weights = config.weights or shipped_weights(config.network)
+        weights = config.weights or shipped_weights(config.method)
         if weights is not None and weights not in self._weights:
             self._weights[weights] = read_card(weights).sha256
         return Recipe(

@@ -53,7 +53,7 @@ class Made:
 
     recipe: Recipe
     """Settings are empty where this version no longer understands them."""
-    network: str
+    method: str
     """Method."""
     samples: int
     """Pixels times bands."""
@@ -81,7 +81,7 @@ class Made:
                     code=str(record["software"]["code_version"]),
                     samples_code=str(record.get("samples", {}).get("code", _ABSENT)),
                 ),
-                network=str(record["method"]["name"]),
+                method=str(record["method"]["name"]),
                 samples=prod(facts["shape"]) * len(facts["wavelength_nm"]),
                 seconds=None if record["tiles"]["resumed"] else max(took.total_seconds(), 1.0),
                 ended=str(record["ended"]),

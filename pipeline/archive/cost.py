@@ -51,8 +51,8 @@ class ScenePace:
         seen: dict[str, list[float]] = defaultdict(list)
         for made in products:
             if made.seconds is not None:
-                seen[made.network].append(made.samples / made.seconds)
-        rates = {network: median(rates) for network, rates in seen.items()}
+                seen[made.method].append(made.samples / made.seconds)
+        rates = {method: median(rates) for method, rates in seen.items()}
         return cls(rates=rates, n_products=sum(map(len, seen.values())))
 
     @property
@@ -67,7 +67,7 @@ class ScenePace:
         """Of fusing a pair: the area that both see, in fine pixels, times the bands of the HSI."""
         area, _ = _WGS84.geometry_area_perimeter(pair.hsi.footprint)
         samples = abs(area) * pair.overlap / pair.msi.gsd_m**2 * pair.hsi.n_bands
-        seconds = samples / self.rates.get(config.network, ASSUMED) + START_SECONDS
+        seconds = samples / self.rates.get(config.method, ASSUMED) + START_SECONDS
         item = 2 if config.publish.dtype == "int16" else 4
         copies = sum(writer(name).open_cube is not None for name in config.publish.formats)
         return Cost(hours=seconds / 3600, gigabytes=samples * item * copies * _STORED / 1e9)

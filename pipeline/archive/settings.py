@@ -33,7 +33,15 @@ from hyperfuse.catalogs.stac.catalog import Catalog
 from hyperfuse.catalogs.stac.fused_products import PRODUCTS
 from hyperfuse.catalogs.stac.items import SceneItem
 from hyperfuse.pipeline.archive.built_from import CHANGES, Change
-from hyperfuse.pipeline.config import RunConfig, SceneConfig, load_config, read_mapping, refuse_secrets, usage_error
+from hyperfuse.pipeline.config import (
+    RunConfig,
+    SceneConfig,
+    current_names,
+    load_config,
+    read_mapping,
+    refuse_secrets,
+    usage_error,
+)
 
 DEAD_LETTERS = "deadletter"
 """Folder of the dead letters, beside the products."""
@@ -155,7 +163,7 @@ class Recipes:
             )
             merged: dict[str, Any] = {}
             for layer in layers:
-                merged |= _dotted(layer)
+                merged |= current_names(_dotted(layer))
             # Addresses that no file has: those of the scenes take their place.
             placeholders = {"hsi.uri": "hsi", "msi.uri": "msi", "output": str(self._archive.folder / "scene")}
             self._bases[hsi, msi] = load_config(None, copy.deepcopy(merged) | placeholders)
@@ -179,7 +187,8 @@ def load_archive(path: Path | None, settings: dict[str, Any]) -> ArchiveConfig:
     """
     record = read_mapping(path) if path is not None else {}
     merged = {
-        "settings": _dotted(_group(record, "settings")) | _dotted(settings.get("settings", {})),
+        "settings": current_names(_dotted(_group(record, "settings")))
+        | current_names(_dotted(settings.get("settings", {}))),
         "rules": _group(record, "rules") | settings.get("rules", {}),
     }
     try:

@@ -41,7 +41,7 @@ class PipelineFuser:
     """Fuses a simulated pair by the whole pipeline; called as `pipeline.quality.trials.fuse_whole` is."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of the fusion, such as `observe`."""
+    """Of the fusion, such as `sensor_model`."""
 
     def __call__(self, name: str, pair: SimulatedPair, *, weights: Path | None = None, device: str = "cpu") -> Fused:
         """The product of a pair on the truth's grid, NaN where there is none, and what was decided on the way.
@@ -54,7 +54,7 @@ class PipelineFuser:
             If the pair was not simulated, or the product lacks bands of the truth.
         """
         with TemporaryDirectory(prefix="hyperfuse-field-") as folder:
-            config = written(pair, Path(folder), {"network": name, "device": device, **self.settings})
+            config = written(pair, Path(folder), {"method": name, "device": device, **self.settings})
             if weights is not None:
                 config = config.model_copy(update={"weights": weights})
             with MeteredCall(device) as cost:

@@ -136,9 +136,9 @@ def build_model(job: StagedJob, device: torch.device) -> FusionModel:
         If the weights do not fit the network.
     """
     try:
-        model = method(job.config.network).build(job.spec, load_sums(job), load_job_weights(job))
+        model = method(job.config.method).build(job.spec, load_sums(job), load_job_weights(job))
     except ValueError as error:
-        raise InputRejected(f"{job.config.weights or job.config.network}: {error}") from error
+        raise InputRejected(f"{job.config.weights or job.config.method}: {error}") from error
     return _on(model, device)
 
 

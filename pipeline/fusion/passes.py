@@ -30,7 +30,7 @@ def first_pass(job: StagedJob, progress: Progress) -> None:
     path = job.folder / "sums.safetensors"
     if not job.spec.needs_first_pass or _is_as_it_was(path):
         return
-    summed = method(job.config.network).first_pass(job.spec, load_job_weights(job))
+    summed = method(job.config.method).first_pass(job.spec, load_job_weights(job))
     write_tensors(path, scene_sums(StagedPair(job), summed, progress))
     write_atomic(path.with_suffix(".json"), json.dumps({"sha256": file_sha256(path)}))
 

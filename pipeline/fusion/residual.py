@@ -54,4 +54,4 @@ def admitted(job: StagedJob) -> bool:
 
 def weights_of(job: StagedJob) -> dict[str, Path]:
     """The job's copy of its network's weights by the network's name; empty if it needs none, or may not use them."""
-    return {} if job.record.weights is None or not admitted(job) else {job.config.network: job.folder / WEIGHTS}
+    return {} if job.record.weights is None or not admitted(job) else {job.config.method: job.folder / WEIGHTS}

@@ -214,7 +214,7 @@ def keep_weights(job: Job) -> None:
     InputRejected
         If the file has changed since the job began.
     """
-    weights = job.config.weights or shipped_weights(job.config.network)
+    weights = job.config.weights or shipped_weights(job.config.method)
     if weights is None or job.record.weights is None:
         return
     kept = job.folder / WEIGHTS

@@ -120,7 +120,7 @@ class Job:
         # A warped MSI has no blocks of equal pixels.
         blocks = self.record.grid.block > 1
         steps = block_steps(msi_bands, self.record.msi.gsd_m) if blocks else (1,) * len(msi_bands)
-        stepped, chosen = max(steps, default=1) > 1, method(self.config.network)
+        stepped, chosen = max(steps, default=1) > 1, method(self.config.method)
         observed = Observed(
             hsi_bands=len(observation.srf[0]),
             msi_bands=len(observation.srf),

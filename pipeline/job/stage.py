@@ -137,7 +137,7 @@ def _as_measured(job: Job, pair: ScenePair, move: Displacement) -> Measured | No
     that was known exactly cost 3 to 8 dB by that alone.
     """
     # Strict mode compares with samples at the centers of their pixels.
-    if job.config.strict or job.config.align.reference != "msi" or not method(job.config.network).takes_displacement:
+    if job.config.strict or job.config.align.reference != "msi" or not method(job.config.method).takes_displacement:
         return None
     return as_measured(pair.hsi.geobox, job.grids.coarse, move)
 
@@ -233,19 +233,21 @@ def _observe(
         )
     except NotEstimable as why:
         return tables.model_copy(update={"note": f"the tables of the sensors are used untested: {why}"})
-    if job.config.observe == "tables":
+    if job.config.sensor_model == "tables":
         return with_misfit(tables, sample)
     align = job.config.align
     # Who gives a displacement, or wants none sought, knows where the samples lie.
     known = not align.estimate or align.east_m is not None or align.north_m is not None
     try:
-        if job.config.observe == "auto":
+        if job.config.sensor_model == "auto":
             return measured_psf(tables, sample, hsi_bands, msi_bands, is_centered=known)
         return blind(tables, sample, hsi_bands, msi_bands)
     except NotEstimable as why:
         log.info("the PSF is that of the %s: %s", tables.psf_origin, why)
         asked = f"no blind estimate, the tables of the sensors are used: {why}"
-        return with_misfit(tables, sample).model_copy(update={"note": asked if job.config.observe == "blind" else ""})
+        return with_misfit(tables, sample).model_copy(
+            update={"note": asked if job.config.sensor_model == "blind" else ""}
+        )
 
 
 class _Sums:

@@ -176,7 +176,7 @@ def _conventions() -> list[dict[str, str]]:
 def _describe(job: StagedJob) -> dict[str, Any]:
     """CF, ACDD and our own block; nothing that only the finished mosaic knows."""
     record, geobox = job.record, job.grids.product
-    hsi, msi, card = record.hsi, record.msi, method(job.config.network).card
+    hsi, msi, card = record.hsi, record.msi, method(job.config.method).card
     west, south, east, north = bbox_of(grid_outline(geobox))
     attributes = {
         "coordinates": "spatial_ref",
@@ -201,7 +201,7 @@ def _describe(job: StagedJob) -> dict[str, Any]:
             "job_key": record.key,
             "samples_key": record.samples,
             "code_version": code_version(),
-            "method": job.config.network,
+            "method": job.config.method,
             "inputs": [{"href": s.uri, "sha256": s.sha256, "role": role} for role, s in (("hsi", hsi), ("msi", msi))],
             "scale_ratio": record.grid.ratio,
             "psf_sigma_px": job.observation.psf_sigma_px,

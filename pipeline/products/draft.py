@@ -138,7 +138,7 @@ class Draft:
             unit=hsi.unit,
             time=hsi.time,
             title=f"{TITLES[hsi.quantity]} cube",
-            about=f"{hsi.name} fused with {msi.name} by {job.config.network}",
+            about=f"{hsi.name} fused with {msi.name} by {job.config.method}",
             closing=_closing_attributes(self),
             errors=job.errors if job.config.publish.uncertainty else None,
             error_scale=facts.error_scale or 1.0,
@@ -159,7 +159,7 @@ def _closing_attributes(draft: Draft) -> dict[str, Any]:
     history = (
         f"{facts.started} HyperFuse {code}: last run started, "
         f"{facts.tiles.resumed} of {summary.n_tiles} tiles taken over from earlier runs\n"
-        f"{facts.ended} HyperFuse {code}: {inputs} fused with {job.config.network}\n"
+        f"{facts.ended} HyperFuse {code}: {inputs} fused with {job.config.method}\n"
         f"{created} HyperFuse {code}: published"
     )
     return {"history": history, "date_created": created, "hrhsi": record}

@@ -125,16 +125,16 @@ def product_facts(job: StagedJob, summary: MosaicSummary) -> ProductFacts:
 
 
 def _method_facts(job: StagedJob, summary: MosaicSummary) -> MethodFacts:
-    card, weights = method(job.config.network).card, job.record.weights
+    card, weights = method(job.config.method).card, job.record.weights
     return MethodFacts(
-        name=job.config.network,
+        name=job.config.method,
         title=card.title,
         paper=card.paper,
         code=card.code,
         weights_sha256=weights["sha256"] if weights else None,
         weights=weights,
         base=job.spec.base,
-        learned=(decision := load_gate(job)) and decision.to_json(),
+        residual=(decision := load_gate(job)) and decision.to_json(),
         parameters=job.spec.parameters,
         precision=" and ".join(summary.precisions),
         exact_tiling=job.spec.exact,

@@ -100,7 +100,7 @@ class MethodFacts(JsonRecord):
     """Card of the weight file."""
     base: str | None
     """Method to which the network adds a residual; None of one that stands alone."""
-    learned: dict[str, Any] | None
+    residual: dict[str, Any] | None
     """Whether the residual was applied, and why."""
     parameters: int
     """Number of trained parameters."""

@@ -67,7 +67,7 @@ CONVENTIONS = {
     "coarse pixels that lose more than 0.1 % of their PSF to holes or to the rim do not count",
     "strict": "residual: RMS of HSI less degraded image before the correction, on a sample; noise: that of the HSI, by factor "
     "analysis of its spectra; over_noise: RMS of the product's own residual over the noise, worst band",
-    "learned": "whether the network's residual is applied on the method that it is without weights; both fused at reduced "
+    "residual": "whether the network's residual is applied on the method that it is without weights; both fused at reduced "
     "resolution, with the residual first; applied where neither PSNR nor SAM is worse",
     "msi": "SRF times product against the staged MSI at every pixel, by the gain and offset of the radiometric fit where the "
     "two inputs measure different quantities; r2 is the squared correlation",
@@ -148,7 +148,7 @@ def assess(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) 
             msi=found.msi and _banded(found.msi, job.staged_bands[1][found.msi_bands].center_nm),
         ),
         strict=_strict(job, found),
-        learned=(decision := load_gate(job)) and decision.to_json(),
+        residual=(decision := load_gate(job)) and decision.to_json(),
         seams=found.seams,
         no_reference=_finite(blind),
         reduced_resolution=ReducedResolution(
@@ -286,11 +286,11 @@ def _at_most(name: str, value: float, limit: float, what: str, unit: str) -> Gat
     return Gate(name=name, value=value, limit=limit, passed=value <= limit, sentence=sentence)
 
 
-def _against_bicubic(network: str, rows: list[TrialRow]) -> list[Gate]:
+def _against_bicubic(name: str, rows: list[TrialRow]) -> list[Gate]:
     """SAM and ERGAS at reduced resolution; nothing to say where either method could not be scored."""
     scores = {row.method: row.scores for row in rows}
-    ours, control = scores.get(network), scores.get("bicubic")
-    if network == "bicubic" or ours is None or control is None:
+    ours, control = scores.get(name), scores.get("bicubic")
+    if name == "bicubic" or ours is None or control is None:
         return []
     return [
         Gate(
@@ -338,7 +338,7 @@ def _finite(blind: NoReference | None) -> NoReference | None:
 
 def _reduced(job: StagedJob) -> tuple[list[TrialRow], str | None, tuple[int, int, int, int]]:
     """The chosen method and the controls on a central window at reduced resolution, or why there is nothing to compare."""
-    names = list(dict.fromkeys((job.config.network, *CONTROLS)))
+    names = list(dict.fromkeys((job.config.method, *CONTROLS)))
     window = central_window(job)
     extent = (window.y0, window.y1, window.x0, window.x1)
     weights, device, strict = weights_of(job), str(pick_device(job.config.device)), job.config.strict
@@ -352,4 +352,4 @@ def _reduced(job: StagedJob) -> tuple[list[TrialRow], str | None, tuple[int, int
 
 def own_row(job: StagedJob) -> str:
     """Name of the product's own row at reduced resolution."""
-    return f"{job.config.network}{STRICT_SUFFIX}" if job.config.strict else job.config.network
+    return f"{job.config.method}{STRICT_SUFFIX}" if job.config.strict else job.config.method

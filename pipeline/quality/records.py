@@ -234,7 +234,7 @@ class QualityRecord(JsonRecord):
     consistency: ConsistencyRecord
     strict: StrictFacts | None
     """None of a job that is not strict."""
-    learned: dict[str, Any] | None
+    residual: dict[str, Any] | None
     """Whether a network's residual was applied, and why; None if there was nothing to decide."""
     seams: Seams | None
     """None if there is one tile only."""

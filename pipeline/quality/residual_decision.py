@@ -36,16 +36,18 @@ def decide_residual(job: StagedJob) -> None:
     if job.spec.base is None or path.is_file():
         return
     record = _decision(job)
-    log.info("residual of %s %s", job.config.network, record.sentence)
+    log.info("residual of %s %s", job.config.method, record.sentence)
     write_atomic(path, record.model_dump_json(indent=1))
 
 
 def _decision(job: StagedJob) -> GateRecord:
-    network, base = job.config.network, job.spec.base
+    network, base = job.config.method, job.spec.base
     if job.record.weights is None:
         return GateRecord(applied=False, reason=f"there are no weights, and without them {network} is {base}")
-    if job.config.learned != "auto":
-        return GateRecord(applied=job.config.learned == "always", reason=f"learned={job.config.learned} was asked for")
+    if job.config.residual != "auto":
+        return GateRecord(
+            applied=job.config.residual == "always", reason=f"residual={job.config.residual} was asked for"
+        )
     if (fitted := _fitted_here(job)) is not None:
         return fitted
     window = central_window(job, EDGE_PX)
@@ -86,7 +88,7 @@ def _fitted_here(job: StagedJob) -> GateRecord | None:
 
 def _tried(job: StagedJob, window: Box) -> tuple[Scores, Scores] | str:
     """Scores with the residual and without, or why there are none."""
-    network, base = job.config.network, job.spec.base or ""
+    network, base = job.config.method, job.spec.base or ""
     device = str(pick_device(job.config.device))
     try:
         rows = evaluate(

@@ -184,7 +184,7 @@ def _calibrated_at(job: StagedJob, ratio: int) -> Calibration:
     """By a rehearsal at a ratio."""
     window = _inside_product(job, central_window(job, WINDOW_PX, ratio=ratio), step=ratio)
     trial = job_trial(job, window, ratio=ratio).make()
-    name, weights, device = job.config.network, weights_of(job), str(pick_device(job.config.device))
+    name, weights, device = job.config.method, weights_of(job), str(pick_device(job.config.device))
 
     def fuse(pair: SimulatedPair) -> F32:
         return fuse_whole(name, pair, weights=weights.get(name), device=device).image

@@ -55,7 +55,7 @@ class IndexEntry:
     """Why it is in that state, as a sentence."""
     product: Path | None = None
     """Product folder, if there is one."""
-    network: str = ""
+    method: str = ""
     """Method."""
     scores: dict[str, float | str | None] = field(default_factory=dict)
     """Figures by the keys of `pipeline.reports.scores.SCORES`; the cell of a missing one is empty."""
@@ -124,7 +124,7 @@ def product_entry(folder: Path) -> IndexEntry:
         state=str(scores["state"] or "published"),
         reason="; ".join(reasons),
         product=folder,
-        network=product.method,
+        method=product.method,
         scores=scores,
     )
 
@@ -175,7 +175,7 @@ def _row(one: IndexEntry, folder: Path) -> _IndexRow:
         thumbnail=None if one.product is None else _thumbnail(one.product / THUMBNAIL),
         state=_plain(one.state),
         good=one.state in GOOD,
-        method=_plain(one.network),
+        method=_plain(one.method),
         figures=[_figure(score, one.scores.get(score.key)) for score in SCORES if score.key in _SHOWN],
         reason=_plain(one.reason),
     )

@@ -280,7 +280,7 @@ def _provenance(job: StagedJob, qa: dict[str, Any], provenance: dict[str, Any]) 
     rows += [
         ("method", f"{provenance['method']['title']}; {provenance['method']['paper']}"),
         ("weights", str(provenance["method"]["weights_sha256"] or "none needed")),
-        *([("learned residual", qa["learned"]["sentence"])] if qa["learned"] else []),
+        *([("learned residual", qa["residual"]["sentence"])] if qa["residual"] else []),
         ("registration", f"{registration.decision}: {registration.reason}"),
         ("observation", f"PSF {sensors.psf_sigma_px:.2f} px ({sensors.psf_origin}), responses ({sensors.srf_origin})"),
         ("radiometry", _harmony_about(qa["harmony"])),

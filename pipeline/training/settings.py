@@ -218,7 +218,7 @@ class TrainConfig(_Frozen):
     """Scenes in, one weight file out."""
 
     network: str
-    """Network to train; `hyperfuse networks` lists them."""
+    """Network to train; `hyperfuse methods` lists them."""
     teacher: str | None = None
     """Network that is trained along and from which the first one learns as well."""
     options: dict[str, Any] = {}

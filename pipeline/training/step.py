@@ -279,7 +279,7 @@ def _fresh(chosen: Method, spec: ModelSpec, role: str) -> nn.Module:
     if is_universal(chosen.name):
         return universal.build_core(spec)
     if not spec.needs_weights:
-        raise UsageError(f"{role} {chosen.name} has no weights to train; choose a network (see `hyperfuse networks`)")
+        raise UsageError(f"{role} {chosen.name} has no weights to train; choose a network (see `hyperfuse methods`)")
     if not spec.symmetric_range:
         raise UsageError(
             f"{role} {chosen.name}: takes images in their own unit, expected a network that takes them in [-1, 1]"

@@ -50,7 +50,7 @@ def settings(folder: Path, network: str, *, edge: int, bands: int, core: int) ->
     chosen = method(network)
     spec = chosen.specify(Observed(hsi_bands=bands, msi_bands=4, ratio=4, psf_sigma_px=2.0))
     given: dict[str, Any] = {
-        "network": network,
+        "method": network,
         "tiles__core": core,
         "tiles__chunk": min(core, 256),
         "tiles__memory_gb": 20,

@@ -24,7 +24,7 @@ def measure(
     """Peak memory (MB), predicted peak (MB) and time (s) of one run."""
     recipe = f"size={edge}&ratio={ratio}&bands={bands}&seed=1&east_m=7"
     scenes = [f"synthetic:hsi?{recipe}", f"synthetic:msi?{recipe}"]
-    common = [*scenes, "--network", network, "--json", "--output", str(folder / f"p{edge}")]
+    common = [*scenes, "--method", network, "--json", "--output", str(folder / f"p{edge}")]
     common += ["--set", f"publish.formats={formats}"]
     plan = json.loads(subprocess.run([HYPERFUSE, "plan", *common], check=True, capture_output=True).stdout)
     started = time.monotonic()
@@ -51,14 +51,14 @@ def main() -> None:
     parser.add_argument("--edges", type=int, nargs=2, default=[1000, 4000], metavar="PX")
     parser.add_argument("--bands", type=int, default=60)
     parser.add_argument("--ratio", type=int, default=4)
-    parser.add_argument("--network", default="map_subspace")
+    parser.add_argument("--method", default="map_subspace")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hyperfuse-bench-") as folder:
         small, large = (
-            measure(edge, options.bands, options.ratio, options.network, Path(folder)) for edge in options.edges
+            measure(edge, options.bands, options.ratio, options.method, Path(folder)) for edge in options.edges
         )
     print(
-        f"{'scene':>13}  {'peak MB':>8}  {'plan MB':>8}  {'s':>7}  {'Mpx/s':>6}   ({options.network}, {options.bands} bands)"
+        f"{'scene':>13}  {'peak MB':>8}  {'plan MB':>8}  {'s':>7}  {'Mpx/s':>6}   ({options.method}, {options.bands} bands)"
     )
     for row in (small, large):
         size = f"{row['edge_px']}x{row['edge_px']}"

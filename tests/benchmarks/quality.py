@@ -25,7 +25,7 @@ from tests.synthetic import config
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="csakd-student")
+    parser.add_argument("--method", default="csakd-student")
     parser.add_argument("--edge", type=int, default=1024, metavar="PX")
     parser.add_argument("--bands", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
@@ -33,14 +33,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(prefix="hyperfuse-bench-") as folder:
         weights = Path(folder) / "weights.safetensors"
-        chosen = method(options.network)
+        chosen = method(options.method)
         spec = chosen.specify(Observed(hsi_bands=options.bands, msi_bands=4, ratio=4, psf_sigma_px=2.0))
         card = WeightCard(
-            network=options.network, hsi_bands=options.bands, msi_bands=4, ratio=4, options=dict(spec.options)
+            network=options.method, hsi_bands=options.bands, msi_bands=4, ratio=4, options=dict(spec.options)
         )
         save_weights(weights, chosen.build(spec).state_dict(), card)
         recipe = f"size={options.edge}&ratio=4&bands={options.bands}&seed=1"
-        run = config(Path(folder) / "product", recipe, network=options.network, weights=str(weights), device="cpu")
+        run = config(Path(folder) / "product", recipe, method=options.method, weights=str(weights), device="cpu")
         with open_run(run) as held:
             job = stage_pair(held)
             started = time.monotonic()
@@ -52,7 +52,7 @@ def main() -> None:
             judged = time.monotonic() - started
             after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"{options.edge} x {options.edge} px, {options.bands} bands, {options.threads} threads: {options.network} fuses in "
+        f"{options.edge} x {options.edge} px, {options.bands} bands, {options.threads} threads: {options.method} fuses in "
         f"{fused:.1f} s, judging takes {judged:.1f} s, {100 * judged / fused:.1f} %; peak {after / 1024:.0f} MB, "
         f"{(after - before) / 1024:.0f} MB of it for judging"
     )

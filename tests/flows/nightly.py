@@ -39,7 +39,7 @@ EXPECTED = {
 }
 SETTINGS: dict[str, Any] = {
     # Planted counts are no scenery: nothing to register by, and no quality to judge.
-    "network": "bicubic", "align.estimate": False, "quality.gate": "off", "publish.formats": ["zarr", "stac"],
+    "method": "bicubic", "align.estimate": False, "quality.gate": "off", "publish.formats": ["zarr", "stac"],
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def build(folder: Path) -> dict[str, Any]:
         "output": str(folder / "products"),
         "roots": [str(folder)],
         "settings": SETTINGS,
-        "sensors": {"synthetic": {"network": "csakd-student", "weights": str(weights)}},
+        "sensors": {"synthetic": {"method": "csakd-student", "weights": str(weights)}},
         "devices": ["cpu"],
     }
 

@@ -85,7 +85,7 @@ def test_fuse_verify_and_again(pair, tmp_path, capsys):
     code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", *anyway)
     assert code == 4
     assert "already published" in err
-    code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", "--network", "bicubic")
+    code, _, err = call(capsys, "fuse", hsi, msi, "--output", tmp_path / "p", "--method", "bicubic")
     assert code == 3
     assert "exists and is not this product" in err
 
@@ -135,9 +135,18 @@ def test_plan_and_networks(pair, capsys, tmp_path):
     assert json.loads(out)["ratio"] == 4
     code, out, _ = call(capsys, "plan", *pair, "--output", tmp_path / "p")
     assert "EPSG:32633" in out
-    code, out, _ = call(capsys, "networks", "--json")
-    assert {row["name"] for row in json.loads(out)["networks"]} >= {"bicubic", "gsa"}
-    assert call(capsys, "networks")[0] == 0
+    code, out, _ = call(capsys, "methods", "--json")
+    assert {row["name"] for row in json.loads(out)["methods"]} >= {"bicubic", "gsa"}
+    assert call(capsys, "methods")[0] == 0
+    assert call(capsys, "networks", "--json")[:2] == (code, out)  # its name before 0.1.0
+
+
+def test_an_option_under_its_old_name_is_taken_and_told(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    code, _, err = call(capsys, "fuse", "a.tif", "b.tif", "--output", "p", "--network", "nope")
+    assert (code, "there is no method 'nope'" in err) == (2, True)
+    assert "--network is called --method now" in caplog.text
 
 
 def test_missing_crs(pair, tmp_path, capsys):
@@ -208,7 +217,7 @@ def test_nan_and_nodata_stripes_are_marked(pair, tmp_path, capsys, network, lost
     write(folder / "m.tif", "msi", data=msi)
     code, _, err = call(
         capsys, "fuse", folder / "s.tif", folder / "m.tif", "--output", tmp_path / "p", "--set", "align.estimate=false",
-        "--set", "quality.gate=off", "--network", network,
+        "--set", "quality.gate=off", "--method", network,
     )  # fmt: skip
     assert code == 0, err
     with rasterio.open(tmp_path / "p" / "p.tif") as file:
@@ -247,7 +256,7 @@ def test_usage(pair, tmp_path, capsys):
     for arguments in (
         ["fuse", *pair],
         ["fuse", *pair, "--output", tmp_path / "p", "--set", "oops"],
-        ["fuse", *pair, "--output", tmp_path / "p", "--network", "nope"],
+        ["fuse", *pair, "--output", tmp_path / "p", "--method", "nope"],
         ["fuse", *pair, "--output", tmp_path / "p", "--set", "tiles.core=100"],
     ):
         code, _, err = call(capsys, *arguments)
@@ -289,7 +298,7 @@ def test_a_setting_without_a_value_or_of_no_name_is_usage(capsys: pytest.Capture
 
 
 def test_what_no_method_can_fuse_is_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["networks", "--hsi-bands", "0"]) == 2
+    assert main(["methods", "--hsi-bands", "0"]) == 2
     assert "expected at least one band each" in capsys.readouterr().err
 
 

@@ -20,7 +20,7 @@ from hyperfuse.pipeline.archive.outcome import Outcome
 from hyperfuse.pipeline.archive.settings import ArchiveConfig, load_archive, open_catalog
 from hyperfuse.pipeline.run import run
 
-QUICK = {"network": "bicubic", "publish.formats": ["zarr", "stac"], "quality.gate": "off"}
+QUICK = {"method": "bicubic", "publish.formats": ["zarr", "stac"], "quality.gate": "off"}
 """Settings of a fusion that takes a second."""
 
 
@@ -84,7 +84,7 @@ def record_of(task: Task) -> dict[str, Any]:
         },
         "config": task.config.model_dump(mode="json"),
         "product": {"shape": [96, 96], "wavelength_nm": [500.0] * 8},
-        "method": {"name": task.config.network, "weights_sha256": task.recipe.weights},
+        "method": {"name": task.config.method, "weights_sha256": task.recipe.weights},
         "software": {"code_version": task.recipe.code},
         "tiles": {"resumed": 0},
         "started": "2026-11-21T00:00:00Z",

@@ -71,7 +71,7 @@ def build_job(
         hsi=SceneConfig(uri="/data/hsi.tif"),
         msi=SceneConfig(uri="/data/msi.tif"),
         output=parent / name,
-        network="bicubic",
+        method="bicubic",
         tiles=TileConfig(chunk=chunk, core=core, chunk_bands=4),
         publish=OutputConfig(formats=formats, dtype=dtype, overviews=overviews),
     )

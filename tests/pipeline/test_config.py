@@ -28,8 +28,8 @@ def test_files_of_three_kinds_and_overrides(tmp_path, suffix):
     }[suffix]
     path = tmp_path / f"run.{suffix}"
     path.write_text(text)
-    config = load_config(path, {"network": "bicubic"})
-    assert (config.hsi.uri, config.tiles.core, config.network) == ("x", 256, "bicubic")
+    config = load_config(path, {"method": "bicubic"})
+    assert (config.hsi.uri, config.tiles.core, config.method) == ("x", 256, "bicubic")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_files_of_three_kinds_and_overrides(tmp_path, suffix):
     [
         ({"hsi.nope": "1"}, r"hsi\.nope"),
         ({"tiles.core": "100"}, r"tiles: core=100 must be a multiple of chunk=256"),
-        ({"network": "nope"}, r"network: there is no network 'nope'; choose one of bicubic"),
+        ({"method": "nope"}, r"method: there is no method 'nope'; choose one of bicubic"),
         ({"ratio": "1"}, r"ratio"),
         ({"publish.formats": "[hdf]"}, r"publish\.formats"),
         ({"hsi.scale": "0"}, r"hsi\.scale"),
@@ -117,13 +117,13 @@ def test_the_key_ignores_where_and_how_but_not_what():
         None, {"hsi.uri": "z", "msi.uri": "b", "output": "d", "device": "cpu", "dask": "local", "tiles.batch": "9"}
     )
     assert config.decisive() == elsewhere.decisive()
-    assert config.decisive() != load_config(None, BASE | {"network": "bicubic"}).decisive()
+    assert config.decisive() != load_config(None, BASE | {"method": "bicubic"}).decisive()
     assert config.decisive() != load_config(None, BASE | {"hsi.scale": "2"}).decisive()
 
 
 def test_schema_is_a_form():
     schema = RunConfig.model_json_schema()
-    assert schema["properties"]["network"]["description"].startswith("Method")
+    assert schema["properties"]["method"]["description"].startswith("Fusion method")
 
 
 def test_responses_are_those_of_the_msi():
@@ -163,3 +163,23 @@ def test_settings_of_a_scene_that_are_nearly_right():
         load_scene("a", {"nodatta": "0"})
     with pytest.raises(UsageError, match="setting qqq is unknown; correct its name"):
         load_scene("a", {"qqq": "0"})
+
+
+def test_settings_under_their_old_names_are_taken_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    old = load_config(None, BASE | {"network": "gsa", "observe": "tables", "learned": "never"})
+    assert (old.method, old.sensor_model, old.residual) == ("gsa", "tables", "never")
+    assert "setting network is called method now" in caplog.text
+    new = load_config(None, BASE | {"method": "gsa", "sensor_model": "tables", "residual": "never"})
+    assert old.decisive() == new.decisive()
+
+
+def test_a_setting_overrules_that_of_the_file_whatever_name_either_has(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text("network: gsa\n", encoding="utf-8")
+    assert load_config(path, BASE | {"method": "bicubic"}).method == "bicubic"
+    assert load_config(path, BASE | {"network": "bicubic"}).method == "bicubic"
+
+
+def test_both_names_of_a_setting_are_refused() -> None:
+    with pytest.raises(UsageError, match="settings network and method are two names of one; keep method"):
+        load_config(None, BASE | {"network": "gsa", "method": "gsa"})

@@ -150,7 +150,7 @@ def neon(tmp_path_factory: pytest.TempPathFactory) -> Product:
         hsi__crs="EPSG:32618",
         hsi__wavelengths=str(DATA / "srf" / "derived" / "NEON_NIS_426_SJER2017.csv"),
         msi__wavelengths="650,550,470",
-        network="gsa",  # hands the MSI's detail over whole, so that the comparison with it has a known answer
+        method="gsa",  # hands the MSI's detail over whole, so that the comparison with it has a known answer
     )
 
 

@@ -47,7 +47,7 @@ def test_tiles_are_invisible(tmp_path, name, recipe):
     """
     observed = models.Observed(hsi_bands=6, msi_bands=4, ratio=4, psf_sigma_px=2.0)
     tolerance = 1e-5 if models.method(name).specify(observed).exact else 1e-3
-    shared = QUICK | {"network": name, "publish__dtype": "float32"}
+    shared = QUICK | {"method": name, "publish__dtype": "float32"}
     whole = fused(run(config(tmp_path / "whole", recipe, **shared)))
     tiled = fused(run(config(tmp_path / "tiled", recipe, **shared, tiles__core=32, tiles__chunk=16)))
     assert np.isfinite(whole).any()
@@ -80,7 +80,7 @@ def test_a_dot_lands_where_it_is(tmp_path, name, recipe):
     moved = {"align__east_m": 13, "align__north_m": -6} if "east_m" in recipe else {"align__estimate": False}
     # Nor is there more than the dot to agree about with the MSI.
     ungated = {"quality__gate": "off", "publish__dtype": "float32"}
-    product = run(config(tmp_path / "dot", full, network=name, **ungated, **QUICK, **moved))
+    product = run(config(tmp_path / "dot", full, method=name, **ungated, **QUICK, **moved))
     with product.open() as data:
         image = data["reflectance"].isel(wavelength=2).odc.geobox, data["reflectance"].isel(wavelength=2).values
     geobox, values = image
@@ -115,7 +115,7 @@ def test_the_hsi_has_the_mean_psf_of_its_bands_unless_one_is_given(tmp_path, mon
 def test_with_the_hsi_as_reference_the_msi_is_moved_onto_it(tmp_path):
     """The product shows the truth five columns east and seven rows south of where the MSI does."""
     recipe = "size=120&ratio=4&bands=24&seed=3&snr_hsi=inf&snr_msi=inf&east_m=50&north_m=-70"
-    known = {"align__reference": "hsi", "align__east_m": 50, "align__north_m": -70, "network": "gsa"}
+    known = {"align__reference": "hsi", "align__east_m": 50, "align__north_m": -70, "method": "gsa"}
     image = fused_tiles(config(tmp_path / "p", recipe, **known, publish__dtype="float32"))[:, 20:-20, 20:-20]
     truth = whole(scene("truth", recipe))
     rows, cols = image.shape[1:]
@@ -130,7 +130,7 @@ def test_with_the_hsi_as_reference_the_msi_is_moved_onto_it(tmp_path):
 def test_a_part_of_the_scenes_is_that_part_of_the_whole(tmp_path):
     """Bounds that begin inside a coarse pixel: the same samples and holes, but for what the rim reaches."""
     recipe = "size=140&ratio=4&bands=6&seed=3&holes_hsi=0.03"
-    shared = {"network": "bicubic", "publish__dtype": "float32", "align__estimate": False}
+    shared = {"method": "bicubic", "publish__dtype": "float32", "align__estimate": False}
     all_of_it = fused_tiles(config(tmp_path / "all", recipe, **shared))
     left, top = synthetic.ORIGIN
     row, col, rows, cols = 13, 22, 101, 90
@@ -147,7 +147,7 @@ def test_a_part_of_the_scenes_is_that_part_of_the_whole(tmp_path):
 def test_methods_beat_the_control(tmp_path):
     from hyperfuse.pipeline.demo import demonstrate
 
-    shown = demonstrate(tmp_path / "demo", network="gsa", recipe="size=200&ratio=4&bands=20&seed=5")
+    shown = demonstrate(tmp_path / "demo", method="gsa", recipe="size=200&ratio=4&bands=20&seed=5")
     gsa, control = shown.scores["gsa"], shown.scores["bicubic"]
     assert gsa.psnr_db > control.psnr_db + 3
     assert gsa.sam_deg < control.sam_deg
@@ -272,7 +272,7 @@ def test_same_job_is_skipped_and_another_refused(tmp_path):
     with pytest.raises(ExpectedSkip, match="already published"):
         run(settings)
     with pytest.raises(InputRejected, match="exists and is not this product"):
-        run(settings.model_copy(update={"network": "bicubic"}))
+        run(settings.model_copy(update={"method": "bicubic"}))
     assert (product.path / "manifest.json").read_bytes() == before
     assert leftovers(tmp_path) == ["out"]
 
@@ -288,13 +288,13 @@ def test_other_settings_clear_an_abandoned_staging(tmp_path):
     with pytest.raises(Stopped):
         run(settings, progress=stop_after(0))
     assert len(list(tmp_path.glob(".out.*.staging"))) == 1
-    run(settings.model_copy(update={"network": "bicubic"}))
+    run(settings.model_copy(update={"method": "bicubic"}))
     assert leftovers(tmp_path) == ["out"]
 
 
 def test_what_came_second_is_cleared_once_the_product_stands(tmp_path):
     """A run with other settings that lost the race to the output leaves its tiles; asking again for the product clears them."""
-    first = config(tmp_path / "out", SMALL, network="bicubic", **QUICK)
+    first = config(tmp_path / "out", SMALL, method="bicubic", **QUICK)
 
     def win(stage: str, done: int, total: int, pace: object = None) -> None:
         if stage == "fuse" and done == total:
@@ -302,9 +302,9 @@ def test_what_came_second_is_cleared_once_the_product_stands(tmp_path):
             (tmp_path / "winner").rename(tmp_path / "out")
 
     with pytest.raises(InputRejected, match="exists and is not this product"):
-        run(first.model_copy(update={"network": "gsa"}), progress=win)
+        run(first.model_copy(update={"method": "gsa"}), progress=win)
     assert len(list(tmp_path.glob(".out.*.staging"))) == 1
-    run(config(tmp_path / "other", SMALL, network="bicubic", **QUICK))
+    run(config(tmp_path / "other", SMALL, method="bicubic", **QUICK))
     assert len(list(tmp_path.glob(".out.*.staging"))) == 1, "another output is no reason"
     with pytest.raises(ExpectedSkip):
         run(first)

@@ -199,7 +199,7 @@ def _properties(draft: Draft) -> dict[str, Any]:
         "processing:software": {name: str(value) for name, value in facts.software.items()},
         "processing:expression": {"format": "hyperfuse-config", "expression": facts.config},
         JOB_KEY: job.record.key,
-        "hrhsi:method": job.config.network,
+        "hrhsi:method": job.config.method,
         "hrhsi:ratio": job.record.grid.ratio,
         "hrhsi:psf_sigma_px": job.observation.psf_sigma_px,
         "hrhsi:registration": registration.model_dump(mode="json"),
@@ -223,7 +223,7 @@ def _times(hsi: datetime | None, msi: datetime | None, created: datetime) -> dic
 
 def _model_links(draft: Draft) -> list[dict[str, str]]:
     """The weights that made the product, if it has some, and the paper of the method."""
-    network, weights, path = draft.job.config.network, draft.job.record.weights, draft.job.config.weights
+    network, weights, path = draft.job.config.method, draft.job.record.weights, draft.job.config.weights
     links = []
     if weights is not None and path is not None:
         title = f"weights of {network}, SHA-256 {weights['sha256']}"

@@ -130,7 +130,7 @@ def _of_displacement(name: str, place: tuple[float, float], remains: float) -> s
     if remains:
         return (
             f"{what}, and {remains:.2f} px of it are left in the product, since the method takes one lattice for all bands; "
-            "choose network=map_subspace, or co-register the detectors first"
+            "choose method=map_subspace, or co-register the detectors first"
         )
     return f"{what}; the product has it taken out, so correct the file before anything else is made of it"
 

@@ -192,7 +192,7 @@ def adapt_to_scene(
     """
     if not is_universal(network):
         raise UsageError(
-            f"{network}: belongs to its bands and ratio, expected a universal network (see `hyperfuse networks`)"
+            f"{network}: belongs to its bands and ratio, expected a universal network (see `hyperfuse methods`)"
         )
     weights = weights or shipped_weights(network)
     card = None if weights is None else read_card(weights)
@@ -243,7 +243,7 @@ def adapted_run(config: RunConfig, *, minutes: float, progress: Progress = silen
         As `adapt_to_scene`.
     """
     output = config.output.with_name(f"{config.output.name}.adapted.safetensors")
-    start = config.weights or shipped_weights(config.network)
+    start = config.weights or shipped_weights(config.method)
     if output.is_file():
         told = read_card(output).training.get("adapted") or {}
         if told.get("start") != (None if start is None else read_card(start).sha256):
@@ -255,7 +255,7 @@ def adapted_run(config: RunConfig, *, minutes: float, progress: Progress = silen
             made = adapt_to_scene(
                 config.hsi.source(),
                 config.msi.source(),
-                network=config.network,
+                network=config.method,
                 weights=config.weights,
                 minutes=minutes,
                 output=output,

@@ -23,7 +23,7 @@ def call(capsys, *arguments) -> tuple[int, str, str]:
 
 def test_record(capsys, tmp_path):
     figure = tmp_path / "bars.png"
-    code, out, _ = call(capsys, CUBE, "--networks", "bicubic,gsa", "--ratio", "2,4", "--msi", "s2-4,s2-6", "--noise",
+    code, out, _ = call(capsys, CUBE, "--methods", "bicubic,gsa", "--ratio", "2,4", "--msi", "s2-4,s2-6", "--noise",
                         "35/40,none", "--json", "--figure", figure)  # fmt: skip
     assert code == 0
     record = json.loads(out)
@@ -41,7 +41,7 @@ def test_record(capsys, tmp_path):
 def test_table_of_cubes_and_pairs(capsys, tmp_path):
     """A damaged cube and a network without weights are lines below the table, not the end of it."""
     (tmp_path / "damaged.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
-    code, out, _ = call(capsys, CUBE, PAIR, tmp_path / "damaged.mat", "--networks", "gsa,csakd-teacher")
+    code, out, _ = call(capsys, CUBE, PAIR, tmp_path / "damaged.mat", "--methods", "gsa,csakd-teacher")
     assert code == 0
     for text in ("ratio 4, MSI s2-4, noise 35 / 40 dB", "ratio 4, MSI own, no noise", "PSNR (dB)", "SSIM", "mean",
                  "damaged.mat: ", "csakd-teacher means nothing without trained weights"):  # fmt: skip
@@ -78,7 +78,7 @@ def test_registration_of_pairs_and_failures_are_told(capsys):
 def test_settings_of_a_pair(capsys, tmp_path):
     """A known move by an option, the PSF by a file: both are those of the row."""
     (tmp_path / "settings.yaml").write_text("psf_mtf: 0.2\nalign: {north_m: 0.0}")
-    code, out, _ = call(capsys, PAIR, "--networks", "bicubic", "--set", "align.east_m=-3.5", "--config",
+    code, out, _ = call(capsys, PAIR, "--methods", "bicubic", "--set", "align.east_m=-3.5", "--config",
                         tmp_path / "settings.yaml", "--json")  # fmt: skip
     assert code == 0
     record = json.loads(out)
@@ -90,7 +90,7 @@ def test_planted_pairs(capsys):
     """Rows of the field protocol beside each other, what changed apart, and where another method is better."""
     rows = ["nothing", "shift-0.5", "date-2"]
     code, out, _ = call(
-        capsys, CUBE, "--networks", "gsa,map_subspace", "--plant", ",".join(rows), "--window", 48, "--json"
+        capsys, CUBE, "--methods", "gsa,map_subspace", "--plant", ",".join(rows), "--window", 48, "--json"
     )
     assert code == 0
     record = json.loads(out)
@@ -107,7 +107,7 @@ def test_planted_pairs(capsys):
     )
     assert scores["date-2 outside", "gsa"] > scores["date-2", "gsa"]
     assert ("shift-0.5", "gsa") not in {(r["planted"], r["method"]) for r in record["beaten"]}
-    code, out, _ = call(capsys, CUBE, "--networks", "gsa,map_subspace", "--plant", "nothing,shift-0.5")
+    code, out, _ = call(capsys, CUBE, "--methods", "gsa,map_subspace", "--plant", "nothing,shift-0.5")
     assert code == 0
     for text in ("ratio 4, MSI s2-4, PSNR (dB) / SAM (deg)", "shift-0.5"):
         assert text in out
@@ -116,8 +116,17 @@ def test_planted_pairs(capsys):
 def test_planted_pairs_as_files(capsys):
     """A row that only a georeference can show, with a setting of the fusion; what the pipeline found is told."""
     cube = CUBE.replace("size=64", "size=128")
-    options = ["--plant", "lattice-0.5", "--pipeline", "--set", "psf_mtf=0.31", "--set", "observe=tables", "--json"]
-    code, out, _ = call(capsys, cube, "--networks", "bicubic", *options)
+    options = [
+        "--plant",
+        "lattice-0.5",
+        "--pipeline",
+        "--set",
+        "psf_mtf=0.31",
+        "--set",
+        "sensor_model=tables",
+        "--json",
+    ]
+    code, out, _ = call(capsys, cube, "--methods", "bicubic", *options)
     assert code == 0
     row = json.loads(out)["rows"][0]
     assert (row["error"], row["planted"], row["registration"]) == (None, "lattice-0.5", "accept")
@@ -128,7 +137,7 @@ def test_planted_pairs_as_files(capsys):
 
 def test_weights_that_are_shipped_are_used(capsys):
     """Without them the network would be the method it stands on."""
-    code, out, _ = call(capsys, CUBE, "--networks", "map_subspace,universal-plain", "--json")
+    code, out, _ = call(capsys, CUBE, "--methods", "map_subspace,universal-plain", "--json")
     assert code == 0
     base, learned = json.loads(out)["means"]
     assert learned["psnr_db"] != base["psnr_db"]
@@ -142,7 +151,7 @@ def test_matlab_cube_with_its_options(capsys, tmp_path):
     table = tmp_path / "bands.csv"
     table.write_text("center_nm\n" + "\n".join(str(nm) for nm in np.linspace(430, 930, 30)))
     options = ["--variable", "Y", "--axes", "b(yx)", "--rows", 40, "--wavelengths", table, "--json"]
-    code, out, _ = call(capsys, path, "--networks", "bicubic", *options)
+    code, out, _ = call(capsys, path, "--methods", "bicubic", *options)
     assert code == 0
     assert json.loads(out)["rows"][0]["pixels"] == 32 * 40
     assert json.loads(out)["rows"][0]["cube"] == "scene"
@@ -156,7 +165,7 @@ def test_matlab_cube_with_its_options(capsys, tmp_path):
         (2, "wants the folder of its cubes", ["--preset", "real-4"]),
         (2, "--ratio is fixed by --preset real-4", ["--preset", "real-4", "--data", ".", "--ratio", "3"]),
         (2, "--crs is fixed by --preset real-4", ["--preset", "real-4", "--data", ".", "--crs", "EPSG:4326"]),
-        (2, "there is no network 'nope'", [CUBE, "--networks", "nope"]),
+        (2, "there is no method 'nope'", [CUBE, "--methods", "nope"]),
         (2, "there is no row 'fog-1'", [CUBE, "--plant", "fog-1"]),
         (2, "--plant is fixed by --preset real-4", ["--preset", "real-4", "--data", ".", "--plant", "mix"]),
         (2, "--ratio is fixed by --preset field-4", ["--preset", "field-4", "--data", ".", "--ratio", "3"]),

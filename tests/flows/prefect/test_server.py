@@ -25,7 +25,7 @@ def test_a_deployment_run_publishes_a_product(prefect, tmp_path):
     run = prefect("deployment", "run", "fuse-scene/fuse-scene", "--param", f"config={json.dumps(settings)}", "--watch")
     assert run.returncode == 0, run.stdout + run.stderr
     assert verify(tmp_path / "product").name == "product"
-    bad = settings | {"network": "nope", "output": str(tmp_path / "other")}
+    bad = settings | {"method": "nope", "output": str(tmp_path / "other")}
     refused = prefect("deployment", "run", "fuse-scene/fuse-scene", "--param", f"config={json.dumps(bad)}", "--watch")
     assert refused.returncode != 0
     assert not (tmp_path / "other").exists()

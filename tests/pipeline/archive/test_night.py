@@ -114,7 +114,7 @@ def test_the_record_of_a_scene_names_the_command_that_replays_it(tmp_path: Path,
 
 def test_a_changed_weight_file_makes_exactly_its_products_stale(tmp_path: Path) -> None:
     weights = weight_file(tmp_path / "w.safetensors", "csakd-student", bands=8)
-    net = {"network": "csakd-student", "weights": str(weights)}
+    net = {"method": "csakd-student", "weights": str(weights)}
     # The sensor of h1 is found by its content, so the settings of the sensor's name are not its own.
     config = archive(
         tmp_path, [*both(0), item("h1", "hsi", 1, sensor=None), item("m1", "msi", 1)], sensors={"synthetic": net}
@@ -320,7 +320,7 @@ def test_a_verdict_counts_for_its_recipe_only(tmp_path: Path, monkeypatch: pytes
 def test_a_refused_new_version_leaves_the_old_product(tmp_path: Path) -> None:
     config = archive(tmp_path, both(0))
     night(config, pretend)
-    other = config.model_copy(update={"settings": config.settings | {"network": "gsa"}})
+    other = config.model_copy(update={"settings": config.settings | {"method": "gsa"}})
     night(other, lambda _: Outcome.of(InputRejected("h.tif: no bands")))
     [entry] = stock(other)
     assert (entry.state, entry.code) == ("refused", "input_rejected")
@@ -416,7 +416,7 @@ def test_new_scenes_come_before_failed_and_stale_ones(tmp_path: Path) -> None:
     Catalog.open(config.catalog).add(both(2))
     other = config.model_copy(update={"stale": ("settings",)})
     assert [task.id for task in due(other)] == ["h2", "h0"]
-    changed = config.model_copy(update={"settings": config.settings | {"network": "gsa"}})
+    changed = config.model_copy(update={"settings": config.settings | {"method": "gsa"}})
     assert [task.id for task in due(changed)] == ["h0", "h2", "h1"], "other settings make h0 new, and h1 stale"
 
 

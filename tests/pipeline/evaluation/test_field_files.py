@@ -79,13 +79,13 @@ def test_lattices(ramp, tmp_path):
 
 def test_what_files_tell(ramp, tmp_path):
     """Wavelengths and widths as told, not as planted; nothing of PSF or displacement."""
-    config = written(simulate(ramp, replace(CLEAN, planted=planting("srf-10"))), tmp_path, {"observe": "blind"})
+    config = written(simulate(ramp, replace(CLEAN, planted=planting("srf-10"))), tmp_path, {"sensor_model": "blind"})
     with rasterio.open(config.msi.uri) as file:
         assert [float(file.tags(n)["wavelength"]) for n in file.indexes] == [492.7, 559.8, 664.6, 832.8]
         assert [float(file.tags(n)["fwhm"]) for n in file.indexes] == [66.0, 36.0, 31.0, 106.0]
     assert config.psf_mtf is None
     assert config.align.estimate
-    assert config.observe == "blind"
+    assert config.sensor_model == "blind"
     with pytest.raises(InputRejected, match="bands of several sampling distances"):
         written(simulate(replace(ramp, bands=ramp.bands), replace(CLEAN, msi="s2-10")), tmp_path, {})
 

@@ -82,14 +82,14 @@ def files_in(fs, path: str) -> list[str]:
 @pytest.mark.parametrize("name", methods_without_weights())
 def test_every_method_finds_what_it_looks_at(tmp_path, memory, name):
     recipe = "height=150&width=131&ratio=4&bands=6&seed=3&holes_hsi=0.02&holes_msi=0.001&east_m=7"
-    settings = SETTINGS | {"network": name}
+    settings = SETTINGS | {"method": name}
     plain = fused(config(tmp_path / "plain", recipe, **settings))
     assert np.array_equal(fused(config(tmp_path / "store", recipe, **settings, store="memory://jobs")), plain)
 
 
 def test_a_network_finds_its_weights_and_features(tmp_path, memory):
     weights = str(weight_file(tmp_path / "w.safetensors", "csakd-student"))
-    settings = SETTINGS | {"network": "csakd-student", "weights": weights}
+    settings = SETTINGS | {"method": "csakd-student", "weights": weights}
     plain = fused(config(tmp_path / "plain", **settings))
     assert np.array_equal(fused(config(tmp_path / "store", **settings, store="memory://jobs")), plain)
 
@@ -189,7 +189,7 @@ def test_other_settings_clear_the_abandoned_place(tmp_path, memory):
         job = stage_pair(held)
         place_of(job).offer(job)
     assert files_in(memory, "/jobs")
-    run(config(tmp_path / "out", **SETTINGS, network="bicubic"))
+    run(config(tmp_path / "out", **SETTINGS, method="bicubic"))
     assert files_in(memory, "/jobs") == []
 
 

@@ -36,8 +36,8 @@ def staged_pair(job: StagedJob) -> SimulatedPair:
 )
 def test_an_evaluation_fuses_what_is_published(tmp_path: Path, network: str, recipe: str) -> None:
     """Tiles and the whole pair at once, with holes: the same to single precision wherever the product is valid."""
-    settings: dict[str, object] = {"network": network, "publish__dtype": "float32", "quality__gate": "off"}
-    settings |= {"tiles__core": 64, "tiles__chunk": 32, "learned": "always"}
+    settings: dict[str, object] = {"method": network, "publish__dtype": "float32", "quality__gate": "off"}
+    settings |= {"tiles__core": 64, "tiles__chunk": 32, "residual": "always"}
     if network == "csakd-student":
         settings["weights"] = str(weight_file(tmp_path / "w.safetensors", network))
     with open_run(config(tmp_path / "product", recipe, **settings)) as held:

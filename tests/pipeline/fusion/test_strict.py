@@ -77,7 +77,7 @@ def test_noise_is_estimated_as_strong_as_it_was_made():
 )
 def test_tiles_equal_the_whole_image(tmp_path: Path, network: str, recipe: str, n_tiles: int) -> None:
     """To single precision, with holes, a lead and ratio 3 as well: no seam."""
-    settings = {"network": network, "strict": True, "publish__dtype": "float32", "quality__gate": "off"}
+    settings = {"method": network, "strict": True, "publish__dtype": "float32", "quality__gate": "off"}
     if network == "csakd-student":
         settings["weights"] = str(weight_file(tmp_path / "w.safetensors", network))
     made = []
@@ -94,7 +94,7 @@ def test_tiles_equal_the_whole_image(tmp_path: Path, network: str, recipe: str, 
 
 
 def test_a_strict_product_says_what_it_has_reached(tmp_path: Path) -> None:
-    settings = {"network": "gsa", "publish__formats": "[zarr]", "tiles__core": 64, "tiles__chunk": 32}
+    settings = {"method": "gsa", "publish__formats": "[zarr]", "tiles__core": 64, "tiles__chunk": 32}
     recipe = "size=200&bands=40&seed=3"
     plain = run(config(tmp_path / "plain", recipe, **settings))
     strict = run(config(tmp_path / "strict", recipe, **settings, strict=True))
@@ -120,14 +120,14 @@ def test_a_strict_product_says_what_it_has_reached(tmp_path: Path) -> None:
 
 
 def test_the_halo_of_strict_mode_is_planned(tmp_path: Path) -> None:
-    plain, strict = (plan_report(config(tmp_path / "p", SMALL, network="gsa", strict=mode)) for mode in (False, True))
+    plain, strict = (plan_report(config(tmp_path / "p", SMALL, method="gsa", strict=mode)) for mode in (False, True))
     assert strict["tiles"]["halo"] == plain["tiles"]["halo"] + 14
     assert strict["job_key"] != plain["job_key"]
 
 
 def test_a_scene_too_small_for_noise_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputRejected, match="leave out --strict"):
-        run(config(tmp_path / "p", "size=12&ratio=4&bands=12", network="bicubic", strict=True, align__estimate=False))
+        run(config(tmp_path / "p", "size=12&ratio=4&bands=12", method="bicubic", strict=True, align__estimate=False))
 
 
 def test_evaluate_has_a_row_for_each_mode(pair, tmp_path, capsys):
@@ -138,5 +138,5 @@ def test_evaluate_has_a_row_for_each_mode(pair, tmp_path, capsys):
         assert strict.scores.psnr_db > plain.scores.psnr_db - 0.1
     assert {mean["method"]: mean["over_noise"] for mean in means(rows)}["gsa strict"] < 1.0
     address = f"synthetic:truth?size={SIZE}&bands=24&seed=5"
-    assert main(["evaluate", address, "--networks", "bicubic", "--strict"]) == 0
+    assert main(["evaluate", address, "--methods", "bicubic", "--strict"]) == 0
     assert "bicubic strict" in capsys.readouterr().out

@@ -26,7 +26,7 @@ def fused(product) -> np.ndarray:
 def settings(request, tmp_path) -> dict[str, object]:
     """One method of each kind: with masks, plain, with two rates, and back-projected."""
     network, _, strict = request.param.partition(" ")
-    chosen = SETTINGS | {"network": network, "strict": bool(strict)}
+    chosen = SETTINGS | {"method": network, "strict": bool(strict)}
     if request.param == "csakd-student":
         chosen["weights"] = str(weight_file(tmp_path / "w.safetensors", request.param))
     return chosen
@@ -87,6 +87,6 @@ def test_memory_that_never_suffices_is_said_after_three_halvings(tmp_path, monke
 
     monkeypatch.setattr(fuse.TileFuser, "_call", call)
     with pytest.raises(OutOfResources, match=r"lower tiles\.core"):
-        run(config(tmp_path / "out", RECIPE, **SETTINGS, network="gsa"))
+        run(config(tmp_path / "out", RECIPE, **SETTINGS, method="gsa"))
     assert tried == [32 * 32, 16 * 32, 16 * 16, 8 * 16]
     assert not (tmp_path / "out").exists()

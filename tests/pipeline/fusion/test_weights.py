@@ -38,7 +38,7 @@ def weight_file(path: Path, network: str, *, bands: int = 12, scale: float = 1.0
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_network_goes_the_whole_way_and_its_tiles_are_invisible(tmp_path, network):
     weights = weight_file(tmp_path / "w.safetensors", network)
-    settings = {"network": network, "weights": str(weights), "publish__formats": "[zarr]", "publish__dtype": "float32"}
+    settings = {"method": network, "weights": str(weights), "publish__formats": "[zarr]", "publish__dtype": "float32"}
     whole = run(config(tmp_path / "whole", RECIPE, **settings))
     tiled = run(config(tmp_path / "tiled", RECIPE, **settings, tiles__core=64, tiles__chunk=32))
     assert tiled.provenance["method"]["weights_sha256"] == read_card(weights).sha256
@@ -59,7 +59,7 @@ def test_what_a_network_gives_comes_back_in_the_unit_of_the_hsi(tmp_path, monkey
         return hsi.repeat_interleave(4, dim=-2).repeat_interleave(4, dim=-1)
 
     monkeypatch.setattr(fusion_method, "build_model", lambda _job, _device: repeated)
-    settings = {"network": "csakd-student", "weights": str(weights), "publish__dtype": "float32"}
+    settings = {"method": "csakd-student", "weights": str(weights), "publish__dtype": "float32"}
     recipe = "size=64&ratio=4&bands=12&seed=3"
     fused = fused_tiles(config(tmp_path / "p", recipe, **settings, align__estimate=False))
     assert seen == [(pytest.approx(-1.0), pytest.approx(1.0))]
@@ -71,7 +71,7 @@ def test_what_a_network_gives_comes_back_in_the_unit_of_the_hsi(tmp_path, monkey
 @pytest.mark.parametrize("network", NETWORKS)
 def test_half_precision_is_close_and_recorded(tmp_path, network):
     weights = weight_file(tmp_path / "w.safetensors", network)
-    settings = {"network": network, "weights": str(weights), "publish__formats": "[zarr]", "publish__dtype": "float32"}
+    settings = {"method": network, "weights": str(weights), "publish__formats": "[zarr]", "publish__dtype": "float32"}
     settings |= {"quality__gate": "off"}  # nothing of the MSI is in what untrained weights make
     single = run(config(tmp_path / "single", "size=96&bands=12", **settings))
     half = run(config(tmp_path / "half", "size=96&bands=12", **settings, precision="bf16"))
@@ -85,7 +85,7 @@ def test_half_precision_is_close_and_recorded(tmp_path, network):
 def test_workers_need_only_the_job_folder(tmp_path):
     weights = weight_file(tmp_path / "w.safetensors", "csakd-student")
     settings = {
-        "network": "csakd-student",
+        "method": "csakd-student",
         "weights": str(weights),
         "publish__formats": "[zarr]",
         "quality__gate": "off",
@@ -108,7 +108,7 @@ def test_weights_are_open_to_whoever_may_read_new_files(tmp_path):
 
 def test_networks_without_weights_are_refused(tmp_path):
     with pytest.raises(InputRejected, match="give a file with --weights"):
-        run(config(tmp_path / "p", RECIPE, network="csakd-student"))
+        run(config(tmp_path / "p", RECIPE, method="csakd-student"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -143,9 +143,7 @@ def test_bad_weights_are_refused_in_one_sentence(tmp_path, capsys, fault):
         path.unlink()
     (tmp_path / "out").mkdir()
     scenes = [f"synthetic:{role}?{RECIPE}" for role in ("hsi", "msi")]
-    code = main(
-        ["fuse", *scenes, "--network", network, "--weights", str(path), "--output", str(tmp_path / "out" / "p")]
-    )
+    code = main(["fuse", *scenes, "--method", network, "--weights", str(path), "--output", str(tmp_path / "out" / "p")])
     sentence = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hyperfuse: ")]
     assert code == 3
     assert len(sentence) == 1
@@ -179,7 +177,7 @@ def test_weights_that_were_asked_for_fit_or_nothing_is_staged(tmp_path, monkeypa
     monkeypatch.setattr("hyperfuse.pipeline.run.stage", lambda *_a, **_k: pytest.fail("it was staged"))
     (tmp_path / "out").mkdir()
     with pytest.raises(InputRejected, match=rf"w\.safetensors: does not fit {network}"):
-        run(config(tmp_path / "out" / "p", "size=96&bands=12", network=network, weights=str(path)))
+        run(config(tmp_path / "out" / "p", "size=96&bands=12", method=network, weights=str(path)))
     assert list((tmp_path / "out").iterdir()) == []
 
 

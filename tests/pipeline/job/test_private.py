@@ -16,7 +16,7 @@ from tests.synthetic import config
 
 
 def test_the_record_of_a_job_is_its_owners(tmp_path: Path) -> None:
-    with open_run(config(tmp_path / "p", "size=96&bands=12", network="bicubic")) as held:
+    with open_run(config(tmp_path / "p", "size=96&bands=12", method="bicubic")) as held:
         assert S_IMODE((held.job.folder / "job.json").stat().st_mode) == 0o600
 
 

@@ -96,7 +96,7 @@ def test_the_product_is_that_of_the_second_run(tmp_path, monkeypatch, undisturbe
     assert np.array_equal(samples(product), undisturbed, equal_nan=True)
 
 
-@pytest.mark.parametrize("other", [{"publish__dtype": "float32"}, {"tiles__chunk_bands": 5}, {"network": "bicubic"}])
+@pytest.mark.parametrize("other", [{"publish__dtype": "float32"}, {"tiles__chunk_bands": 5}, {"method": "bicubic"}])
 def test_what_decides_stored_samples_makes_them_anew(tmp_path, monkeypatch, other):
     killed_run(monkeypatch, BEFORE_JUDGING, tmp_path / "out")
     product = run(config(tmp_path / "out", SMALL, **CUT | other))
@@ -108,7 +108,7 @@ def test_what_decides_stored_samples_makes_them_anew(tmp_path, monkeypatch, othe
 
 def test_a_product_that_was_exchanged_is_no_mosaic_of_this_job(tmp_path, monkeypatch, undisturbed):
     """After an exchange the staging folder holds the version of before, whose samples and place are others."""
-    run(config(tmp_path / "out", SMALL, **CUT, network="bicubic", align__reference="hsi"))
+    run(config(tmp_path / "out", SMALL, **CUT, method="bicubic", align__reference="hsi"))
     killed_run(monkeypatch, AFTER_RENAME, tmp_path / "out", publish__replace=True)
     another = {"publish__replace": True, "publish__license": "CC0-1.0"}
     product = run(config(tmp_path / "out", SMALL, **CUT | another))
@@ -151,8 +151,8 @@ def test_settings_are_shared_out_between_samples_and_publication():
     for name, value in (("license", "MIT"), ("formats", "[cog]"), ("overviews", True), ("uncertainty", True)):
         assert parts(**{f"publish__{name}": value}) == (False, True), name
     for name, value in (
-        ("publish__dtype", "float32"), ("strict", True), ("learned", "never"), ("tiles__chunk", 128), ("precision", "bf16"),
-        ("tiles__chunk_bands", 8), ("align__max_shift_px", 3), ("harmonize__mode", "off"), ("network", "gsa"), ("psf_mtf", 0.2),
+        ("publish__dtype", "float32"), ("strict", True), ("residual", "never"), ("tiles__chunk", 128), ("precision", "bf16"),
+        ("tiles__chunk_bands", 8), ("align__max_shift_px", 3), ("harmonize__mode", "off"), ("method", "gsa"), ("psf_mtf", 0.2),
     ):  # fmt: skip
         assert parts(**{name: value}) == (True, False), name
     for name, value in (("quality__gate", "off"), ("tiles__batch", 1), ("device", "cpu"), ("publish__replace", True)):

@@ -17,7 +17,7 @@ from tests.synthetic import config
 
 RECIPE = "size=300&ratio=4&bands=6&seed=3&east_m=17"
 """So large that each staged image has several chunks, and moved, so that one is resampled."""
-SETTINGS = {"network": "bicubic", "publish__formats": "[zarr]", "tiles__core": 128, "tiles__chunk": 64}
+SETTINGS = {"method": "bicubic", "publish__formats": "[zarr]", "tiles__core": 128, "tiles__chunk": 64}
 
 
 class Killed(BaseException):
@@ -117,9 +117,9 @@ def test_tiles_of_other_samples_are_not_kept(tmp_path, monkeypatch, caplog, undi
 
 @pytest.mark.parametrize("harm", [flip, truncate], ids=lambda harm: harm.__name__)
 def test_a_harmed_first_pass_is_made_anew(tmp_path, monkeypatch, harm: Callable[[Path], object]):
-    settings = SETTINGS | {"network": "gsa"}
+    settings = SETTINGS | {"method": "gsa"}
     clean = run(config(tmp_path / "clean", RECIPE, **settings)).path
-    folder = killed_run(monkeypatch, tmp_path / "out", network="gsa")
+    folder = killed_run(monkeypatch, tmp_path / "out", method="gsa")
     harm(folder / "sums.safetensors")
     run(config(tmp_path / "out", RECIPE, **settings))
     assert np.array_equal(counts(tmp_path / "out"), counts(clean), equal_nan=True)

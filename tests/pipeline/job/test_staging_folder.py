@@ -20,7 +20,7 @@ from hyperfuse.pipeline.run import run
 from tests.synthetic import SMALL, config
 
 KEY = "0123456789ab" * 5 + "cdef"
-CUT = {"tiles__core": 64, "tiles__chunk": 32, "publish__formats": "[zarr]", "network": "bicubic"}
+CUT = {"tiles__core": 64, "tiles__chunk": 32, "publish__formats": "[zarr]", "method": "bicubic"}
 
 
 class Killed(BaseException):

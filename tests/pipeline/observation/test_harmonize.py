@@ -301,7 +301,7 @@ def files(tmp_path: Path) -> Callable[..., dict[str, str]]:
 
 
 def test_windows_are_corrected_where_they_are_read(files):
-    with open_run(load_config(None, files(1.06, 0.01) | {"network": "gsa"})) as held:
+    with open_run(load_config(None, files(1.06, 0.01) | {"method": "gsa"})) as held:
         job = stage_pair(held)
         box = Box(y0=2, y1=12, x0=3, x1=13)
         harmony = job.staged.harmony
@@ -340,7 +340,7 @@ def test_a_product_says_how_the_msi_was_harmonized(files):
 
 
 def test_a_forgotten_offset_is_a_warning_and_refused_where_agreement_is_required(files, tmp_path):
-    settings = files(1.0, 0.1) | {"network": "bicubic"}
+    settings = files(1.0, 0.1) | {"method": "bicubic"}
     product = run(load_config(None, settings))
     quality = product.provenance["quality"]
     assert quality["state"] == "published with warnings"
@@ -362,8 +362,8 @@ def test_a_real_pair_is_harmonized_by_a_few_percent(tmp_path):
                 "hsi.uri": str(BERLIN / "EnMAP_BerlinUrbanGradient_raw244.bsq"),
                 "msi.uri": str(BERLIN / "HighResolution_BerlinUrbanGradient.bsq"),
                 "output": str(tmp_path / "berlin"),
-                "network": "bicubic",
-                "observe": "tables",
+                "method": "bicubic",
+                "sensor_model": "tables",
             },
         )
     ) as held:

@@ -225,27 +225,31 @@ QUICK = {"publish__formats": "[zarr]"}
 
 def test_a_blind_run_records_what_it_used(tmp_path):
     """The sensor's table says 0.3; the land was seen with 0.2, and that is what the product is made with."""
-    product = run(config(tmp_path / "out", "size=200&ratio=4&bands=60&msi=6&seed=3&mtf=0.2", observe="blind", **QUICK))
+    product = run(
+        config(tmp_path / "out", "size=200&ratio=4&bands=60&msi=6&seed=3&mtf=0.2", sensor_model="blind", **QUICK)
+    )
     told = product.provenance["observation"]
     assert told["psf_origin"] == told["srf_origin"] == "blind"
     assert told["psf_sigma_px"] == pytest.approx(sigma_from_mtf(0.2, 4), rel=0.02)
     assert np.shape(told["srf"]) == (6, 60)
     assert all(misfit["r2"] > 0.98 for misfit in told["misfit"])
-    assert product.provenance["config"]["observe"] == "blind"
+    assert product.provenance["config"]["sensor_model"] == "blind"
 
 
 def test_a_run_by_tables_is_tested_too(tmp_path):
-    product = run(config(tmp_path / "out", "size=200&ratio=4&bands=60&seed=3", observe="tables", **QUICK))
+    product = run(config(tmp_path / "out", "size=200&ratio=4&bands=60&seed=3", sensor_model="tables", **QUICK))
     told = product.provenance["observation"]
     assert (told["psf_origin"], told["srf_origin"], told["note"]) == ("sensor", "table", "")
     assert all(misfit["r2"] > 0.95 for misfit in told["misfit"])
-    given = run(config(tmp_path / "given", "size=200&ratio=4&bands=60&seed=3", psf_mtf=0.3, observe="tables", **QUICK))
+    given = run(
+        config(tmp_path / "given", "size=200&ratio=4&bands=60&seed=3", psf_mtf=0.3, sensor_model="tables", **QUICK)
+    )
     assert given.provenance["observation"]["psf_origin"] == "given"
 
 
 def test_a_scene_that_tells_too_little_falls_back_to_the_tables_and_says_so(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        product = run(config(tmp_path / "out", "size=40&ratio=4&bands=20", observe="blind", **QUICK))
+        product = run(config(tmp_path / "out", "size=40&ratio=4&bands=20", sensor_model="blind", **QUICK))
     told = product.provenance["observation"]
     assert (told["psf_origin"], told["srf_origin"]) == ("sensor", "table")
     assert told["misfit"] == []
@@ -262,7 +266,7 @@ def test_a_band_that_the_hsi_does_not_predict_is_named(tmp_path, caplog):
         "align.estimate": False,
         "quality.gate": "off",
         "publish.formats": ["zarr"],
-        "observe": "blind",
+        "sensor_model": "blind",
     }
     with caplog.at_level(logging.WARNING):
         product = run(load_config(None, settings))
@@ -307,7 +311,7 @@ def test_samples_beside_their_pixels_are_not_resampled(tmp_path):
     recipe = "size=160&ratio=3&bands=12&seed=5&east_m=-7&north_m=11"
     hsi = whole(scene("hsi", recipe))
     for network, copied in (("map_subspace", True), ("bicubic", False)):
-        with open_run(config(tmp_path / network, recipe, network=network, align__east_m=-7, align__north_m=11)) as held:
+        with open_run(config(tmp_path / network, recipe, method=network, align__east_m=-7, align__north_m=11)) as held:
             job = stage_pair(held)
             array = store.open_array(job.folder / "stage" / "hsi.zarr")
             staged = np.asarray(array[...])

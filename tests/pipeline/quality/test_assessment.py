@@ -79,7 +79,7 @@ def test_every_record_tells_the_same(product: Product) -> None:
 
 def test_gates_warn_refuse_or_stand_open(tmp_path: Path) -> None:
     """A refused product leaves its tiles, so that the next word costs no fusion."""
-    strict = {"quality__max_hsi_sam_deg": 1e-6, "network": "bicubic"}
+    strict = {"quality__max_hsi_sam_deg": 1e-6, "method": "bicubic"}
     out = tmp_path / "product"
     with pytest.raises(
         QualityRefused, match=r"spectral angle to the HSI: .*at most 1e-06 wanted.*quality\.gate=warn"
@@ -122,7 +122,7 @@ def test_a_product_that_does_not_agree_with_the_msi_is_refused_though_gates_only
 
 
 def test_a_method_without_the_msi_need_not_agree_with_it(tmp_path: Path) -> None:
-    settings = {"network": "bicubic", "quality__refuse_msi_r2": 0.97, "publish__formats": "[zarr]"}
+    settings = {"method": "bicubic", "quality__refuse_msi_r2": 0.97, "publish__formats": "[zarr]"}
     quality = run(config(tmp_path / "p", "size=100&ratio=4&bands=12&seed=3", **settings)).provenance["quality"]
     assert quality["msi_r2"] < 0.97
     assert quality["state"] == "published with warnings"

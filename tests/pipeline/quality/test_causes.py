@@ -77,7 +77,7 @@ def test_what_is_planted_is_told_with_its_size_and_nothing_else(land, row, tmp_p
 
 
 def test_a_method_that_does_not_refine_tells_what_staging_measured_and_what_it_leaves(land, tmp_path):
-    qa = told(land, tmp_path, "vswir-0.3", network="bicubic")
+    qa = told(land, tmp_path, "vswir-0.3", method="bicubic")
     found = {(cause["name"], cause["detector"]): cause for cause in qa["causes"]}
     assert found["changed", None]["value"] is None
     swir = found["displacement", "SWIR"]
@@ -94,7 +94,7 @@ def test_a_method_that_does_not_refine_tells_what_staging_measured_and_what_it_l
 
 def test_a_universal_network_tells_what_its_estimate_found(land, tmp_path):
     """Without weights it is the estimate, and what was not measured in staging is the estimate's own finding."""
-    qa = told(land, tmp_path, "psf-1.3", network="universal-plain", observe="tables")
+    qa = told(land, tmp_path, "psf-1.3", method="universal-plain", sensor_model="tables")
     found = {cause["name"]: cause for cause in qa["causes"]}
     assert found["psf"]["value"] == pytest.approx(1.3, rel=0.05)
     assert found["changed"]["value"] == 0.0

@@ -242,7 +242,7 @@ class TestQ2n:
 
 
 def test_no_reference_ranks_the_hsi_itself_and_a_spoiled_product(tmp_path: Path) -> None:
-    job = fused_job(tmp_path, "size=240&ratio=4&bands=8&seed=2", network="gsa")
+    job = fused_job(tmp_path, "size=240&ratio=4&bands=8&seed=2", method="gsa")
     good = no_reference(job)
     assert good is not None
     assert good.d_s is not None

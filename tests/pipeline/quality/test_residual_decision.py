@@ -49,34 +49,34 @@ def samples(product) -> np.ndarray:
 
 
 def test_a_residual_that_harms_is_left_out_and_everybody_can_read_why(tmp_path, weights):
-    gated = run(config(tmp_path / "gated", LARGE, network=NETWORK, weights=str(weights), **PLAIN))
+    gated = run(config(tmp_path / "gated", LARGE, method=NETWORK, weights=str(weights), **PLAIN))
     base = run(config(tmp_path / "base", LARGE, **PLAIN))
     np.testing.assert_array_equal(samples(gated), samples(base))
-    told = gated.provenance["method"]["learned"]
+    told = gated.provenance["method"]["residual"]
     assert told["applied"] is False
     assert told["psnr_db"][0] < told["psnr_db"][1]
     assert told["window_px"][1] - told["window_px"][0] >= 64
     assert gated.provenance["method"]["base"] == "map_subspace"
     assert gated.provenance["method"]["weights_sha256"] == read_card(weights).sha256
     qa = json.loads((gated.path / "qa.json").read_text())
-    assert qa["learned"] == told
+    assert qa["residual"] == told
     # The assessment's trial is of what was published.
     ours = next(row for row in qa["reduced_resolution"]["rows"] if row["method"] == NETWORK)
     assert ours["error"] is None
     assert told["sentence"] in (gated.path / "report.html").read_text()
-    assert base.provenance["method"]["learned"] is None
+    assert base.provenance["method"]["residual"] is None
 
 
 def test_who_wants_it_always_gets_it_and_tiles_are_invisible(tmp_path, weights):
-    settings = {"network": NETWORK, "weights": str(weights), "learned": "always", **PLAIN}
+    settings = {"method": NETWORK, "weights": str(weights), "residual": "always", **PLAIN}
     whole = samples(run(config(tmp_path / "whole", LARGE, **settings)))
     tiled = run(config(tmp_path / "tiled", LARGE, **settings, tiles__core=64, tiles__chunk=32))
     assert tiled.provenance["tiles"]["finished"] == 25
     assert np.array_equal(np.isnan(samples(tiled)), np.isnan(whole))
     np.testing.assert_allclose(samples(tiled), whole, rtol=1e-5, atol=1e-5)
-    never = run(config(tmp_path / "never", LARGE, **settings | {"learned": "never"}))
+    never = run(config(tmp_path / "never", LARGE, **settings | {"residual": "never"}))
     assert np.nanmax(np.abs(samples(never) - whole)) > 1e-3
-    assert never.provenance["method"]["learned"]["sentence"] == "not applied: learned=never was asked for"
+    assert never.provenance["method"]["residual"]["sentence"] == "not applied: residual=never was asked for"
 
 
 @pytest.mark.parametrize(
@@ -97,22 +97,22 @@ def test_neither_score_may_be_worse(psnr_db, sam_deg, applied):
 
 
 def test_a_scene_too_small_to_be_asked_is_left_alone(tmp_path, weights):
-    product = run(config(tmp_path / "p", SMALL, network=NETWORK, weights=str(weights), **PLAIN))
-    assert "too small to try it, 6 pixels" in product.provenance["method"]["learned"]["reason"]
+    product = run(config(tmp_path / "p", SMALL, method=NETWORK, weights=str(weights), **PLAIN))
+    assert "too small to try it, 6 pixels" in product.provenance["method"]["residual"]["reason"]
     np.testing.assert_array_equal(samples(product), samples(run(config(tmp_path / "base", SMALL, **PLAIN))))
 
 
 def test_without_weights_it_is_its_base_and_says_so(tmp_path):
     assert shipped_weights(WITHOUT) is None
-    product = run(config(tmp_path / "p", SMALL, network=WITHOUT, **PLAIN))
-    assert product.provenance["method"]["learned"]["reason"] == (
+    product = run(config(tmp_path / "p", SMALL, method=WITHOUT, **PLAIN))
+    assert product.provenance["method"]["residual"]["reason"] == (
         f"there are no weights, and without them {WITHOUT} is map_subspace"
     )
     assert product.provenance["method"]["weights_sha256"] is None
 
 
 def test_it_is_decided_once(tmp_path, weights, monkeypatch):
-    settings = {"network": NETWORK, "weights": str(weights), **PLAIN}
+    settings = {"method": NETWORK, "weights": str(weights), **PLAIN}
     with open_run(config(tmp_path / "p", SMALL, **settings)) as held:
         job = stage_pair(held)
         decided = load_gate(job)
@@ -130,8 +130,8 @@ def test_weights_that_come_along_are_used_unless_others_are_given(tmp_path, weig
     folder.mkdir(parents=True)
     shipped = weight_file(folder / f"{NETWORK}.safetensors", strength=0.2)
     monkeypatch.setattr("hyperfuse.pipeline.fusion.weights.files", lambda package: tmp_path / package)
-    one = run(config(tmp_path / "shipped", SMALL, network=NETWORK, learned="always", **PLAIN))
-    other = run(config(tmp_path / "given", SMALL, network=NETWORK, learned="always", weights=str(weights), **PLAIN))
+    one = run(config(tmp_path / "shipped", SMALL, method=NETWORK, residual="always", **PLAIN))
+    other = run(config(tmp_path / "given", SMALL, method=NETWORK, residual="always", weights=str(weights), **PLAIN))
     digests = [product.provenance["method"]["weights_sha256"] for product in (one, other)]
     assert digests == [read_card(shipped).sha256, read_card(weights).sha256]
     assert one.job_key != other.job_key

@@ -52,7 +52,7 @@ ERRORS = "reflectance_standard_error"
 def product(tmp_path_factory: pytest.TempPathFactory) -> Product:
     return run(
         config(
-            tmp_path_factory.mktemp("uncertain") / "product", RECIPE, network="gsa", tiles__core=64, tiles__chunk=32,
+            tmp_path_factory.mktemp("uncertain") / "product", RECIPE, method="gsa", tiles__core=64, tiles__chunk=32,
             publish__uncertainty=True, publish__overviews=True, publish__formats=["zarr", "cog", "netcdf", "stac"],
         )
     )  # fmt: skip
@@ -260,7 +260,7 @@ def test_tiles_of_any_size_in_any_order_give_the_same_errors_and_a_rerun_does_wh
     recipe = "size=180&ratio=4&bands=6&seed=5"
     stored = []
     for core in (64, 192):
-        settings = {"tiles__core": core, "tiles__chunk": 32, "publish__uncertainty": True, "network": "gsa"}
+        settings = {"tiles__core": core, "tiles__chunk": 32, "publish__uncertainty": True, "method": "gsa"}
         with open_run(config(tmp_path / f"core{core}", recipe, **settings)) as held:
             job = stage_pair(held)
             fuse_tiles(job)
@@ -285,7 +285,7 @@ def test_tiles_of_any_size_in_any_order_give_the_same_errors_and_a_rerun_does_wh
 def test_the_gain_of_an_msi_that_is_harmonized_is_no_gap(tmp_path: Path) -> None:
     recipe, found = "size=180&ratio=4&bands=24&seed=5&high_nm=1000", []
     for scale in (1.0, 0.9):
-        settings = {"msi__scale": scale, "network": "gsa", "publish__uncertainty": True}
+        settings = {"msi__scale": scale, "method": "gsa", "publish__uncertainty": True}
         with open_run(config(tmp_path / f"scale{scale}", recipe, **settings)) as held:
             job = stage_pair(held)
             fuse_tiles(job)
@@ -297,7 +297,7 @@ def test_the_gain_of_an_msi_that_is_harmonized_is_no_gap(tmp_path: Path) -> None
 
 def test_a_scene_too_small_for_its_ratio_is_rehearsed_at_a_smaller_one(tmp_path: Path) -> None:
     found = record(
-        run(config(tmp_path / "small", "size=90&ratio=4&bands=12&seed=3", network="gsa", publish__uncertainty=True))
+        run(config(tmp_path / "small", "size=90&ratio=4&bands=12&seed=3", method="gsa", publish__uncertainty=True))
     )
     assert found["calibrated"]
     assert found["trial_ratio"] == 3
@@ -307,7 +307,7 @@ def test_a_scene_too_small_for_its_ratio_is_rehearsed_at_a_smaller_one(tmp_path:
 
 def test_a_scene_too_small_is_published_with_a_guess_that_says_so(tmp_path: Path) -> None:
     found = record(
-        run(config(tmp_path / "small", "size=44&ratio=4&bands=12&seed=3", network="gsa", publish__uncertainty=True))
+        run(config(tmp_path / "small", "size=44&ratio=4&bands=12&seed=3", method="gsa", publish__uncertainty=True))
     )
     assert not found["calibrated"]
     assert found["coverage"] is None
@@ -316,7 +316,7 @@ def test_a_scene_too_small_is_published_with_a_guess_that_says_so(tmp_path: Path
 
 
 def test_without_the_option_nothing_is_said(tmp_path: Path) -> None:
-    plain = run(config(tmp_path / "plain", "size=90&ratio=4&bands=6&seed=3", network="bicubic"))
+    plain = run(config(tmp_path / "plain", "size=90&ratio=4&bands=6&seed=3", method="bicubic"))
     with plain.open() as data:
         assert set(data.data_vars) == {"reflectance"}
         assert "ancillary_variables" not in data["reflectance"].attrs

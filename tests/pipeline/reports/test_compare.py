@@ -35,7 +35,7 @@ RECIPE = "size=150&ratio=5&bands=24&seed=3&holes_msi=0.002"
 def products(tmp_path_factory: pytest.TempPathFactory) -> list[Product]:
     folder = tmp_path_factory.mktemp("compared")
     return [
-        run(config(folder / name, RECIPE, network=network))
+        run(config(folder / name, RECIPE, method=network))
         for name, network in (("<b>a & 'b'", "gsa"), ("second", "bicubic"))
     ]
 

@@ -88,11 +88,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Written]:
             patch.setattr(module, "render", render)
         # Two products of one method are told apart by their names.
         product, second = (
-            run(config(folder / name, SMALL, network="bicubic", publish__formats=["zarr"], publish__license=HOSTILE))
+            run(config(folder / name, SMALL, method="bicubic", publish__formats=["zarr"], publish__license=HOSTILE))
             for name in (NAME, "b")
         )
         comparison_page.write_page(compare([product.path, second.path]), folder / "comparison.html")
-        entry = index_page.IndexEntry(id=HOSTILE, state=HOSTILE, reason=HOSTILE, network=HOSTILE)
+        entry = index_page.IndexEntry(id=HOSTILE, state=HOSTILE, reason=HOSTILE, method=HOSTILE)
         index_page.write_index(folder, [*index_page.product_entries(folder), entry])
         yield Written(folder=folder, product=product, views=views)
 

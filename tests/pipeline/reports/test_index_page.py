@@ -60,12 +60,12 @@ def test_products_are_found_with_their_scores(archive: Path) -> None:
     }  # fmt: skip
     assert found["two"].scores["consistency.hsi.sam_deg"] == 12.0
     assert found["two"].reason == "too wide <an> angle"
-    assert found["two"].network == "bicubic"
+    assert found["two"].method == "bicubic"
     assert "qa.json" in found["zero"].reason
 
 
 def test_the_page_links_and_shows(archive: Path) -> None:
-    dead = IndexEntry(id="dead <b>letter", state="dead letter", reason="damaged <file>", network="gsa")
+    dead = IndexEntry(id="dead <b>letter", state="dead letter", reason="damaged <file>", method="gsa")
     path = write_index(archive, [*product_entries(archive), dead])
     assert path == archive / INDEX
     text = path.read_text(encoding="utf-8")

@@ -71,7 +71,7 @@ def test_the_best_by_angle_is_kept_and_its_card_is_true(trained):
 
 def test_the_weights_fuse_at_once(trained, tmp_path):
     _, made = trained
-    settings = {"network": "csakd-student", "weights": str(made.weights["network"]), "publish__formats": "[zarr]"}
+    settings = {"method": "csakd-student", "weights": str(made.weights["network"]), "publish__formats": "[zarr]"}
     settings |= {"quality__gate": "off"}  # fifty steps teach it next to nothing of the MSI
     product = run(run_config(tmp_path / "p", f"size=96&ratio=4&seed=5&{RECIPE}", **settings))
     assert product.provenance["method"]["weights_sha256"] == read_card(made.weights["network"]).sha256

@@ -183,7 +183,7 @@ def test_a_fusion_with_weights_fitted_to_its_scene(tmp_path, capsys, monkeypatch
     record = json.loads(capsys.readouterr().out)
     fitted = read_card(tmp_path / "p.adapted.safetensors")
     told = fitted.training["adapted"]
-    learned = json.loads((tmp_path / "p" / "provenance.json").read_text())["method"]["learned"]
+    learned = json.loads((tmp_path / "p" / "provenance.json").read_text())["method"]["residual"]
     assert asked == [3.0]
     assert learned["psnr_db"] == [told["psnr_db"][0], told["estimate"][0]]
     assert learned["applied"] == (
