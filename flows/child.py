@@ -17,10 +17,10 @@ import threading
 from collections import deque
 
 from hyperfuse.catalogs.errors import HyperFuseError, Transient
+from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.pipeline.archive.backlog import Task
 from hyperfuse.pipeline.archive.locks import STATE
 from hyperfuse.pipeline.archive.outcome import Outcome
-from hyperfuse.pipeline.job.private import write_private
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Children:
         # Beside the products, where a night that is killed leaves one file that the next one overwrites.
         config = task.product.parent / STATE / f"{task.product.name}.json"
         config.parent.mkdir(parents=True, exist_ok=True)
-        write_private(config, json.dumps(task.config.model_dump(mode="json")))
+        write_atomic(config, json.dumps(task.config.model_dump(mode="json")), private=True)
         # The leash holds only as long as the thread that started the child: this one waits for it.
         command = [
             sys.executable,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -21,6 +22,32 @@ def low_pass_margin(observed: Observed) -> int:
     shift = max(map(abs, observed.shift_px))
     reach = blur_reach(observed.ratio, observed.psf_sigma_px, shift) + guide_reach(observed)
     return math.ceil(reach / observed.ratio / observed.whole_blocks) * observed.whole_blocks
+
+
+def linear_spec(name: str, observed: Observed, *, around: int, **needs: Any) -> ModelSpec:
+    """Needs of a method that adds what MSI guides show to the HSI under the cubic kernel, after one look at the moments.
+
+    Parameters
+    ----------
+    name : str
+        Of the method.
+    observed : Observed
+    around : int
+        Fine pixels to each side that the guides look at.
+    needs : Any
+        Further fields of `ModelSpec`.
+    """
+    kernel = 2 + observed.shift_reach  # coarse pixels
+    return ModelSpec(
+        name=name,
+        observed=observed,
+        halo=kernel + math.ceil(around / observed.ratio),
+        hsi_reach=kernel,
+        msi_reach=around,
+        multiple_of=observed.whole_blocks,
+        needs_first_pass=True,
+        **needs,
+    )
 
 
 class MomentsPass:

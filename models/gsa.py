@@ -21,13 +21,12 @@ own image by the coarse sensor, interpolated, is added with gain 1, the gain tha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 
-from hyperfuse.models._moments import Moments, RegressedGuide, best_guide, first_pass
+from hyperfuse.models._moments import Moments, RegressedGuide, best_guide, first_pass, linear_spec
 from hyperfuse.models.operators import upsample
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 from hyperfuse.models.subspace.guides import guide_reach, low_pass_reach, sharpened_reach, smooth_guides
@@ -90,16 +89,7 @@ def specify(observed: Observed, *, guides: Literal["grouped", "regressed"] = "gr
     """
     regressed = guides == "regressed"
     around = sharpened_reach(observed) + low_pass_reach(observed) if regressed else guide_reach(observed)  # fine pixels
-    return ModelSpec(
-        name="gsa",
-        observed=observed,
-        halo=2 + observed.shift_reach + math.ceil(around / observed.ratio),
-        hsi_reach=2 + observed.shift_reach,
-        msi_reach=around,
-        multiple_of=observed.whole_blocks,
-        needs_first_pass=True,
-        options={"guides": guides},
-    )
+    return linear_spec("gsa", observed, around=around, options={"guides": guides})
 
 
 def build(

@@ -17,12 +17,11 @@ every gain of a guide that resembles its band, beyond them a dark or negative sa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 
-from hyperfuse.models._moments import Moments, RegressedGuide, first_pass
+from hyperfuse.models._moments import Moments, RegressedGuide, first_pass, linear_spec
 from hyperfuse.models.operators import upsample
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 from hyperfuse.models.subspace.guides import low_pass_reach, sharpened_reach
@@ -62,16 +61,7 @@ class MTFGLP:
 def specify(observed: Observed) -> ModelSpec:
     """Needs: the cubic kernel's two coarse pixels, what the low-pass guide looks at, and the moments of the scene."""
     around = sharpened_reach(observed) + low_pass_reach(observed)  # fine pixels
-    return ModelSpec(
-        name="mtf_glp",
-        observed=observed,
-        halo=2 + observed.shift_reach + math.ceil(around / observed.ratio),
-        hsi_reach=2 + observed.shift_reach,
-        msi_reach=around,
-        multiple_of=observed.whole_blocks,
-        needs_first_pass=True,
-        band_copies=5.2,
-    )
+    return linear_spec("mtf_glp", observed, around=around, band_copies=5.2)
 
 
 def build(

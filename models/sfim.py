@@ -21,16 +21,17 @@ use all, sharpened by the finer ones first, see `models._moments.RegressedGuide`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 
-from hyperfuse.models._moments import Moments, MomentsPass, RegressedGuide, best_guide
+from hyperfuse.models._moments import Moments, RegressedGuide, best_guide, first_pass, linear_spec
 from hyperfuse.models.operators import upsample
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 from hyperfuse.models.subspace.guides import low_pass_reach, sharpened_reach
+
+__all__ = ["CARD", "VARIANTS", "build", "first_pass", "specify"]
 
 CARD = MethodCard(
     title="Smoothing filter-based intensity modulation, a guide for each band",
@@ -83,25 +84,7 @@ def specify(observed: Observed, *, guides: Literal["selected", "synthesized"] = 
         One MSI band for each HSI band, or an affine function of all MSI bands.
     """
     around = sharpened_reach(observed) + low_pass_reach(observed)  # fine pixels
-    return ModelSpec(
-        name="sfim",
-        observed=observed,
-        halo=2 + observed.shift_reach + math.ceil(around / observed.ratio),
-        hsi_reach=2 + observed.shift_reach,
-        msi_reach=around,
-        multiple_of=observed.whole_blocks,
-        needs_first_pass=True,
-        band_copies=5.2,
-        options={"guides": guides},
-    )
-
-
-def first_pass(
-    spec: ModelSpec,
-    weights: Mapping[str, torch.Tensor] | None = None,  # noqa: ARG001 (has none)
-) -> MomentsPass:
-    """Joint moments of the HSI and the degraded MSI."""
-    return MomentsPass(spec)
+    return linear_spec("sfim", observed, around=around, band_copies=5.2, options={"guides": guides})
 
 
 def build(

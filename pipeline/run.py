@@ -38,7 +38,6 @@ from hyperfuse.pipeline.fusion.weights import keep_weights
 from hyperfuse.pipeline.job.completeness import finished, mosaic
 from hyperfuse.pipeline.job.folder import Job, StagedJob
 from hyperfuse.pipeline.job.notices import tell_harmony, tell_observation
-from hyperfuse.pipeline.job.private import write_private
 from hyperfuse.pipeline.job.stage import stage
 from hyperfuse.pipeline.job.staging_folder import claim, require_same_job, staging_folder
 from hyperfuse.pipeline.job.template import prepare
@@ -126,7 +125,7 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Open
         require_same_job(folder, record.samples, record.job_schema)
         drop_abandoned(config.output, keep=folder)
         # Written anew when resuming: device, dask and batch may differ from those of the run that was killed.
-        write_private(folder / "job.json", record.model_dump_json(indent=1))
+        write_atomic(folder / "job.json", record.model_dump_json(indent=1), private=True)
         try:
             with resources_named(config.output), reads_named():
                 job = Job(folder, record)

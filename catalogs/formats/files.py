@@ -13,12 +13,18 @@ _NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 """What CIFS, FUSE and others say to flushing a folder."""
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file that other processes see whole or not at all, and that survives a crash once it is seen."""
+def write_atomic(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a file that other processes see whole or not at all, and that survives a crash once it is seen.
+
+    A private one nobody but its owner may read: settings name the places and machines of whoever runs a job.
+    """
     # Two threads may write the same file, and the name of a file may be as long as the system allows.
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{threading.get_ident()}.partial")
+    temporary.unlink(missing_ok=True)  # of a process of this number that was killed
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        # Created with its mode: nobody opens it in the moment before it is changed.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600 if private else 0o666)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

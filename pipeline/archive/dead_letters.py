@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.pipeline.archive.settings import DEAD_LETTERS, folder_name
 from hyperfuse.pipeline.config import RunConfig
-from hyperfuse.pipeline.job.private import write_private
 
 Verdict = Literal["refused", "failed", "quarantined"]
 
@@ -82,7 +81,7 @@ class DeadLetters:
         kept = self._replay(name)
         kept.parent.mkdir(parents=True, exist_ok=True)
         if config is not None:
-            write_private(kept, json.dumps(config.model_dump(mode="json"), indent=1))
+            write_atomic(kept, json.dumps(config.model_dump(mode="json"), indent=1), private=True)
             letter = letter.model_copy(update={"replay": f"hyperfuse fuse --config {shlex.quote(str(kept))}"})
         write_atomic(self.folder / f"{name}.json", letter.model_dump_json(indent=1))
         self._names.add(name)

@@ -119,6 +119,11 @@ def _source(file: str) -> Markup:
     return Markup((_TEMPLATES / file).read_text(encoding="utf-8"))  # noqa: S704 (a file of ours)
 
 
+def _script(*files: str) -> Markup:
+    """Scripts, one after the other."""
+    return Markup("\n").join([Markup('\n"use strict";'), *(_source(file) for file in files)])
+
+
 _environment = Environment(
     loader=FileSystemLoader(_TEMPLATES),
     autoescape=True,  # everything, whatever a template's name ends with
@@ -127,6 +132,7 @@ _environment = Environment(
     lstrip_blocks=True,
 )
 _environment.globals["source"] = _source
+_environment.globals["script"] = _script
 _environment.filters["sha256"] = _sha256
 # JSON in a script element; `tojson` writes <, >, & and ' as \uXXXX, so that no text in it can end the element.
 _environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}

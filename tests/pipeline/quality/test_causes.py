@@ -89,7 +89,7 @@ def test_a_method_that_does_not_refine_tells_what_staging_measured_and_what_it_l
     # Where a gate is missed, what to do stands beside it.
     assert qa["state"] == "published with warnings"
     assert swir["sentence"] in qa["warnings"]
-    assert "choose network=map_subspace" in swir["sentence"]
+    assert "choose method=map_subspace" in swir["sentence"]
 
 
 def test_a_universal_network_tells_what_its_estimate_found(land, tmp_path):

@@ -8,8 +8,8 @@ from stat import S_IMODE
 
 import pytest
 
+from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.pipeline.archive.dead_letters import DeadLetters
-from hyperfuse.pipeline.job.private import write_private
 from hyperfuse.pipeline.run import open_run
 from tests.pipeline.archives import archive, item, night
 from tests.synthetic import config
@@ -35,7 +35,7 @@ def test_a_file_is_private_before_anything_is_in_it(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "fsync", lambda handle: (seen.append(S_IMODE(os.fstat(handle).st_mode)), fsync(handle)))
     path = tmp_path / "r.json"
     path.write_text("old")
-    write_private(path, "new ü")
+    write_atomic(path, "new ü", private=True)
     assert seen == [0o600]
     assert path.read_text(encoding="utf-8") == "new ü"
     assert [one.name for one in tmp_path.iterdir()] == ["r.json"]
@@ -47,5 +47,5 @@ def test_what_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match="disk"):
-        write_private(tmp_path / "r.json", "new")
+        write_atomic(tmp_path / "r.json", "new", private=True)
     assert list(tmp_path.iterdir()) == []
