@@ -1,4 +1,8 @@
-"""Documents that lead to the items of a static STAC catalogue."""
+"""Documents that lead to the items of a static STAC catalogue.
+
+Plain records, not objects of pystac: whether a catalogue is ours, and may be written again, is asked by comparing it with what
+these functions write, and that must not change with the library's version. Tests hold them to the schemas through pystac.
+"""
 
 from __future__ import annotations
 
