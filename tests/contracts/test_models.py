@@ -244,5 +244,5 @@ def test_a_variant_with_the_empty_name_goes_by_its_module():
 
 
 def test_unknown_method_lists_the_known():
-    with pytest.raises(LookupError, match=r"no network 'nope'.*bicubic"):
+    with pytest.raises(LookupError, match=r"no method 'nope'.*bicubic"):
         models.method("nope")

@@ -251,7 +251,7 @@ def test_a_core_must_not_sum_over_the_scene():
     observed = Observed(hsi_bands=24, msi_bands=4, ratio=4, psf_sigma_px=2.0)
     with pytest.raises(ValueError, match=r"s3rnet-paper .* sums over the scene"):
         universal.specify(observed, core="s3rnet-paper")
-    with pytest.raises(ValueError, match="no network 'nothing'"):
+    with pytest.raises(ValueError, match="no method 'nothing'"):
         universal.specify(observed, core="nothing")
     with pytest.raises(ValueError, match="components must be at least 1"):
         universal.specify(observed, core="csakd-student", components=0)
