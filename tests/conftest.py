@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 
@@ -9,6 +10,12 @@ import pytest
 
 # Small tensors gain nothing from threads, and threads that wait actively for each other cost minutes on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """What imports have made stays to the end: no collection of garbage, of which a run asks for some, looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
