@@ -249,6 +249,7 @@ def test_neon_planted_moves_are_found(east, north):
     assert found.north_m == pytest.approx(0.6 - north, abs=0.1)
 
 
+@pytest.mark.slow
 @needs(POTSDAM)
 def test_enmap_tiles_as_one_scene_with_a_simulated_msi(tmp_path):
     """Six EnMAP tiles in a glob; the MSI is simulated from them at 10 m, so the product must keep their spectra."""

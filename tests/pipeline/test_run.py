@@ -48,10 +48,10 @@ def test_tiles_are_invisible(tmp_path, name, recipe):
     observed = models.Observed(hsi_bands=6, msi_bands=4, ratio=4, psf_sigma_px=2.0)
     tolerance = 1e-5 if models.method(name).specify(observed).exact else 1e-3
     shared = QUICK | {"method": name, "publish__dtype": "float32"}
-    whole = fused(run(config(tmp_path / "whole", recipe, **shared)))
-    tiled = fused(run(config(tmp_path / "tiled", recipe, **shared, tiles__core=32, tiles__chunk=16)))
-    assert np.isfinite(whole).any()
-    np.testing.assert_allclose(tiled, whole, rtol=tolerance, atol=tolerance)
+    whole_image = fused_tiles(config(tmp_path / "whole", recipe, **shared))
+    tiled = fused_tiles(config(tmp_path / "tiled", recipe, **shared, tiles__core=32, tiles__chunk=16))
+    assert np.isfinite(whole_image).any()
+    np.testing.assert_allclose(tiled, whole_image, rtol=tolerance, atol=tolerance)
 
 
 # sfim multiplies the upsampled HSI by a ratio: a lone dot keeps the centroid of the HSI's own samples.
@@ -78,12 +78,8 @@ def test_a_dot_lands_where_it_is(tmp_path, name, recipe):
     full = f"size=240&bands=6&texture=0&snr_hsi=0&snr_msi=0&dot={row},{col}&{recipe}"
     # One dot is no texture to register by, so a displacement is given, not estimated.
     moved = {"align__east_m": 13, "align__north_m": -6} if "east_m" in recipe else {"align__estimate": False}
-    # Nor is there more than the dot to agree about with the MSI.
-    ungated = {"quality__gate": "off", "publish__dtype": "float32"}
-    product = run(config(tmp_path / "dot", full, method=name, **ungated, **QUICK, **moved))
-    with product.open() as data:
-        image = data["reflectance"].isel(wavelength=2).odc.geobox, data["reflectance"].isel(wavelength=2).values
-    geobox, values = image
+    asked = config(tmp_path / "dot", full, method=name, publish__dtype="float32", **moved)
+    values, geobox = fused_tiles(asked)[2], job_record(asked, open_pair(asked)).grid.grids().product
     truth = scene("truth", full).geobox
     expected_x, expected_y = truth.affine @ (col, row)
     # Signed moments over a window: interpolation has negative lobes, and leaving them out would move the centroid.

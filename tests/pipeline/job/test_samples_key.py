@@ -23,7 +23,7 @@ from hyperfuse.pipeline.run import run
 from tests import ROOT
 from tests.synthetic import SMALL, config
 
-CUT = {"tiles__core": 64, "tiles__chunk": 32, "publish__formats": "[zarr]"}
+CUT = {"method": "gsa", "tiles__core": 64, "tiles__chunk": 32, "publish__formats": "[zarr]"}
 N_TILES = 9
 
 
@@ -108,7 +108,7 @@ def test_what_decides_stored_samples_makes_them_anew(tmp_path, monkeypatch, othe
 
 def test_a_product_that_was_exchanged_is_no_mosaic_of_this_job(tmp_path, monkeypatch, undisturbed):
     """After an exchange the staging folder holds the version of before, whose samples and place are others."""
-    run(config(tmp_path / "out", SMALL, **CUT, method="bicubic", align__reference="hsi"))
+    run(config(tmp_path / "out", SMALL, **CUT | {"method": "bicubic", "align__reference": "hsi"}))
     killed_run(monkeypatch, AFTER_RENAME, tmp_path / "out", publish__replace=True)
     another = {"publish__replace": True, "publish__license": "CC0-1.0"}
     product = run(config(tmp_path / "out", SMALL, **CUT | another))

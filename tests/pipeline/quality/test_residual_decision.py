@@ -16,7 +16,7 @@ from hyperfuse.pipeline.fusion.residual import load_gate
 from hyperfuse.pipeline.fusion.weights import save_weights, shipped_weights
 from hyperfuse.pipeline.quality import residual_decision as gate
 from hyperfuse.pipeline.run import fuse_tiles, open_run, publish_product, run, stage_pair
-from tests.synthetic import config
+from tests.synthetic import config, fused_tiles
 
 NETWORK = "universal-csakd-student"
 WITHOUT = "universal-hyfusion-s"
@@ -69,12 +69,12 @@ def test_a_residual_that_harms_is_left_out_and_everybody_can_read_why(tmp_path, 
 
 def test_who_wants_it_always_gets_it_and_tiles_are_invisible(tmp_path, weights):
     settings = {"method": NETWORK, "weights": str(weights), "residual": "always", **PLAIN}
-    whole = samples(run(config(tmp_path / "whole", LARGE, **settings)))
-    tiled = run(config(tmp_path / "tiled", LARGE, **settings, tiles__core=64, tiles__chunk=32))
-    assert tiled.provenance["tiles"]["finished"] == 25
-    assert np.array_equal(np.isnan(samples(tiled)), np.isnan(whole))
-    np.testing.assert_allclose(samples(tiled), whole, rtol=1e-5, atol=1e-5)
-    never = run(config(tmp_path / "never", LARGE, **settings | {"residual": "never"}))
+    recipe = "size=144&ratio=4&bands=12&seed=3&holes_msi=0.001"
+    whole = fused_tiles(config(tmp_path / "whole", recipe, **settings))
+    tiled = fused_tiles(config(tmp_path / "tiled", recipe, **settings, tiles__core=64, tiles__chunk=32))
+    assert np.array_equal(np.isnan(tiled), np.isnan(whole))
+    np.testing.assert_allclose(tiled, whole, rtol=1e-5, atol=1e-5)
+    never = run(config(tmp_path / "never", recipe, **settings | {"residual": "never"}))
     assert np.nanmax(np.abs(samples(never) - whole)) > 1e-3
     assert never.provenance["method"]["residual"]["sentence"] == "not applied: residual=never was asked for"
 

@@ -47,6 +47,7 @@ def test_the_hsi_is_displaced_and_nothing_else(tmp_path):
     assert abs(lying.hsi - apart.hsi).max() > 5 * noise  # more than another draw of the noise could do
 
 
+@pytest.mark.slow
 def test_rows_come_one_by_one_and_a_second_run_takes_them_up(tmp_path):
     names = ["channel attention", "universal, 8 planes"]
     found = [*rows(BASE, tmp_path, names, steps=2, device="cpu")]

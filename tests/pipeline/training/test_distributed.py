@@ -62,6 +62,7 @@ def test_two_processes_learn_as_one_and_the_first_speaks_for_both(tmp_path, capl
     assert not np.allclose(losses(half)[0], losses(one)[0], rtol=100 * ROUNDING)
 
 
+@pytest.mark.slow
 def test_a_training_with_a_teacher_goes_on_over_two_devices(tmp_path):
     settings = {"teacher": "csakd-teacher", "steps": 6, "every": 2, "samples": {"patch": 4, "batch": 2, "shift_px": 1}}
     whole, parts = (training(tmp_path / name, **settings) for name in ("whole", "parts"))
@@ -75,6 +76,7 @@ def test_a_training_with_a_teacher_goes_on_over_two_devices(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_lost_ends_the_training_and_nothing_else_is_lost(tmp_path):
     """In universal space, where every batch has one ratio, and where the estimates are made once for all processes."""
     settings = UNIVERSAL | {"steps": 500, "every": 2}

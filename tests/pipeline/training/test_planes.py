@@ -117,6 +117,7 @@ def test_scenes_without_a_whole_patch_are_refused():
         Residuals([replace(made_up(2, 0), corners=np.empty((0, 2), np.int64))], SampleConfig(patch=40), seed=0)
 
 
+@pytest.mark.slow
 def test_a_universal_training_goes_on_along_the_same_curve(tmp_path):
     whole = training(tmp_path / "whole", **UNIVERSAL)
     made = train(whole)

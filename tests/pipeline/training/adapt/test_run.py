@@ -161,6 +161,7 @@ def _observed():
     return open_ground(config, SimulationConfig()).pair.observed
 
 
+@pytest.mark.slow
 def test_a_fusion_with_weights_fitted_to_its_scene(tmp_path, capsys, monkeypatch):
     """The gate believes the blocks that were held back; the same command again takes the same weights."""
     asked = []
