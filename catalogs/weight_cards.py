@@ -31,6 +31,10 @@ class WeightCard:
     """Planes of the universal space."""
     ratios: list[int] = field(default_factory=list)
     """Ratios learnt from in universal space; others are served too."""
+    center_nm: list[float] = field(default_factory=list)
+    """Centers of the HSI bands learnt from, increasing; empty in universal space, and where nobody told them."""
+    msi_center_nm: list[float] = field(default_factory=list)
+    """Those of the MSI bands."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the architecture."""
     source: str = ""

@@ -16,7 +16,7 @@ from hyperfuse.catalogs.weight_cards import WeightCard
 from hyperfuse.models import Observed, method
 from hyperfuse.pipeline.config import RunConfig
 from hyperfuse.pipeline.fusion.device import pick_device
-from hyperfuse.pipeline.fusion.weights import checked_card, require_fitting, shipped_weights
+from hyperfuse.pipeline.fusion.weights import checked_card, require_fitting, shipped_weights, with_bands_of
 from hyperfuse.pipeline.geometry.grids import GridRecord, NestedGrids, nest, on_lattice
 from hyperfuse.pipeline.geometry.tiling import TilePlan
 from hyperfuse.pipeline.job.folder import Job
@@ -42,7 +42,13 @@ def open_pair(config: RunConfig, *, ratios: tuple[int, int] = RATIOS) -> ScenePa
     for scene in (hsi, msi):
         for note in scene.notes:
             log.warning("%s: %s", scene.name, note)
-    return ScenePair(hsi=hsi, msi=msi, ratios=ratios)
+    pair = ScenePair(hsi=hsi, msi=msi, ratios=ratios)
+    weights = _weights(config)
+    return pair if weights is None else with_bands_of(weights, pair)
+
+
+def _weights(config: RunConfig) -> Path | None:
+    return config.weights or shipped_weights(config.method)
 
 
 def _both(config: RunConfig) -> list[Scene]:
@@ -105,7 +111,7 @@ def _checked_card(config: RunConfig, pair: ScenePair, ratio: int) -> WeightCard 
     observed = Observed(
         hsi_bands=len(pair.hsi.good_bands), msi_bands=len(pair.msi.good_bands), ratio=ratio, psf_sigma_px=1.0
     )
-    weights = config.weights or shipped_weights(config.method)
+    weights = _weights(config)
     if weights is None:
         if method(config.method).specify(observed).needs_weights:
             raise InputRejected(

@@ -6,22 +6,29 @@ Published checkpoints become weight files: read without executing anything, rena
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save
 
+from hyperfuse.catalogs.bands import Bands
 from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.pairs import ScenePair
 from hyperfuse.catalogs.weight_cards import WeightCard, read_card
 from hyperfuse.models import Observed, method, universal
 from hyperfuse.models.weights_io import load_weights
 from hyperfuse.pipeline.job.folder import Job
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 """A job's copy of its network's weights."""
@@ -34,6 +41,89 @@ def shipped_weights(network: str) -> Path | None:
     """Weights of a network that come with this software, None if there are none."""
     path = Path(str(files("hyperfuse.models"))) / "weights" / f"{network}.safetensors"
     return path if path.is_file() else None
+
+
+def with_bands_of(weights: Path, pair: ScenePair) -> ScenePair:
+    """The pair with those bands alone that weights were trained for; the others are marked as not good.
+
+    Parameters
+    ----------
+    weights : Path
+        Weight file. Of universal weights, and of a card that tells no band centers, the pair is given back as it is.
+    pair : ScenePair
+
+    Raises
+    ------
+    InputRejected
+        If a band that the weights want is not in its image.
+    """
+    card = read_card(weights)
+    scenes = []
+    for role, scene, centers in (("HSI", pair.hsi, card.center_nm), ("MSI", pair.msi, card.msi_center_nm)):
+        if not centers:
+            scenes.append(scene)
+            continue
+        good = np.zeros(len(scene.bands), bool)
+        good[_matching(centers, scene.bands, weights, f"{role} {scene.name}")] = True
+        if n_left := int((scene.bands.good & ~good).sum()):
+            log.info("%s: %d bands left out, which %s was not trained on", scene.name, n_left, weights.name)
+        scenes.append(replace(scene, bands=replace(scene.bands, good=good)))
+    if not card.center_nm and card.space == "native":
+        log.warning(
+            "%s: its card tells no band centers, so its %d HSI and %d MSI bands are taken for those of this pair by their "
+            "number alone", weights, card.hsi_bands, card.msi_bands,
+        )  # fmt: skip
+    return replace(pair, hsi=scenes[0], msi=scenes[1])
+
+
+def require_bands(weights: Path, card: WeightCard, bands: tuple[Bands, Bands] | None) -> None:
+    """Refuse weights for images whose bands, of the right number, lie elsewhere.
+
+    Parameters
+    ----------
+    weights : Path
+    card : WeightCard
+        Of the weights.
+    bands : pair of Bands or None
+        Those of HSI and MSI, all of them used; None if they are not known.
+
+    Raises
+    ------
+    InputRejected
+        With the first band that is missing, or in another place of the order.
+    """
+    if bands is None:
+        return
+    for role, own, centers in zip(("HSI", "MSI"), bands, (card.center_nm, card.msi_center_nm), strict=True):
+        if centers and not np.array_equal(_matching(centers, own, weights, role), np.arange(len(own))):
+            raise InputRejected(
+                f"{weights}: its {role} bands come in another order than those of this image; sort them by wavelength"
+            )
+
+
+def _matching(centers: Sequence[float], bands: Bands, weights: Path, image: str) -> NDArray[np.intp]:
+    """Positions of the good bands nearest to some centers, each within half its width of it and none taken twice."""
+    good = np.flatnonzero(bands.good)
+    nm, fwhm = bands.center_nm[good], bands.fwhm_nm[good]
+    # A band whose width nobody tells is taken to be as wide as its neighbors are far.
+    spacing = np.gradient(nm) if len(nm) > 1 else np.full(len(nm), 10.0)
+    half = np.where(np.isfinite(fwhm), fwhm, np.maximum(spacing, 1.0)) / 2
+    apart = np.abs(nm[None, :] - np.asarray(centers, float)[:, None])  # (wanted, good)
+    nearest = apart.argmin(axis=1)
+    missed = np.flatnonzero(apart.min(axis=1) > half[nearest])
+    if len(missed):
+        k = missed[0]
+        raise InputRejected(
+            f"{weights}: was trained on a band at {centers[k]:.1f} nm, and the nearest good one of {image} lies at "
+            f"{nm[nearest[k]]:.1f} nm, more than half its width away ({len(missed)} of {len(centers)} bands are missing); choose "
+            "weights that fit the sensor, or a method that needs none"
+        )
+    if len(set(nearest.tolist())) < len(nearest):
+        raise InputRejected(
+            f"{weights}: was trained on {len(centers)} bands, of which several fall on one band of {image}; choose weights that "
+            "fit the sensor"
+        )
+    return np.asarray(good[nearest], np.intp)
 
 
 def checked_card(weights: Path, network: str, observed: Observed) -> WeightCard:

@@ -24,7 +24,7 @@ from hyperfuse.models import Method, ModelSpec, Observed, available, method
 from hyperfuse.models.weights_io import load_weights
 from hyperfuse.pipeline.fusion.method import pair_fuser
 from hyperfuse.pipeline.fusion.strict import project_whole
-from hyperfuse.pipeline.fusion.weights import checked_card
+from hyperfuse.pipeline.fusion.weights import checked_card, require_bands
 from hyperfuse.pipeline.observation.field import Planting, grown
 from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.observation.simulate import SimulatedPair
@@ -159,7 +159,9 @@ def fuse_whole(name: str, pair: SimulatedPair, *, weights: Path | None = None, d
     chosen, tensors, options = method(name), None, {}
     if weights is not None:
         # The architecture that the weights were trained for.
-        options, tensors = dict(checked_card(weights, name, pair.observed).options), load_weights(weights)
+        card = checked_card(weights, name, pair.observed)
+        require_bands(weights, card, pair.bands)
+        options, tensors = dict(card.options), load_weights(weights)
     spec = chosen.specify(pair.observed, **options)
     if spec.needs_weights and tensors is None:
         raise InputRejected(f"{name} means nothing without trained weights; give a file with --weights {name}=FILE")

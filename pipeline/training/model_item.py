@@ -104,7 +104,7 @@ def model_item(path: Path, *, href: str | None = None) -> dict[str, Any]:
 
 def _hsi_bands(card: WeightCard) -> list[dict[str, Any]]:
     """Bands of the HSI by wavelength, which only trainings here tell."""
-    centers = card.training.get("center_nm") or []
+    centers = card.center_nm
     return [_band(f"{nm:g} nm", nm) for nm in centers] if len(centers) == card.hsi_bands else []
 
 

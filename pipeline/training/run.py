@@ -288,11 +288,18 @@ class _Keep:
             space="native" if sized else "universal",
             components=learner.spec.options.get("components", 0),
             ratios=[] if sized else sorted(set(config.variations.ratios)),
+            center_nm=self._centers(0) if sized else [],
+            msi_center_nm=self._centers(1) if sized else [],
             options=dict(learner.spec.options),
             source="trained by hyperfuse train",
             license=config.license,
             training=training,
         )
+
+    def _centers(self, role: int) -> list[float]:
+        """Centers (nm) of the bands of the HSI (0) or the MSI (1) that were learnt from, if they are known."""
+        bands = self._learnt[0].pair.bands
+        return [] if bands is None else [round(float(nm), 2) for nm in bands[role].center_nm]
 
     def _space(self, observed: Observed) -> dict[str, Any]:
         """What a card says of the space that was trained in."""
@@ -305,7 +312,6 @@ class _Keep:
             }
         return {
             "space": "native",
-            "center_nm": [round(float(nm), 2) for nm in self._learnt[0].center_nm],
             "psf_sigma_px": observed.psf_sigma_px,
             "scaling": "both images by the smallest and largest sample of the scene's HSI to [-1, 1]",
         }

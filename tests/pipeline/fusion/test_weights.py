@@ -12,11 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.references.cubes import ReferenceCube
 from hyperfuse.catalogs.weight_cards import WeightCard, read_card
 from hyperfuse.flows.cli import main
 from hyperfuse.models import Observed, method
 from hyperfuse.pipeline.fusion import method as fusion_method
 from hyperfuse.pipeline.fusion.weights import import_weights, save_weights, write_tensors
+from hyperfuse.pipeline.observation.protocol import Protocol
+from hyperfuse.pipeline.observation.simulate import simulate
+from hyperfuse.pipeline.plan import job_record, open_pair
+from hyperfuse.pipeline.quality.trials import fuse_whole
 from hyperfuse.pipeline.run import fuse_tiles, open_run, publish_product, run, stage_pair
 from tests.pipeline.quality.test_residual_decision import weight_file as universal_weights
 from tests.synthetic import config, fused_tiles, scene, whole
@@ -226,3 +231,56 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         )
     with pytest.raises(InputRejected, match="no checkpoint of it was ever published"):
         import_weights(tmp_path / "other.pth", network="hyfusion-s", ratio=4, license_id="MIT", output=tmp_path / "w")
+
+
+def banded_file(path: Path, centers: list[float], msi: list[float]) -> Path:
+    """Weights that were never trained, of a card that tells where its bands lie."""
+    chosen = method("csakd-student")
+    spec = chosen.specify(Observed(hsi_bands=len(centers), msi_bands=len(msi), ratio=4, psf_sigma_px=2.0))
+    card = WeightCard(
+        network="csakd-student", hsi_bands=len(centers), msi_bands=len(msi), ratio=4, options=dict(spec.options),
+        center_nm=centers, msi_center_nm=msi,
+    )  # fmt: skip
+    save_weights(path, chosen.build(spec).state_dict(), card)
+    return path
+
+
+def test_a_network_is_given_the_bands_that_it_was_trained_on(tmp_path):
+    """Each second band, 3 nm beside: the product has these alone, and its samples are those of a scene without the others."""
+    hsi, msi = scene("hsi", RECIPE).bands, scene("msi", RECIPE).bands
+    weights = banded_file(tmp_path / "w.safetensors", (hsi.center_nm[::2] + 3.0).tolist(), msi.center_nm[:3].tolist())
+    asked = config(
+        tmp_path / "p", RECIPE, method="csakd-student", weights=str(weights), publish__dtype="float32",
+        publish__formats="[zarr]", quality__gate="off",
+    )  # fmt: skip
+    record = job_record(asked, open_pair(asked))
+    np.testing.assert_array_equal(np.flatnonzero(record.hsi.bands["good"]), np.arange(len(hsi))[::2])
+    assert np.flatnonzero(record.msi.bands["good"]).tolist() == [0, 1, 2]
+    with run(asked).open() as cube:
+        np.testing.assert_allclose(cube["wavelength"], hsi.center_nm[::2])
+
+
+@pytest.mark.parametrize(("role", "moved"), [("HSI", 229.0), ("MSI", 120.0)])
+def test_weights_of_other_bands_are_refused(tmp_path, capsys, role, moved):
+    hsi, msi = scene("hsi", RECIPE).bands, scene("msi", RECIPE).bands
+    centers, msi_centers = hsi.center_nm.copy(), msi.center_nm.copy()
+    (centers if role == "HSI" else msi_centers)[-1] += moved
+    weights = banded_file(tmp_path / "w.safetensors", centers.tolist(), msi_centers.tolist())
+    scenes = [f"synthetic:{one}?{RECIPE}" for one in ("hsi", "msi")]
+    given = ["--method", "csakd-student", "--weights", str(weights), "--output", str(tmp_path / "p")]
+    assert main(["fuse", *scenes, *given]) == 3
+    error = capsys.readouterr().err
+    assert f"trained on a band at {(centers if role == 'HSI' else msi_centers)[-1]:.1f} nm" in error
+    assert "more than half its width away" in error
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_trial_refuses_weights_of_other_bands(tmp_path):
+    truth = scene("truth", "size=120&bands=12&seed=3")
+    pair = simulate(ReferenceCube(name="land", values=whole(truth), bands=truth.bands), Protocol())
+    hsi, msi = (bands.center_nm.tolist() for bands in pair.bands)
+    there = banded_file(tmp_path / "there.safetensors", hsi, msi)
+    assert fuse_whole("csakd-student", pair, weights=there).image.shape == pair.truth.shape
+    elsewhere = banded_file(tmp_path / "elsewhere.safetensors", [*hsi[:-1], hsi[-1] + 229.0], msi)
+    with pytest.raises(InputRejected, match=r"trained on a band at .* the nearest good one of HSI"):
+        fuse_whole("csakd-student", pair, weights=elsewhere)

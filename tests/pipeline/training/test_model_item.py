@@ -103,7 +103,6 @@ ASSET_FIELDS = {
 }
 REQUIRED = {"mlm:name", "mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output"}
 TRAINING = {
-    "center_nm": [450.0, 550.5, 650.0, 800.0, 1000.0],
     "simulation": {"ratio": 4, "msi": "s2-4", "mtf_nyquist": 0.3},
     "samples": {"patch": 8, "turns": True},
     "scaling": "both images to [-1, 1]",
@@ -118,11 +117,11 @@ TRAINING = {
     "scores": {"psnr_db": 33.456, "sam_deg": 2.5, "ssim": None},
 }
 CASES: dict[str, dict[str, Any]] = {
-    "trained here": {"training": TRAINING, "license": "CC-BY-4.0"},
+    "trained here": {"training": TRAINING, "center_nm": [450.0, 550.5, 650.0, 800.0, 1000.0], "license": "CC-BY-4.0"},
     "imported": {"network": "csakd-teacher", "source": "converted from released.pth"},
     "universal": {
         "hsi_bands": 0, "msi_bands": 0, "ratio": 0, "space": "universal", "components": 16, "ratios": [3, 4, 6],
-        "training": {key: value for key, value in TRAINING.items() if key != "center_nm"},
+        "training": TRAINING,
     },
 }  # fmt: skip
 
