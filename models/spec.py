@@ -178,6 +178,20 @@ class ModelSpec:
     """How the coarse part runs once per scene and only the fine part per tile; None if it does not."""
 
     @property
+    def is_filled(self) -> bool:
+        """Whether holes are filled before the method sees them, and only they are void.
+
+        Networks look so far that one pixel that was not seen would void a scene, and what they make of a good guess differs
+        little from what they make of the sample.
+        """
+        return self.needs_weights and not self.masked
+
+    @property
+    def void_reach(self) -> tuple[int, int | None]:
+        """`hsi_reach` and `msi_reach` of holes: how far around an invalid input the product is invalid."""
+        return (0, 0) if self.is_filled else (self.hsi_reach, self.msi_reach)
+
+    @property
     def tile_halo(self) -> int:
         """Coarse pixels that a tile reads around its core."""
         return self.halo if self.two_rate is None else self.two_rate.fine_halo

@@ -234,6 +234,8 @@ class QualityConfig(_Frozen):
     makes of it is added, because small products have few lines."""
     max_implausible: float | None = Field(default=None, ge=0)
     """Share of samples that are no reflectance; None: 0.001 more than the HSI's noise makes."""
+    min_valid: float = Field(default=0.5, ge=0, le=1)
+    """Share of the pixels seen, by the image that shows less of the place, that must be valid in the product."""
     better_than_bicubic: bool = True
     """At reduced resolution the method must have a smaller SAM and ERGAS than cubic interpolation."""
 

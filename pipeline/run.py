@@ -48,7 +48,7 @@ from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.provenance import provenance
 from hyperfuse.pipeline.products.publish import publish, require_free
 from hyperfuse.pipeline.progress import Meter, Progress, silent
-from hyperfuse.pipeline.quality.assessment import assess, require_passed
+from hyperfuse.pipeline.quality.assessment import assess, require_passed, require_some_valid
 from hyperfuse.pipeline.quality.residual_decision import decide_residual
 from hyperfuse.pipeline.quality.standard_error import estimate_errors
 from hyperfuse.pipeline.reports.product_page import write_product_page
@@ -187,6 +187,7 @@ def fuse_tiles(job: StagedJob, progress: Progress = silent) -> int:
 def publish_product(job: StagedJob, *, started: datetime, progress: Progress = silent) -> Product:
     """Prove the mosaic complete, assess it, write all formats, read them back, and rename the product into place."""
     summary = mosaic(job)
+    require_some_valid(job, summary)
     effort = json.loads((job.folder / "fused.json").read_text())
     if job.config.publish.uncertainty:
         estimate_errors(job, progress)

@@ -11,7 +11,7 @@ from hyperfuse.catalogs.formats.files import file_sha256, write_atomic
 from hyperfuse.models import TwoRateModel, method
 from hyperfuse.pipeline.fusion.method import build_model, in_precision, load_job_weights, precision
 from hyperfuse.pipeline.fusion.weights import write_tensors
-from hyperfuse.pipeline.fusion.windows import PairWindow, StagedPair, scene_sums
+from hyperfuse.pipeline.fusion.windows import FILL, PairWindow, StagedPair, scene_sums
 from hyperfuse.pipeline.geometry.box import Box, blocks_of
 from hyperfuse.pipeline.geometry.tiling import aligned
 from hyperfuse.pipeline.job import store
@@ -27,11 +27,23 @@ COARSE_EDGE = 256
 
 def first_pass(job: StagedJob, progress: Progress) -> None:
     """Sum up what the method wants to know of the scene before its first tile; does nothing if that is done."""
+    _fill_pass(job, progress)
     path = job.folder / "sums.safetensors"
     if not job.spec.needs_first_pass or _is_as_it_was(path):
         return
     summed = method(job.config.method).first_pass(job.spec, load_job_weights(job))
     write_tensors(path, scene_sums(StagedPair(job), summed, progress))
+    write_atomic(path.with_suffix(".json"), json.dumps({"sha256": file_sha256(path)}))
+
+
+def _fill_pass(job: StagedJob, progress: Progress) -> None:
+    """Sum up what holes are filled from, where there are any and the method does not leave them out itself."""
+    path = job.folder / FILL
+    whole = all(image.valid_fraction == 1.0 for image in (job.staged.hsi, job.staged.msi))
+    if whole or not job.spec.is_filled or _is_as_it_was(path):
+        return
+    path.unlink(missing_ok=True)  # a damaged one would fill what its successor is made of
+    write_tensors(path, StagedPair(job).fill_sums(progress))
     write_atomic(path.with_suffix(".json"), json.dumps({"sha256": file_sha256(path)}))
 
 

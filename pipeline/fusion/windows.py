@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch.nn.functional import max_pool2d, pad
 
 from hyperfuse.models import ModelSpec
 from hyperfuse.models.spec import FirstPass, merge_sums
+from hyperfuse.pipeline.fusion.fill import Filler, FillPass, fill_reach
 from hyperfuse.pipeline.geometry.box import Box, blocks_of
 from hyperfuse.pipeline.geometry.tiling import Tile
 from hyperfuse.pipeline.job import store
@@ -27,6 +29,8 @@ from hyperfuse.pipeline.pipelining import convey
 from hyperfuse.pipeline.progress import Progress, silent
 
 F32 = NDArray[np.float32]
+FILL = "fill.safetensors"
+"""Moments from which the holes of a job's pair are filled, where they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,8 @@ class PairWindows:
         self._hsi, self._msi, self._ratio = hsi, msi, spec.observed.ratio
         self._span = span if spec.symmetric_range else None
         self._harmonized = harmonized
+        self.filler: Filler | None = None
+        """Fills holes from their surroundings; without one, the mean of the image is filled in."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -110,6 +116,24 @@ class PairWindows:
 
     def read(self, box: Box) -> PairWindow:
         """A window in coarse pixels."""
+        if self.filler is None:
+            return self._read(box)
+        around = self._read(box.grown(margin := self.filler.reach))
+        crop = Box(y0=margin, y1=margin + box.shape[0], x0=margin, x1=margin + box.shape[1])
+        hsi, msi = self.filler.fill(around.hsi, around.msi, around.hsi_valid, around.msi_valid)
+        coarse, fine = (..., *crop.slices), (..., *crop.times(self._ratio).slices)
+        return PairWindow(
+            hsi=hsi[coarse],
+            msi=msi[fine],
+            hsi_valid=around.hsi_valid[coarse],
+            msi_valid=around.msi_valid[fine],
+        )
+
+    def fill_sums(self, progress: Progress = silent) -> dict[str, torch.Tensor]:
+        """What the filler of this pair is made of: moments of both images, as the method sees them."""
+        return scene_sums(self, FillPass(self.spec.observed), progress)
+
+    def _read(self, box: Box) -> PairWindow:
         hsi, msi = self._hsi.repeated(box), self._msi.repeated(box.times(self._ratio))
         hsi_valid, msi_valid = torch.isfinite(hsi), torch.isfinite(msi)
         seen = msi if self._harmonized is None else self._harmonized(msi)
@@ -146,6 +170,8 @@ class PairInMemory(PairWindows):
         known = pair.hsi[np.isfinite(pair.hsi)]
         span = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
         super().__init__(spec, _in_memory(pair.hsi), _in_memory(pair.msi), span=span)
+        if spec.is_filled and not (np.isfinite(pair.hsi).all() and np.isfinite(pair.msi).all()):
+            self.filler = Filler.from_sums(spec.observed, self.fill_sums())
 
 
 class StagedPair(PairWindows):
@@ -178,6 +204,8 @@ class StagedPair(PairWindows):
             harmonized=harmonized,
         )
         self._all_valid = all(image.valid_fraction == 1.0 for image in sums)
+        if (moments := job.folder / FILL).is_file():
+            self.filler = Filler.from_sums(job.spec.observed, load_file(moments))
 
     def features(self, box: Box) -> torch.Tensor | None:
         """See `PairWindows.features`."""
@@ -216,15 +244,16 @@ class StagedPair(PairWindows):
             x0=fine.x0 // self._ratio,
             x1=-(-fine.x1 // self._ratio),
         )
-        hsi = torch.isfinite(self._hsi.repeated(coarse.grown(spec.hsi_reach)))
-        valid = _eroded(hsi.all(dim=1, keepdim=True) if spec.mixes_bands else hsi, spec.hsi_reach)
+        hsi_reach, msi_reach = spec.void_reach
+        hsi = torch.isfinite(self._hsi.repeated(coarse.grown(hsi_reach)))
+        valid = _eroded(hsi.all(dim=1, keepdim=True) if spec.mixes_bands else hsi, hsi_reach)
         valid = valid.repeat_interleave(self._ratio, dim=-2).repeat_interleave(self._ratio, dim=-1)
         y, x = fine.y0 - coarse.y0 * self._ratio, fine.x0 - coarse.x0 * self._ratio
         valid = valid[0, :, y : y + fine.shape[0], x : x + fine.shape[1]]
-        if spec.msi_reach is None:
+        if msi_reach is None:
             return valid
-        msi = torch.isfinite(self._msi.repeated(fine.grown(spec.msi_reach)))
-        return valid & _eroded(msi.all(dim=1, keepdim=True), spec.msi_reach)[0]
+        msi = torch.isfinite(self._msi.repeated(fine.grown(msi_reach)))
+        return valid & _eroded(msi.all(dim=1, keepdim=True), msi_reach)[0]
 
 
 def scene_sums(pair: PairWindows, summed: FirstPass, progress: Progress = silent) -> dict[str, torch.Tensor]:
@@ -260,7 +289,8 @@ def touched(job: StagedJob, tile: Tile) -> dict[str, Box]:
     """Pixels that fusing a tile reads of each staged array, by the array's name; may reach beyond the rim."""
     core, lead, ratio = tile.core, job.grids.lead, job.grids.ratio
     # `valid` looks around the core as far as samples reach, which an approximate method's window need not hold.
-    margin = max(job.spec.hsi_reach, -(-(job.spec.msi_reach or 0) // ratio))
+    hsi_reach, msi_reach = job.spec.void_reach
+    margin = max(hsi_reach, -(-(msi_reach or 0) // ratio))
     around = Box(
         y0=(core.y0 + lead[0]) // ratio,
         y1=-(-(core.y1 + lead[0]) // ratio),
@@ -273,6 +303,8 @@ def touched(job: StagedJob, tile: Tile) -> dict[str, Box]:
         x0=min(around.x0, tile.window.x0),
         x1=max(around.x1, tile.window.x1),
     )
+    if (job.folder / FILL).is_file():
+        coarse = coarse.grown(fill_reach(job.spec.observed))
     rates = job.spec.two_rate
     return {"hsi": coarse, "msi": coarse.times(ratio)} | (
         {} if rates is None else {"features": coarse.times(rates.rate)}

@@ -8,6 +8,7 @@
         staged.json           written when staging is complete (StagedRecord)
         registration.*        table and figure of the tie points
         sums.safetensors      the method's first pass      sums.json   its digest
+        fill.safetensors      what holes are filled from   fill.json   its digest
         stage/features.zarr   the coarse part of a two-rate method      features.json, features_files.json   written when it is complete
         gate.json             whether a universal network's residual is applied
         strict.json           how far back-projection goes, if it is asked for

@@ -47,6 +47,8 @@ _MADE_OF_STAGED = (
     *(
         "sums.safetensors",
         "sums.json",
+        "fill.safetensors",
+        "fill.json",
         "features.json",
         "features_files.json",
         "gate.json",

@@ -131,7 +131,11 @@ def assess(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) 
     told = causes(job, load_findings(job), sample)
     _log(told)
     allowed = limits(job, spectra, sample, _to_agree(job))
-    gates = [] if job.config.quality.gate == "off" else _gates(job, found, rows, allowed, told)
+    gates = (
+        []
+        if job.config.quality.gate == "off"
+        else [_valid_gate(job, summary), *_gates(job, found, rows, allowed, told)]
+    )
     missed = [gate.sentence for gate in gates if not gate.passed]
     refused = any(gate.refuses for gate in gates) or (bool(missed) and job.config.quality.gate == "refuse")
     record = QualityRecord(
@@ -175,6 +179,25 @@ def assess(job: StagedJob, summary: MosaicSummary, progress: Progress = silent) 
     return assessment
 
 
+def require_some_valid(job: StagedJob, summary: MosaicSummary) -> None:
+    """Refuse a product that holds nothing, whatever the settings say of gates.
+
+    Raises
+    ------
+    QualityRefused
+        If no sample of it is valid.
+    """
+    if not any(summary.valid):
+        shown = ", ".join(
+            f"{100 * image.valid_fraction:.1f} % of {record.name}"
+            for image, record in ((job.staged.hsi, job.record.hsi), (job.staged.msi, job.record.msi))
+        )
+        raise QualityRefused(
+            f"{job.config.output}: no pixel of the product would be valid; seen were {shown}. Choose a method that needs fewer "
+            "pixels around one (see `hyperfuse methods`), or other masks (hsi.mask, msi.mask)"
+        )
+
+
 def require_passed(job: StagedJob, assessment: Assessment) -> None:
     """Refuse a product that missed a gate, if the settings want that.
 
@@ -213,7 +236,7 @@ def _gates(job: StagedJob, found: Consistency, rows: list[TrialRow], allowed: Li
             limit=None,
             passed=registration.decision == "accept",
             sentence=f"registration: {registration.decision}, {registration.reason}",
-        )
+        ),
     ]
     if job.staged.harmony is not None:
         harmony = job.staged.harmony
@@ -242,6 +265,19 @@ def _gates(job: StagedJob, found: Consistency, rows: list[TrialRow], allowed: Li
         )
     gates += _left_displaced(told)
     return gates + (_against_bicubic(own_row(job), rows) if job.config.quality.better_than_bicubic else [])
+
+
+def _valid_gate(job: StagedJob, summary: MosaicSummary) -> Gate:
+    """Whether the product holds what both images show; the one that shows less of the place is what can be expected."""
+    seen = min(job.staged.hsi.valid_fraction, job.staged.msi.valid_fraction)
+    share, limit = min(summary.valid_fraction / max(seen, 1e-9), 1.0), job.config.quality.min_valid
+    return Gate(
+        name="min_valid",
+        value=share,
+        limit=limit,
+        passed=share >= limit,
+        sentence=f"valid pixels: {share:.3g} of those that were seen, at least {limit:.3g} wanted",
+    )
 
 
 def _left_displaced(told: list[Cause]) -> list[Gate]:

@@ -14,7 +14,9 @@ from tests.synthetic import config
 
 RECIPE = "height=64&width=416&ratio=4&bands=12&seed=3&holes_hsi=0.01"
 """So long that some tiles see no rim, and their windows are alike."""
-SETTINGS = {"publish__formats": "[zarr]", "publish__dtype": "float32", "tiles__core": 32, "tiles__chunk": 32}
+SETTINGS = {
+    "publish__formats": "[zarr]", "publish__dtype": "float32", "tiles__core": 32, "tiles__chunk": 32, "quality__gate": "off",
+}  # fmt: skip
 
 
 def fused(product) -> np.ndarray:

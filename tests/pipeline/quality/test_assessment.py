@@ -49,7 +49,7 @@ def test_a_good_product_is_published_without_warnings(product: Product) -> None:
     assert record["validity"]["valid"] == product.provenance["product"]["valid_fraction"]
     names = {gate["name"] for gate in record["gates"]}
     assert names == {
-        "registration", "radiometry", "max_hsi_sam_deg", "max_hsi_bias", "min_msi_r2", "max_seam", "max_implausible", "displacement", "better_than_bicubic",
+        "min_valid", "registration", "radiometry", "max_hsi_sam_deg", "max_hsi_bias", "min_msi_r2", "max_seam", "max_implausible", "displacement", "better_than_bicubic",
     }  # fmt: skip
     assert set(record["conventions"]) >= {"errors", "hsi", "msi", "sam", "seam", "no_reference", "reduced_resolution"}
 
