@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,11 @@ from odc.geo.geobox import GeoBox
 from pyproj import Geod, Transformer
 
 from hyperfuse.catalogs.bands import Bands
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from hyperfuse.catalogs.sensors import Source
 
 Role = Literal["hsi", "msi"]
 """Which part of a pair a scene can be: hyperspectral and coarse, or multispectral and fine."""
@@ -130,6 +135,8 @@ class Scene:
     """Cloud, sun and view by the product's metadata."""
     notes: tuple[str, ...] = field(default=())
     """What had to be assumed while opening; goes to the log and to the provenance."""
+    source: Source | None = None
+    """How it was opened."""
 
     def __post_init__(self) -> None:
         if self.geobox.crs is None:
@@ -153,6 +160,48 @@ class Scene:
     def read(self, window: Window, bands: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Samples of a window, all bands unless some are named; see `Cube.read`."""
         return self.cube.read(range(len(self.bands)) if bands is None else bands, window)
+
+    def to_xarray(self, *, chunk: int = 512) -> xr.DataArray:
+        """All samples as a lazy array, read block by block through Dask.
+
+        Parameters
+        ----------
+        chunk : int
+            Edge of a block in pixels; rounded up to whole blocks of the file.
+
+        Returns
+        -------
+        DataArray, dims (band, y, x), float32
+            In the scene's unit, NaN where there is no valid sample; coordinates wavelength and fwhm (nm) and `good` along the
+            bands, pixel centers and the CRS (`spatial_ref`, as rioxarray and odc-geo have it).
+        """
+        import dask.array  # noqa: PLC0415 (whoever only reads windows needs neither)
+        import xarray as xr  # noqa: PLC0415
+        from odc.geo.xr import xr_coords  # noqa: PLC0415
+
+        edges = [-(-chunk // block) * block for block in self.cube.block]
+        chunks = dask.array.core.normalize_chunks((-1, *edges), shape=self.cube.shape)
+
+        def block(block_info: dict[None, dict[str, list[tuple[int, int]]]]) -> NDArray[np.float32]:
+            _, rows, cols = block_info[None]["array-location"]
+            return self.read((slice(*rows), slice(*cols)))
+
+        samples = dask.array.map_blocks(
+            block, chunks=chunks, dtype=np.float32, meta=np.empty((0, 0, 0), np.float32), name=f"scene-{self.digest}"
+        )
+        along = {
+            "wavelength": ("band", self.bands.center_nm, {"units": "nm", "standard_name": "radiation_wavelength"}),
+            "fwhm": ("band", self.bands.fwhm_nm, {"units": "nm"}),
+            "good": ("band", self.bands.good),
+            "band": ("band", list(self.bands.names)),
+        }
+        return xr.DataArray(
+            samples,
+            dims=("band", "y", "x"),
+            coords={**along, **xr_coords(self.geobox, dims=("y", "x"))},
+            name=self.quantity,
+            attrs={"units": self.unit, "quantity": self.quantity, "grid_mapping": "spatial_ref", "sensor": self.sensor},
+        )
 
 
 def pixel_size_m(geobox: GeoBox) -> tuple[float, float]:

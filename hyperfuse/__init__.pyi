@@ -1,5 +1,8 @@
+from .pipeline.arrays import fuse as fuse
+from .pipeline.arrays import open as open
+from .pipeline.arrays import open_scene as open_scene
+from .pipeline.arrays import register as register
 from .catalogs.sensors import Source as Source
-from .catalogs.sensors import open_scene as open_scene
 from .pipeline.config import RunConfig as RunConfig
 from .pipeline.config import load_config as load_config
 from .pipeline.products.product import Product as Product

@@ -64,13 +64,10 @@ def register_alone(
     if moved is not None and moved.exists():
         raise InputRejected(f"{moved}: exists; choose another file for the moved image, or take it away")
     try:
-        pair = open_pair(config, ratios=_RATIOS)
+        found = registered(config)
     except UnlikelyPair as error:
         return _refused(str(error))
-    grids = nest(pair, config.align, config.ratio)
-    found = estimate(
-        pair, grids, config.align, psf_sigma_px(config, pair, grids), workers=partial(spread_over, config.dask)
-    )
+    pair = found.survey.pair
     if table is not None:
         write_table(found, table)
     if figure is not None:
@@ -78,8 +75,25 @@ def register_alone(
     if moved is not None:
         if found.registration.decision == "refuse":
             raise QualityRefused(f"{pair.msi.name} was not moved onto {pair.hsi.name}: {found.registration.reason}")
-        write_moved(found, pair, grids, moved, progress)
+        write_moved(found, pair, nest(pair, config.align, config.ratio), moved, progress)
     return {"hsi": pair.hsi.name, "msi": pair.msi.name, "moved": "msi"} | found.registration.model_dump(mode="json")
+
+
+def registered(config: RunConfig) -> Estimate:
+    """How the MSI lies on the HSI; `config.output` is not used.
+
+    Raises
+    ------
+    UnlikelyPair
+        If the two cannot be a pair.
+    catalogs.errors.HyperFuseError
+        If an image cannot be read, or the scenes do not meet.
+    """
+    pair = open_pair(config, ratios=_RATIOS)
+    grids = nest(pair, config.align, config.ratio)
+    return estimate(
+        pair, grids, config.align, psf_sigma_px(config, pair, grids), workers=partial(spread_over, config.dask)
+    )
 
 
 def write_moved(found: Estimate, pair: ScenePair, grids: NestedGrids, path: Path, progress: Progress = silent) -> None:

@@ -67,11 +67,11 @@ def test_room_is_of_a_readable_size(room):
 
 
 def test_no_two_modules_of_the_pipeline_share_a_public_name():
-    homes: dict[str, list[str]] = defaultdict(list)
+    homes: dict[str, set[str]] = defaultdict(set)
     for path in (path for path in SOURCES if path.parts[len(ROOT.parts)] == "pipeline" and "writers" not in path.parts):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                homes[node.name].append(path.relative_to(ROOT).as_posix())
+                homes[node.name].add(path.relative_to(ROOT).as_posix())
     assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
 
 

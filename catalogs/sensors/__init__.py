@@ -191,7 +191,7 @@ def open_scene(source: Source) -> Scene:
     """
     # Nobody accepts it: the reader of last resort knows best what is wrong with it.
     name = source.sensor or next((n for n in available() if sensor_module(n).accepts(source.uri)), "generic")
-    scene = sensor_module(name).open_scene(source)
+    scene = replace(sensor_module(name).open_scene(source), source=source)
     if source.responses is None:
         return scene
     return replace(scene, bands=with_curves(scene.bands, Path(source.responses), of=scene.name))

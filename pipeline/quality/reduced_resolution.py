@@ -34,7 +34,7 @@ from hyperfuse.pipeline.observation.protocol import Protocol
 from hyperfuse.pipeline.observation.simulate import Cube, SimulatedPair, blurred, refuse_small
 from hyperfuse.pipeline.quality.rehearsal import noisy_as_full
 from hyperfuse.pipeline.quality.trials import Trial
-from hyperfuse.pipeline.registration.estimate import register
+from hyperfuse.pipeline.registration.estimate import estimate
 from hyperfuse.pipeline.registration.record import Registration
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def reduced(
         raise InputRejected(
             f"{name}: the overlap has {n_fine} fine pixels, too many to be held whole; give crops of the scenes"
         )
-    registration = register(pair, grids, align, sigma_from_mtf(protocol.mtf_nyquist, step))
+    registration = estimate(pair, grids, align, sigma_from_mtf(protocol.mtf_nyquist, step)).registration
     log.info("registration: %s", registration.reason)
     if must_match and registration.decision == "refuse":
         raise QualityRefused(

@@ -109,11 +109,6 @@ class Estimate:
     """What parts of the spectrum say beside the displacement; None where nothing was measured."""
 
 
-def register(pair: ScenePair, grids: NestedGrids, align: AlignConfig, psf_sigma_px: float) -> Registration:
-    """The record of `estimate`."""
-    return estimate(pair, grids, align, psf_sigma_px).registration
-
-
 def estimate(
     pair: ScenePair, grids: NestedGrids, align: AlignConfig, psf_sigma_px: float, *, workers: Workers = in_this_process
 ) -> Estimate:

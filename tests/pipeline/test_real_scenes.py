@@ -21,7 +21,7 @@ from hyperfuse.pipeline.job.product_files import QA
 from hyperfuse.pipeline.plan import open_pair, psf_sigma_px
 from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.publish import verify
-from hyperfuse.pipeline.registration.estimate import register
+from hyperfuse.pipeline.registration.estimate import estimate
 from hyperfuse.pipeline.registration.record import Registration
 from hyperfuse.pipeline.run import run
 from tests import DATA
@@ -209,7 +209,7 @@ def planted(settings: dict[str, str], **known: float) -> Registration:
     moved = GeoBox(box.shape, box.affine.translation(known["east"], known["north"]) @ box.affine, box.crs)
     pair = replace(pair, msi=replace(pair.msi, geobox=moved))
     grids = nest(pair, config.align, None)
-    return register(pair, grids, config.align, psf_sigma_px(config, pair, grids))
+    return estimate(pair, grids, config.align, psf_sigma_px(config, pair, grids)).registration
 
 
 @needs(BERLIN)

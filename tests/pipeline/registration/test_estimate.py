@@ -15,7 +15,6 @@ from hyperfuse.pipeline.geometry.resample import warp
 from hyperfuse.pipeline.registration import blocks, views
 from hyperfuse.pipeline.registration import estimate as registration
 from hyperfuse.pipeline.registration.estimate import estimate as estimate_pair
-from hyperfuse.pipeline.registration.estimate import register
 from tests.simulated import MTF_SIGMA, HeldCube, constant, held_scene, simulate, synthetic_ground
 from tests.synthetic import scene
 
@@ -24,7 +23,7 @@ def estimate(recipe: str, **align):
     pair = ScenePair(hsi=scene("hsi", recipe), msi=scene("msi", recipe))
     config = AlignConfig(**align)
     grids = nest(pair, config, None)
-    return register(pair, grids, config, 0.494 * pair.gsd_ratio)
+    return estimate_pair(pair, grids, config, 0.494 * pair.gsd_ratio).registration
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def simulated(ground, move, **options):
     pair = simulate(ground, ratio=3, move=move, **options)
     config = AlignConfig()
     grids = nest(pair, config, None)
-    return pair, register(pair, grids, config, MTF_SIGMA * 3)
+    return pair, estimate_pair(pair, grids, config, MTF_SIGMA * 3).registration
 
 
 def error_px(pair, found, move) -> float:
@@ -138,7 +137,7 @@ def test_clouds_in_a_mask_cost_nothing(ground, share):
         hsi=held_scene("hsi", data, gsd=30.0, nm=pair.hsi.bands.center_nm, fwhm=pair.hsi.bands.fwhm_nm),
     )
     grids = nest(cloudy, AlignConfig(), None)
-    found = register(cloudy, grids, AlignConfig(), MTF_SIGMA * 3)
+    found = estimate_pair(cloudy, grids, AlignConfig(), MTF_SIGMA * 3).registration
     assert found.decision == "accept"
     assert error_px(cloudy, found, MOVES["shift"]) < 0.03
 
@@ -209,7 +208,7 @@ def test_a_match_beyond_the_search_is_told_with_the_setting_that_reaches_it(grou
     assert f"{away:+.1f} east" in found.reason
     assert "align.max_shift_px" in found.reason
     wider = AlignConfig(max_shift_px=away + 1)
-    again = register(pair, nest(pair, wider, None), wider, MTF_SIGMA * 3)
+    again = estimate_pair(pair, nest(pair, wider, None), wider, MTF_SIGMA * 3).registration
     assert again.decision == "accept"
     assert error_px(pair, again, constant(away, -2.0)) < 0.03
 
@@ -234,7 +233,9 @@ def test_images_without_a_common_pixel_are_refused(ground):
     data = np.full_like(pair.hsi.cube.data, np.nan)
     data[:, :3, :3] = 0.1
     empty = held_scene("hsi", data, gsd=30.0, nm=pair.hsi.bands.center_nm, fwhm=pair.hsi.bands.fwhm_nm)
-    found = register(replace(pair, hsi=empty), nest(pair, AlignConfig(), None), AlignConfig(), MTF_SIGMA * 3)
+    found = estimate_pair(
+        replace(pair, hsi=empty), nest(pair, AlignConfig(), None), AlignConfig(), MTF_SIGMA * 3
+    ).registration
     assert found.decision == "refuse"
     assert "valid pixels in common" in found.reason
 
@@ -245,7 +246,7 @@ def test_the_displacement_brings_the_images_together(ground, reference):
     pair = simulate(ground, ratio=3, move=MOVES["affine"])
     config = AlignConfig(reference=reference)
     grids = nest(pair, config, None)
-    move = register(pair, grids, config, MTF_SIGMA * 3).displacement
+    move = estimate_pair(pair, grids, config, MTF_SIGMA * 3).registration.displacement
     window = (slice(0, grids.fine.shape[0]), slice(0, grids.fine.shape[1]))
     if reference == "msi":
         coarse = slice(0, grids.coarse.shape[0]), slice(0, grids.coarse.shape[1])
@@ -258,7 +259,7 @@ def test_the_displacement_brings_the_images_together(ground, reference):
         together = replace(
             pair, msi=held_scene("msi", data, gsd=10.0, nm=pair.msi.bands.center_nm, fwhm=pair.msi.bands.fwhm_nm)
         )
-    again = register(together, nest(together, AlignConfig(), None), AlignConfig(), MTF_SIGMA * 3)
+    again = estimate_pair(together, nest(together, AlignConfig(), None), AlignConfig(), MTF_SIGMA * 3).registration
     assert again.decision == "accept"
     assert np.hypot(again.east_m, again.north_m) < 0.6  # 0.02 coarse px
     assert again.residual_before_px < 0.1
@@ -291,7 +292,7 @@ def test_dead_bands_that_no_header_tells_of_cost_nothing(ground):
         hsi=held_scene("hsi", hsi, gsd=30.0, nm=pair.hsi.bands.center_nm, fwhm=pair.hsi.bands.fwhm_nm),
         msi=held_scene("msi", msi, gsd=10.0, nm=pair.msi.bands.center_nm, fwhm=pair.msi.bands.fwhm_nm),
     )
-    found = register(dead, nest(dead, AlignConfig(), None), AlignConfig(), MTF_SIGMA * 3)
+    found = estimate_pair(dead, nest(dead, AlignConfig(), None), AlignConfig(), MTF_SIGMA * 3).registration
     assert found.decision == "accept"
     assert error_px(dead, found, MOVES["shift"]) < 0.02
 
@@ -306,7 +307,7 @@ def test_degrees_beside_meters(ground, reference):
     degrees = replace(pair.msi, geobox=box, cube=HeldCube(data))
     pair = replace(pair, msi=degrees)
     config = AlignConfig(reference=reference)
-    found = register(pair, nest(pair, config, None), config, MTF_SIGMA * 3)
+    found = estimate_pair(pair, nest(pair, config, None), config, MTF_SIGMA * 3).registration
     assert found.decision == "accept"
     # UTM's grid north is 1.2 degrees off at this place: 2.4 px east of it are 0.05 px north of true east.
     tolerance = 3.0 if reference == "msi" else 0.9
@@ -316,7 +317,7 @@ def test_degrees_beside_meters(ground, reference):
 def test_less_freedom_on_demand(ground):
     pair = simulate(ground, ratio=3, move=MOVES["affine"])
     config = AlignConfig(most="shift")
-    found = register(pair, nest(pair, config, None), config, MTF_SIGMA * 3)
+    found = estimate_pair(pair, nest(pair, config, None), config, MTF_SIGMA * 3).registration
     assert found.model in {"none", "shift"}
     assert found.decision != "accept"
 
@@ -338,6 +339,6 @@ def test_opposite_contrast_from_field_to_field(ground):
     pair = simulate(ground, ratio=3, move=MOVES["shift"], later=later, msi_bands=(2,))
     one = held_scene("hsi", pair.hsi.cube.data[6:7], gsd=30.0, nm=[pair.hsi.bands.center_nm[6]], fwhm=[40.0])
     pair = replace(pair, hsi=one)
-    found = register(pair, nest(pair, AlignConfig(), None), AlignConfig(), MTF_SIGMA * 3)
+    found = estimate_pair(pair, nest(pair, AlignConfig(), None), AlignConfig(), MTF_SIGMA * 3).registration
     assert found.decision != "refuse"
     assert error_px(pair, found, MOVES["shift"]) < 0.15
