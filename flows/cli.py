@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from hyperfuse.catalogs.addresses import without_user
 from hyperfuse.catalogs.errors import HyperFuseError, singular_is_rejected
@@ -59,6 +62,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "methods": (methods, "list the methods that can be chosen"),
 }
 """Commands by name: a module with `add_options(parser)`, `run(options, display) -> record` and `show(display, record)`."""
+_QUOTED = re.compile(r"invalid choice: '([^']+)'|unrecognized arguments: (--[\w-]+)")
 _OLD_NAMES = {"methods": ["networks"]}
 
 
@@ -66,10 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("hyperfuse").setLevel(logging.DEBUG if options.verbose else logging.INFO)
+    # Libraries log every block that they read at DEBUG, which takes longer than reading it; our own steps are ours to tell.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    level = logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
+    logging.getLogger("hyperfuse").setLevel(level)
     try:
-        with stopped_by_sigterm(), singular_is_rejected(), Display(quiet=options.json) as display:
+        with stopped_by_sigterm(), singular_is_rejected(), Display(quiet=options.json or options.quiet) as display:
             command: Callable[[argparse.Namespace, Display], dict[str, Any]] = options.command
             record = command(options, display)
     except HyperFuseError as error:
@@ -93,16 +99,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(record.get("exit_code", 0))
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that names the command or the option that was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and the nearest name that there is."""
+        given = _QUOTED.search(message)
+        if given is not None and (near := difflib.get_close_matches(given[1] or given[2], self._known(), n=1)):
+            message = f"{message.partition(' (choose from')[0]}; did you mean {near[0]}?"
+        super().error(message)
+
+    def _known(self) -> list[str]:
+        shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
+        names = [option for action in shown for option in action.option_strings]
+        for action in shown:
+            for name, made in (action.choices or {}).items() if isinstance(action.choices, dict) else ():
+                names += [name, *made._known()]  # noqa: SLF001 (a parser of this class)
+        return names
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hyperfuse",
         description="Fuse a low-resolution hyperspectral and a high-resolution multispectral scene into one published product.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print a JSON record instead of text")
     common.add_argument("--verbose", action="store_true", help="log every step")
+    common.add_argument("--quiet", action="store_true", help="log warnings only, without progress")
+    parser.add_argument("--version", action="version", version=f"hyperfuse {version('hyperfuse')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (module, about) in _COMMANDS.items():
         made = commands.add_parser(

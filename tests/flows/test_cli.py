@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -339,3 +341,36 @@ def test_what_both_scenes_lack_is_one_message(capsys, tmp_path: Path) -> None:
     assert "hsi.tif: no wavelengths, no CRS in the file of 12 bands" in err
     assert "; and " in err
     assert "msi.tif: no wavelengths in the file; give a table" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["fus", "a", "b"], "invalid choice: 'fus'; did you mean fuse?"),
+        (["fuse", "a", "b", "--outptu", "c"], "did you mean --output?"),
+        (["networkz"], "did you mean networks?"),
+    ],
+)
+def test_the_name_that_was_meant_is_told(capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"hyperfuse {metadata.version('hyperfuse')}\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "ours"), [("--verbose", logging.DEBUG), ("--quiet", logging.WARNING), (None, logging.INFO)]
+)
+def test_libraries_are_heard_from_warnings_on(
+    capsys: pytest.CaptureFixture[str], option: str | None, ours: int
+) -> None:
+    """71,786 lines of rasterio at DEBUG took longer than the run."""
+    main(["methods", *([option] if option else [])])
+    assert logging.getLogger("hyperfuse").getEffectiveLevel() == ours
+    assert not logging.getLogger("rasterio").isEnabledFor(logging.INFO)
