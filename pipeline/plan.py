@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from hyperfuse.catalogs.errors import InputRejected, OutOfResources
 from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.pairs import RATIOS, ScenePair
 from hyperfuse.catalogs.scene import Scene
-from hyperfuse.catalogs.sensors import sensor_module, sigma_from_mtf
+from hyperfuse.catalogs.sensors import Source, image_beside, sensor_module, sigma_from_mtf
 from hyperfuse.catalogs.weight_cards import WeightCard
 from hyperfuse.models import Observed, method
 from hyperfuse.pipeline.config import RunConfig
@@ -53,10 +53,11 @@ def _weights(config: RunConfig) -> Path | None:
 
 def _both(config: RunConfig) -> list[Scene]:
     """HSI and MSI; if neither can be used, one message says why, so that nobody mends them one after the other."""
-    scenes, refused = [], []
+    scenes: list[Scene] = []
+    refused = []
     for source in (config.hsi.source(), config.msi.source()):
         try:
-            scenes.append(open_source(source))
+            scenes.append(open_source(_of_its_own(source, scenes)))
         except InputRejected as error:
             refused.append(error)
     if len(refused) == 1:
@@ -64,6 +65,19 @@ def _both(config: RunConfig) -> list[Scene]:
     if refused:
         raise InputRejected(f"{refused[0]}; and {refused[1]}") from refused[0]
     return scenes
+
+
+def _of_its_own(source: Source, opened: list[Scene]) -> Source:
+    """The source of the MSI; of an address that is given for both images, the other image in it."""
+    if source.sensor is not None or not opened or source.uri != opened[0].uri:
+        return source
+    beside = image_beside(opened[0].sensor)
+    if beside is None:
+        raise InputRejected(
+            f"{source.uri}: is given for both images, and a scene of {opened[0].sensor} holds one; give a multispectral scene of "
+            "the same place"
+        )
+    return replace(source, sensor=beside)
 
 
 def psf_sigma_px(config: RunConfig, pair: ScenePair, grids: NestedGrids) -> float:

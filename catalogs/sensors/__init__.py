@@ -62,6 +62,8 @@ class Sensor:
     """Name and product, for people."""
     gsd_m: float | None = None
     """Ground sampling distance (m), None if it varies."""
+    inside: str | None = None
+    """Reader in whose files this image lies beside that reader's own; it opens them where one address is given twice."""
     role: Role | None = None
     """Part that its scenes play in a pair; None where the number of bands tells."""
     mtf: Mtf = Mtf(across=0.3)
@@ -179,6 +181,11 @@ def sensor_module(name: str) -> SensorModule:
         raise InputRejected(f"there is no sensor {name!r}; choose one of {', '.join(available())}")
     module: ModuleType = importlib.import_module(f"{__name__}.{name}")
     return cast("SensorModule", module)
+
+
+def image_beside(name: str) -> str | None:
+    """The reader of the other image that files of a reader hold, None if they hold one."""
+    return next((other for other in available() if sensor_module(other).SENSOR.inside == name), None)
 
 
 def open_scene(source: Source) -> Scene:

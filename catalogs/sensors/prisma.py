@@ -22,43 +22,36 @@ Neither is published per detector.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product as product_of
 from pathlib import Path
 
 import h5py
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
-from pyproj import Transformer
 
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.formats.assembly import Product, refuse_overrides, scene_of
 from hyperfuse.catalogs.formats.conditions import conditions
-from hyperfuse.catalogs.formats.hdf import HdfSamples, has_objects, is_hdf, numbers, product, text
+from hyperfuse.catalogs.formats.hdf import HdfSamples, numbers, product, text
 from hyperfuse.catalogs.formats.layers import JoinedSamples, Layer, MaskedSamples, Rule, refuse_short
-from hyperfuse.catalogs.formats.packages import Member, Package, open_package
 from hyperfuse.catalogs.scene import Conditions, Scene
 from hyperfuse.catalogs.sensors import Mtf, Sensor, Source
+from hyperfuse.catalogs.sensors._prisma import (
+    COUNTS,
+    GOOD_CODES,
+    HCO,
+    SWATHS,
+    check_geolocation,
+    he5_of,
+    is_prisma,
+    outer_grid,
+)
 from hyperfuse.catalogs.times import parse_time
 
 SENSOR = Sensor(title="PRISMA L2D", gsd_m=30.0, role="hsi", mtf=Mtf(across=0.04))
 
-_SWATHS = "HDFEOS/SWATHS"
-_HCO = f"{_SWATHS}/PRS_L2D_HCO"
-_ZENITH = f"{_HCO}/Geometric Fields/Solar_Zenith_Angle"
-_GOOD_CODES = (0, 2)
-_COUNTS = 65535
-_PIXEL_M = 30.0
-_PIXEL_TOLERANCE = 1e-4
-"""Relative; the corners of a scene of 1200 pixels tell n from n - 1 by 8e-4."""
+_ZENITH = f"{HCO}/Geometric Fields/Solar_Zenith_Angle"
 
-
-def accepts(uri: str) -> bool:
-    """Whether the address is an HDF5 file with PRISMA swaths, or an archive of one."""
-    path = Path(uri)
-    if is_hdf(path):
-        return any(has_objects(path, f"{_SWATHS}/PRS_L{level}_HCO") for level in ("1", "2B", "2C", "2D"))
-    return path.is_file() and (package := open_package(uri)) is not None and bool(_inside(package))
+accepts = is_prisma
 
 
 def open_scene(source: Source) -> Scene:
@@ -72,26 +65,14 @@ def open_scene(source: Source) -> Scene:
         If a setting would replace what the product tells.
     """
     refuse_overrides(source)
-    path = _file(source)
+    path = he5_of(source)
     with product(path) as file:
-        if "PRS_L2D_HCO" not in file.get(_SWATHS, {}):
-            found = ", ".join(sorted(file.get(_SWATHS, {}))) or "nothing"
+        if "PRS_L2D_HCO" not in file.get(SWATHS, {}):
+            found = ", ".join(sorted(file.get(SWATHS, {}))) or "nothing"
             raise InputRejected(
                 f"{source.uri}: holds {found}, expected PRS_L2D_HCO: only L2D lies on a map grid; order the scene as L2D"
             )
         return _scene(file, path, source)
-
-
-def _file(source: Source) -> Path:
-    """The he5 file; one in an archive is unpacked, because the HDF5 library reads nothing else."""
-    path = Path(source.uri)
-    if is_hdf(path):
-        return path
-    package = open_package(source.uri)
-    if package is None or package.kind == "folder":
-        raise InputRejected(f"{source.uri}: is no he5 file and no archive of one; name the he5 file")
-    member = package.one("*.he5")
-    return package.in_place([member], whole_files=True)[member.name].holder
 
 
 def _scene(file: h5py.File, path: Path, source: Source) -> Scene:
@@ -102,8 +83,8 @@ def _scene(file: h5py.File, path: Path, source: Source) -> Scene:
         raise InputRejected(f"{source.uri}: its VNIR and SWIR cubes differ in size; fetch it again")
     zenith = Layer(samples=HdfSamples.of(path, file[_ZENITH], ("y", "x")))
     crs = f"EPSG:{int(numbers(file.attrs['Epsg_Code'])[0])}"
-    affine, told = _grid(file, (height, width), path)
-    _check_geolocation(file, affine, crs, path)
+    affine, told = outer_grid(file, (height, width), path)
+    check_geolocation(file[HCO], file[_ZENITH], affine, crs, path)
     return scene_of(
         Product(
             sensor="prisma",
@@ -112,7 +93,7 @@ def _scene(file: h5py.File, path: Path, source: Source) -> Scene:
                 samples=samples,
                 rules=(Rule(layer=refuse_short(zenith, (height, width), f"{path}, solar zenith angle"), values=(0,)),),
                 band_masks=JoinedSamples(parts=tuple((cube.errors, cube.bands) for cube in cubes)),
-                good_codes=_GOOD_CODES,
+                good_codes=GOOD_CODES,
                 fill=0,
             ),
             affine=affine,
@@ -148,12 +129,8 @@ class _Cube:
     offset: float
 
 
-def _inside(package: Package) -> list[Member]:
-    return package.find("PRS_L*.he5") if package.kind != "folder" else []
-
-
 def _cube(file: h5py.File, path: Path, kind: str) -> _Cube:
-    fields = file[f"{_HCO}/Data Fields"]
+    fields = file[f"{HCO}/Data Fields"]
     samples = HdfSamples.of(path, fields[f"{kind.upper()}_Cube"], ("y", "band", "x"))
     errors = HdfSamples.of(path, fields[f"{kind.upper()}_PIXEL_L2_ERR_MATRIX"], ("y", "band", "x"))
     center, width = (numbers(file.attrs[f"List_{what}_{kind}"]) for what in ("Cw", "Fwhm"))
@@ -173,27 +150,8 @@ def _cube(file: h5py.File, path: Path, kind: str) -> _Cube:
         names=tuple(f"{kind.upper()} {band + 1}" for band in taken),
         center_nm=center[taken],
         fwhm_nm=width[taken],
-        scale=(high - low) / _COUNTS,
+        scale=(high - low) / COUNTS,
         offset=low,
-    )
-
-
-def _grid(file: h5py.File, size: tuple[int, int], path: Path) -> tuple[Affine, str]:
-    """The matrix of the outer corners, and how the corner coordinates were understood."""
-    height, width = size
-    left, top, right, bottom = (
-        float(numbers(file.attrs[f"Product_{corner}corner_{axis}"])[0])
-        for corner, axis in product_of(("UL", "LR"), ("easting", "northing"))
-    )
-    for n_gaps, inset, meaning in ((1, 0.5, "centers of the corner pixels"), (0, 0.0, "outer corners")):
-        step_x, step_y = (right - left) / (width - n_gaps), (top - bottom) / (height - n_gaps)
-        if max(abs(step_x - _PIXEL_M), abs(step_y - _PIXEL_M)) <= _PIXEL_TOLERANCE * _PIXEL_M:
-            told = f"corner coordinates are {meaning}: they lie {_PIXEL_M:g} m times the number of pixels"
-            told += f" less {n_gaps} apart" if n_gaps else " apart"
-            return Affine(step_x, 0, left - inset * step_x, 0, -step_y, top + inset * step_y), told
-    raise InputRejected(
-        f"{path}: corners {right - left:g} m x {top - bottom:g} m apart do not fit {width} x {height} pixels of "
-        f"{_PIXEL_M:g} m; fetch it again"
     )
 
 
@@ -205,11 +163,11 @@ def _conditions(file: h5py.File) -> Conditions:
 
     def middle(name: str) -> float | None:
         """Of the imaged pixel in the middle of the middle row."""
-        if f"{_HCO}/Geometric Fields/{name}" not in file:
+        if f"{HCO}/Geometric Fields/{name}" not in file:
             return None
         row = file[_ZENITH].shape[0] // 2
         imaged = np.flatnonzero(file[_ZENITH][row] != 0)
-        return float(file[f"{_HCO}/Geometric Fields/{name}"][row, imaged[imaged.size // 2]]) if imaged.size else None
+        return float(file[f"{HCO}/Geometric Fields/{name}"][row, imaged[imaged.size // 2]]) if imaged.size else None
 
     zenith = attribute("Sun_zenith_angle")
     return conditions(
@@ -218,28 +176,3 @@ def _conditions(file: h5py.File) -> Conditions:
         sun_azimuth=attribute("Sun_azimuth_angle"),
         off_nadir=middle("Observing_Angle"),
     )
-
-
-def _check_geolocation(file: h5py.File, affine: Affine, crs: str, path: Path) -> None:
-    """Compare the grid with the product's own latitudes and longitudes, at imaged pixels of five rows."""
-    lat, lon, zenith = (
-        file[f"{_HCO}/{name}"]
-        for name in (
-            "Geolocation Fields/Latitude",
-            "Geolocation Fields/Longitude",
-            "Geometric Fields/Solar_Zenith_Angle",
-        )
-    )
-    to_crs = Transformer.from_crs(4326, crs, always_xy=True)
-    for row in np.unique(np.linspace(0, lat.shape[0] - 1, 5).astype(int)).tolist():
-        imaged = np.flatnonzero(zenith[row] != 0)
-        if not imaged.size:
-            continue
-        col = int(imaged[imaged.size // 2])
-        at_col, at_row = ~affine @ to_crs.transform(float(lon[row, col]), float(lat[row, col]))
-        off = max(abs(at_col - col - 0.5), abs(at_row - row - 0.5))
-        if not off <= 1.0:
-            raise InputRejected(
-                f"{path}: its latitude and longitude put row {row}, column {col} {off:.1f} px away from where its corners "
-                "put it, expected at most 1; fetch it again"
-            )

@@ -63,6 +63,8 @@ def run_config(options: argparse.Namespace) -> RunConfig:
     given = vars(options)
     named = {setting: given.get(option) for setting, option in _NAMED.items()}
     told = {key: str(value) if isinstance(value, Path) else value for key, value in named.items() if value is not None}
+    if "hsi.uri" in told and "msi.uri" not in told | settings and options.config is None:
+        told["msi.uri"] = told["hsi.uri"]  # files of some sensors hold both images
     return load_config(options.config, current_names(settings) | told)
 
 
@@ -78,7 +80,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "hsi", nargs="?", metavar="HSI", help="low-resolution hyperspectral scene: file, folder or quoted glob of tiles"
     )
-    parser.add_argument("msi", nargs="?", metavar="MSI", help="high-resolution multispectral scene")
+    parser.add_argument(
+        "msi",
+        nargs="?",
+        metavar="MSI",
+        help="high-resolution multispectral scene (default: that in the file of HSI, as in PRISMA's)",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="product folder; must not exist, its parent must")
     add_method(parser)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="trained weights of a network (safetensors)")

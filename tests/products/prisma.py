@@ -21,6 +21,9 @@ VNIR_NM, SWIR_NM = (0.0, 990.0, 700.0, 450.0), (2490.0, 1600.0, 945.0)
 LIMITS = {"Vnir": (0.0, 1.2), "Swir": (-0.1, 0.9)}
 CENTER_NM = (990.0, 700.0, 450.0, 2490.0, 1600.0, 945.0)
 """Acquired bands in file order."""
+PER_PIXEL = 6
+"""Panchromatic pixels per pixel of the cubes along an axis."""
+PAN_LIMITS = (-0.05, 1.05)
 ERRORS = {"fine": (3, 3), "invalid": (4, 4), "negative": (5, 5), "saturated": (6, 6), "fill": (7, 7)}
 """Places (row, column) with one code in the second VNIR band: 0, 1, 2 and 3, and a count of 0 under code 0."""
 
@@ -38,7 +41,25 @@ def counts(kind: str) -> np.ndarray:
     return data
 
 
-def prisma(path: Path, *, corners: str = "centers", level: str = "2D", shift_px: float = 0.0) -> Path:
+def pan_counts() -> np.ndarray:
+    """Counts of the panchromatic image; a count of 0 in a corner is fill."""
+    row, col = np.mgrid[: SHAPE[0] * PER_PIXEL, : SHAPE[1] * PER_PIXEL]
+    data = (8000 + 50 * row + 7 * col).astype(np.uint16)
+    data[:PER_PIXEL] = 0
+    data[20, 30] = 0
+    return data
+
+
+def pan_errors() -> np.ndarray:
+    """One saturated pixel, and one that is negative after atmospheric correction."""
+    errors = np.zeros(pan_counts().shape, np.uint8)
+    errors[40, 50], errors[41, 51] = 4, 2
+    return errors
+
+
+def prisma(
+    path: Path, *, corners: str = "centers", level: str = "2D", shift_px: float = 0.0, pan_shift_px: float = 0.0
+) -> Path:
     """Write the file; `shift_px` moves latitude and longitude away from the corners."""
     height, width = SHAPE
     inset = 0.5 if corners == "centers" else 0.0
@@ -77,4 +98,12 @@ def prisma(path: Path, *, corners: str = "centers", level: str = "2D", shift_px:
         file[f"{swath}/Geolocation Fields/Longitude"] = lon.astype(np.float32)
         file[f"{swath}/Geometric Fields/Solar_Zenith_Angle"] = zenith
         file[f"{swath}/Geometric Fields/Observing_Angle"] = np.where(zenith > 0, np.float32(9.5), 0)
+        for name, values in (("Cube", pan_counts()), ("PIXEL_L2_ERR_MATRIX", pan_errors())):
+            file[f"HDFEOS/SWATHS/PRS_L{level}_PCO/Data Fields/{name}"] = values
+        file.attrs["L2ScalePanMin"], file.attrs["L2ScalePanMax"] = np.float32(PAN_LIMITS)
+        row, col = np.mgrid[: height * PER_PIXEL, : width * PER_PIXEL]
+        x, y = GRID @ ((col + 0.5 + pan_shift_px) / PER_PIXEL, (row + 0.5) / PER_PIXEL)
+        lon, lat = Transformer.from_crs(EPSG, 4326, always_xy=True).transform(x, y)
+        file[f"HDFEOS/SWATHS/PRS_L{level}_PCO/Geolocation Fields/Latitude"] = lat.astype(np.float32)
+        file[f"HDFEOS/SWATHS/PRS_L{level}_PCO/Geolocation Fields/Longitude"] = lon.astype(np.float32)
     return path

@@ -81,7 +81,7 @@ def test_in_a_zip(product, tmp_path):
 def test_other_levels_are_refused_by_name(tmp_path):
     path = built.prisma(tmp_path / "a.he5", level="2C")
     assert prisma.accepts(str(path))
-    with pytest.raises(InputRejected, match="holds PRS_L2C_HCO, expected PRS_L2D_HCO"):
+    with pytest.raises(InputRejected, match="holds PRS_L2C_HCO, PRS_L2C_PCO, expected PRS_L2D_HCO"):
         open_scene(Source(uri=str(path)))
 
 
