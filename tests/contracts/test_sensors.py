@@ -46,7 +46,8 @@ def scene(request: pytest.FixtureRequest, products: dict[str, Path]) -> Scene:
 
 
 def test_every_reader_of_a_product_has_a_builder():
-    assert set(available()) - {"generic", "synthetic"} == set(BUILDERS)
+    inside = {name for name in available() if sensor_module(name).SENSOR.inside}  # in the files of another reader
+    assert set(available()) - {"generic", "synthetic"} - inside == set(BUILDERS)
 
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
