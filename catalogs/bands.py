@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from hyperfuse.catalogs.errors import InputRejected
 
+DETECTOR_NM = 1000.0
+"""Where the silicon of VNIR detectors ends and that of SWIR detectors takes over, within some tens of nanometers."""
 SPECTRUM_NM = (300.0, 15000.0)
 """Wavelengths outside this range are taken for a wrong unit, not for a sensor."""
 
@@ -449,3 +451,8 @@ def _to_nm(center: NDArray[np.float64], unit: str | None, of: str) -> float:
             "or give a table"
         )
     return factor
+
+
+def detector_of(center_nm: ArrayLike) -> NDArray[np.intp]:
+    """Number of the detector that sees a wavelength: 0 up to `DETECTOR_NM`, 1 beyond."""
+    return np.asarray(np.asarray(center_nm) > DETECTOR_NM, np.intp)

@@ -35,7 +35,7 @@ Real pairs break the observation model, so it is doubted (`hyperfuse evaluate --
   blur, where the likelihood of a component asks for them; the fine estimate does not have them, see `models.subspace.level`.
 - What changed between the dates leaves the regression, and there the HSI is followed, see `models._change`. Of detectors
   that the MSI does not see, changes are not found.
-- Gains of the HSI's columns (stripes) are not estimated: they end up in the kriged residual.
+- Gains of the HSI's columns (stripes) are not estimated here: what of them is left ends up in the kriged residual.
 
 A hole is worked around: its samples count for nothing, and around it the regression and the other samples carry on. Only
 what was not seen itself is lost.

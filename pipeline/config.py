@@ -137,6 +137,8 @@ class AlignConfig(_Frozen):
 class HarmonizeConfig(_Frozen):
     """Bringing the MSI to the radiometry of the HSI; see `pipeline.observation.harmonize`."""
 
+    stripes: Literal["auto", "off"] = "auto"
+    """`auto` takes the gains of the HSI's columns out of it where the MSI shows that they are those of its detectors."""
     mode: Literal["auto", "off", "require"] = "auto"
     """`auto` corrects what lies within the limits and warns of the rest; `off` leaves the MSI as it is; `require` ends a fusion
     with exit code 7 where the MSI differs from the HSI by more than is corrected."""
@@ -151,7 +153,7 @@ class HarmonizeConfig(_Frozen):
     max_error: float = Field(default=0.05, gt=0)
     """... and if the standard error of the gain is at most this share of it."""
 
-    @field_validator("mode", mode="before")
+    @field_validator("mode", "stripes", mode="before")
     @classmethod
     def _off_is_a_word(cls, value: object) -> object:
         return "off" if value is False else value  # YAML 1.1 reads off as false

@@ -7,6 +7,7 @@ What a window holds is decided here and nowhere else, so that a trial, a gate or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ from hyperfuse.pipeline.geometry.tiling import Tile
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.stage import HSI_CHUNK
+from hyperfuse.pipeline.observation.column_gains import gains_of_sample
+from hyperfuse.pipeline.observation.psf import Psf
+from hyperfuse.pipeline.observation.sample import NotEstimable, Sample
 from hyperfuse.pipeline.observation.simulate import SimulatedPair
 from hyperfuse.pipeline.pipelining import convey
 from hyperfuse.pipeline.progress import Progress, silent
@@ -169,7 +173,7 @@ class PairInMemory(PairWindows):
     def __init__(self, pair: SimulatedPair, spec: ModelSpec) -> None:
         known = pair.hsi[np.isfinite(pair.hsi)]
         span = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-        super().__init__(spec, _in_memory(pair.hsi), _in_memory(pair.msi), span=span)
+        super().__init__(spec, _in_memory(_destriped(pair)), _in_memory(pair.msi), span=span)
         if spec.is_filled and not (np.isfinite(pair.hsi).all() and np.isfinite(pair.msi).all()):
             self.filler = Filler.from_sums(spec.observed, self.fill_sums())
 
@@ -254,6 +258,23 @@ class StagedPair(PairWindows):
             return valid
         msi = torch.isfinite(self._msi.repeated(fine.grown(msi_reach)))
         return valid & _eroded(msi.all(dim=1, keepdim=True), msi_reach)[0]
+
+
+def _destriped(pair: SimulatedPair) -> F32:
+    """The HSI without the stripes that the pair shows, as staging takes them out."""
+    if pair.bands is None:
+        return pair.hsi
+    seen = pair.observed
+    own = seen.msi_sigma_px or (0.0,) * seen.msi_bands
+    blocks = tuple(
+        math.hypot(sigma, math.sqrt((step**2 - 1) / 12)) for sigma, step in zip(own, seen.steps, strict=True)
+    )
+    try:
+        sample = Sample.of(pair.hsi[None], pair.msi[None], seen.ratio, blocks)
+    except NotEstimable:
+        return pair.hsi
+    gains = gains_of_sample(sample, Psf(seen.psf_sigma_px, *seen.shift_px), pair.bands[0].center_nm)
+    return pair.hsi if gains is None else (pair.hsi / gains[:, None, :]).astype(np.float32)
 
 
 def scene_sums(pair: PairWindows, summed: FirstPass, progress: Progress = silent) -> dict[str, torch.Tensor]:

@@ -152,6 +152,11 @@ class StagedRecord(BaseModel):
     samples_beside_px: tuple[float, float] | None = None
     """Rows and columns (fine pixels) by which the HSI's samples lie beside their pixels, by grids and registration, where they
     were copied as they were measured; None where they were resampled to the centers of their pixels."""
+    column_gains: tuple[tuple[float, ...], ...] = ()
+    """Gains of the HSI's columns that were taken out of the staged samples, for each detector of `detector_of`; empty where the
+    pair shows no stripes."""
+    stripes: tuple[float | None, ...] = ()
+    """Standard deviation of the gains of each detector's columns before, None where it could not be measured; likewise."""
     seal: str = ""
     """SHA-256 of the list of the digests of the staged chunks."""
     harmony: Harmony | None = None

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pydantic import ValidationError
 
+from hyperfuse.catalogs.bands import detector_of
 from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, QualityRefused
 from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.catalogs.pairs import ScenePair
 from hyperfuse.catalogs.scene import Scene
 from hyperfuse.models import method
-from hyperfuse.pipeline.geometry.box import blocks_of
+from hyperfuse.pipeline.geometry.box import Box, blocks_of
 from hyperfuse.pipeline.geometry.displacement import NO_DISPLACEMENT, Displacement
 from hyperfuse.pipeline.geometry.resample import Measured, as_measured, warp
 from hyperfuse.pipeline.geometry.tiling import stage_edge
@@ -30,9 +31,11 @@ from hyperfuse.pipeline.job.folder import STAGED, STAGED_FILES, Job, StagedJob
 from hyperfuse.pipeline.job.records import ImageSums, StagedRecord
 from hyperfuse.pipeline.job.seals import changed, seal
 from hyperfuse.pipeline.observation.blind import blind, measured_psf
+from hyperfuse.pipeline.observation.column_gains import gains_of_sample
 from hyperfuse.pipeline.observation.harmonize import harmonize
 from hyperfuse.pipeline.observation.sample import NotEstimable, Sample, sampled_blocks
 from hyperfuse.pipeline.observation.sensor_model import Observation, with_misfit
+from hyperfuse.pipeline.observation.stripes import stripes
 from hyperfuse.pipeline.pipelining import Workers, in_this_process
 from hyperfuse.pipeline.progress import Progress
 from hyperfuse.pipeline.registration.estimate import estimate
@@ -64,6 +67,10 @@ REFLECTANCE_SCALE = 1e-4
 """Physical value of one count of an int16 reflectance product."""
 _LOOKED_AT = 3
 """Bands, spread over the spectrum, that tell where an image has data."""
+_STRIPED_SAMPLES = 1 << 24
+"""Samples of both images that are looked at for stripes."""
+_STRIPS, _LEAST_ROWS = 3, 12
+"""Strips of whole rows in which they lie, and the fewest rows of each."""
 _DEAD_SHARE = 0.02
 """A band with less than this share of the best band's valid samples is taken for dead."""
 
@@ -98,6 +105,8 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
     hsi, msi = (_stage_role(role, job, pair, move, progress) for role in _ROLES)
     measured = _as_measured(job, pair, move)
     observation = _observe(job, hsi, msi, registration, measured)
+    gains, amplitudes = _column_gains(job, hsi, msi, observation)
+    _destripe(job, gains)
     scale = REFLECTANCE_SCALE if pair.hsi.quantity == "reflectance" else _scale(hsi)
     harmony = harmonize(job.config, observation, (pair.hsi.quantity, pair.msi.quantity), pair.msi.name)
     # The record says that the images are there: it comes after them on the disk, too.
@@ -109,6 +118,8 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
         scale=scale,
         samples_beside_px=None if measured is None else _fine(measured, job.grids.ratio),
         harmony=harmony,
+        column_gains=gains,
+        stripes=amplitudes,
         seal=seal(job.folder / STAGED_FILES, _arrays(job)),
     )
     write_atomic(job.folder / STAGED, record.model_dump_json(indent=1))
@@ -169,6 +180,8 @@ def _resumed(job: Job, pair: ScenePair, progress: Progress) -> StagedJob | None:
     log.warning("%s: files of %s are lost or damaged; staged anew", job.folder, " and ".join(p.name for p in lost))
     for path in lost:
         _stage_role(path.stem, job, pair, staged.staged.registration.displacement, progress)
+        if path.stem == "hsi":
+            _destripe(job, staged.staged.column_gains)
     if seal(listing, _arrays(job)) != expected:
         log.warning("%s: what is staged anew differs from before; all tiles are fused anew", job.folder)
         _forget(job)
@@ -250,6 +263,64 @@ def _observe(
         return with_misfit(tables, sample).model_copy(
             update={"note": asked if job.config.sensor_model == "blind" else ""}
         )
+
+
+def _column_gains(
+    job: Job, hsi: ImageSums, msi: ImageSums, observation: Observation
+) -> tuple[tuple[tuple[float, ...], ...], tuple[float | None, ...]]:
+    """Gains of the HSI's columns by detector, from whole rows of the staged images, and their standard deviations.
+
+    The gains are what is believed of them, less than their spread. Both are empty where the images show no stripes.
+    """
+    if job.config.harmonize.stripes == "off":
+        return (), ()
+    (height, width), ratio = job.grids.coarse_shape, job.grids.ratio
+    per_row = width * (len(hsi.kept) + len(msi.kept) * ratio**2)
+    # The rim of a strip tells nothing: one, unless the scene is too large for that.
+    n_strips = 1 if height * per_row <= _STRIPED_SAMPLES else _STRIPS
+    rows = min(max(_STRIPED_SAMPLES // per_row // n_strips, _LEAST_ROWS), height // n_strips)
+    if rows < 1:
+        return (), ()
+    starts = [(height - rows) * (2 * k + 1) // (2 * n_strips) for k in range(n_strips)]
+    strips = [Box(y0=y, y1=y + rows, x0=0, x1=width) for y in starts]
+    coarse, fine = (store.open_array(job.folder / f"stage/{role}.zarr") for role in _ROLES)
+    try:
+        sample = Sample.of(
+            np.stack([store.read(coarse, strip, np.array(hsi.kept)) for strip in strips]),
+            np.stack([store.read(fine, strip.times(ratio), np.array(msi.kept)) for strip in strips]),
+            ratio,
+            job.own_blur_px(msi.kept),
+        )
+    except NotEstimable:
+        return (), ()
+    center_nm = job.staged_bands[0][hsi.kept].center_nm
+    gains = gains_of_sample(sample, observation.hsi_psf, center_nm)
+    if gains is None:
+        return (), ()
+    of = detector_of(center_nm)
+    found = [gains[np.flatnonzero(of == number)[0]] if (of == number).any() else np.ones(width) for number in (0, 1)]
+    log.warning(
+        "%s: its columns differ by gains of %s, which are taken out (harmonize.stripes=off leaves them)",
+        job.record.hsi.name,
+        " and ".join(f"{100 * one.std():.2f} %" for one in found),
+    )
+    measured = [stripes(sample, observation.hsi_psf, np.flatnonzero(of == number)) for number in (0, 1)]
+    return (
+        tuple(tuple(round(float(gain), 6) for gain in one) for one in found),
+        tuple(None if one is None else one.amplitude for one in measured),
+    )
+
+
+def _destripe(job: Job, gains: tuple[tuple[float, ...], ...]) -> None:
+    """Divide the staged HSI by the gains of its columns."""
+    if not gains:
+        return
+    array = store.open_array(job.folder / "stage" / "hsi.zarr", write=True)
+    of = detector_of(job.staged_bands[0].center_nm)
+    every = np.array(gains, np.float32)[of]  # (band, column)
+    for block in blocks_of(tuple(job.grids.coarse_shape), stage_edge(len(of), HSI_CHUNK)):
+        cube = store.read(array, block)
+        store.write(array, block, cube / every[:, None, block.x0 : block.x1])
 
 
 class _Sums:

@@ -18,10 +18,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperfuse.catalogs.bands import detector_of
 from hyperfuse.pipeline.geometry.displacement import Displacement
 from hyperfuse.pipeline.registration.record import DetectorDisplacement
 from hyperfuse.pipeline.registration.tie_points import TiePoints
-from hyperfuse.pipeline.registration.views import Array, Survey, detector_of
+from hyperfuse.pipeline.registration.views import Array, Survey
 
 NAMES = ("VNIR", "SWIR")
 _PASSES = 3

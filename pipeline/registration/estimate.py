@@ -23,6 +23,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperfuse.catalogs.bands import detector_of
 from hyperfuse.catalogs.pairs import ScenePair
 from hyperfuse.pipeline.config import AlignConfig
 from hyperfuse.pipeline.geometry.displacement import NO_DISPLACEMENT, Displacement
@@ -47,7 +48,7 @@ from hyperfuse.pipeline.registration.record import DisplacedPart, Registration
 from hyperfuse.pipeline.registration.response import learned
 from hyperfuse.pipeline.registration.search import WHOLE_PX, Peak, Shown, detail, edges, find_peak, search_windows
 from hyperfuse.pipeline.registration.tie_points import TiePoints
-from hyperfuse.pipeline.registration.views import Array, Move, Survey, detector_of, open_view
+from hyperfuse.pipeline.registration.views import Array, Move, Survey, open_view
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import irfft2, next_fast_len, rfft2
 
+from hyperfuse.catalogs.bands import detector_of
 from hyperfuse.catalogs.scene import Window
-from hyperfuse.pipeline.registration.views import Array, Move, Survey, View, detector_of, smoothed
+from hyperfuse.pipeline.registration.views import Array, Move, Survey, View, smoothed
 
 Shown = Callable[[Array], Array]
 """What of an image (y, x) is correlated: `detail` or `edges`."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
 
+from hyperfuse.catalogs.bands import detector_of
 from hyperfuse.catalogs.outline import area_on
 from hyperfuse.catalogs.pairs import ScenePair
 from hyperfuse.catalogs.scene import Window, pixel_size_m
@@ -37,8 +38,6 @@ _CHANNELS = 8
 """Parts of the HSI's spectrum, equal in relative width, from which a band's true response may be learned ..."""
 _PER_CHANNEL = 4
 """... and bands that are read for each."""
-DETECTOR_NM = 1000.0
-"""Imaging spectrometers see what lies beyond with a second detector, which may look beside the first."""
 _PER_DETECTOR = 4
 """Parts of each detector's spectrum whose displacement is measured ..."""
 _PER_PART = 6
@@ -416,11 +415,6 @@ def _jacobian(position: Array, index: Array) -> Array:
     a, b = position[thin].reshape(2, -1), index[thin].reshape(2, -1)
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     return np.asarray(np.linalg.lstsq(a.T, b.T, rcond=None)[0].T)
-
-
-def detector_of(center_nm: Array | float) -> NDArray[np.intp]:
-    """Number of the detector that sees a wavelength: 0 up to `DETECTOR_NM`, 1 beyond."""
-    return np.asarray(np.asarray(center_nm) > DETECTOR_NM, np.intp)
 
 
 def _parts(center_nm: NDArray[np.float64], n_parts: int, per_part: int) -> NDArray[np.float64]:

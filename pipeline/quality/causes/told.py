@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperfuse.catalogs.bands import detector_of
 from hyperfuse.models._findings import Findings
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.observation.psf import Psf
@@ -24,7 +25,6 @@ from hyperfuse.pipeline.observation.sample import Sample
 from hyperfuse.pipeline.observation.stripes import stripes
 from hyperfuse.pipeline.quality.records import Cause
 from hyperfuse.pipeline.registration.detectors import NAMES
-from hyperfuse.pipeline.registration.views import detector_of
 
 F64 = NDArray[np.float64]
 
@@ -188,6 +188,17 @@ def _changes(seen: _Seen) -> Cause:
     )
 
 
+def _removed(job: StagedJob, bands: NDArray[np.int64]) -> float:
+    """Standard deviation of the gains that were taken out of the columns of some bands of one detector."""
+    gains = job.staged.column_gains
+    return float(np.std(gains[int(detector_of(job.bands.center_nm[bands[0]]))])) if gains else 0.0
+
+
+def _before(job: StagedJob, bands: NDArray[np.int64]) -> float | None:
+    """Standard deviation of the gains before, as staging measured it."""
+    return job.staged.stripes[int(detector_of(job.bands.center_nm[bands[0]]))]
+
+
 def _stripes(seen: _Seen, sample: Sample | None) -> list[Cause]:
     psf = seen.job.observation.hsi_psf
     if seen.found:
@@ -196,8 +207,11 @@ def _stripes(seen: _Seen, sample: Sample | None) -> list[Cause]:
     told = []
     for name, bands in seen.detectors.items():
         found = None if sample is None else stripes(sample, psf, bands)
-        value = None if found is None else found.amplitude
+        left = None if found is None else found.amplitude
         limit = None if found is None else max(found.limit, _LEAST_STRIPES)
+        removed = _removed(seen.job, bands)
+        before = _before(seen.job, bands) if removed else None
+        value = before or (None if left is None else math.hypot(left, removed))
         told.append(
             Cause(
                 name="stripes",
@@ -206,13 +220,17 @@ def _stripes(seen: _Seen, sample: Sample | None) -> list[Cause]:
                 expected=0.0,
                 uncertainty=None if found is None else found.error,
                 limit=limit,
-                significant=value is not None and limit is not None and value > limit,
-                left=value,
+                significant=value is not None and limit is not None and (removed > 0 or value > limit),
+                left=left,
                 unit="of the signal",
                 sentence=f"stripes of the {name} could not be measured"
                 if value is None
-                else f"columns of the {name} differ by gains of {100 * value:.1f} % (stripes), which the product has as well; "
-                "destripe the HSI before it is fused",
+                else f"columns of the {name} differ by gains of {100 * value:.1f} % (stripes)"
+                + (
+                    f", of which {100 * removed:.1f} % were taken out"
+                    if removed
+                    else ", which the product has as well; destripe the HSI before it is fused"
+                ),
             )
         )
     return told
