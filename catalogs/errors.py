@@ -52,6 +52,10 @@ class ExpectedSkip(HyperFuseError):
     reason = "expected_skip"
 
 
+class AlreadyPublished(ExpectedSkip):
+    """The product is there, made of the same inputs with the same settings."""
+
+
 class Busy(HyperFuseError):
     """Another run holds the same job."""
 

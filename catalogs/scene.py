@@ -13,6 +13,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import Geod, Transformer
 
 from hyperfuse.catalogs.bands import Bands
+from hyperfuse.catalogs.notebook import rows_html
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -160,6 +161,26 @@ class Scene:
     def read(self, window: Window, bands: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Samples of a window, all bands unless some are named; see `Cube.read`."""
         return self.cube.read(range(len(self.bands)) if bands is None else bands, window)
+
+    def _repr_html_(self) -> str:
+        height, width = self.geobox.shape
+        good = self.bands.center_nm[self.bands.good]
+        return rows_html(
+            f"{self.name} ({self.sensor})",
+            [
+                ("opened from", self.uri),
+                ("grid", f"{height} x {width} px of {self.gsd_m:.4g} m, {self.geobox.crs}"),
+                (
+                    "bands",
+                    f"{len(good)} of {len(self.bands)} good, {good.min():.0f} to {good.max():.0f} nm"
+                    if len(good)
+                    else "none good",
+                ),
+                ("samples", f"{self.quantity} ({self.unit})"),
+                ("time", self.time),
+                *(("", note) for note in self.notes),
+            ],
+        )
 
     def to_xarray(self, *, chunk: int = 512) -> xr.DataArray:
         """All samples as a lazy array, read block by block through Dask.

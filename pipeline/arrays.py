@@ -24,7 +24,7 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 from odc.geo.xr import xr_coords
 
-from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.errors import AlreadyPublished, InputRejected
 from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.scene import Scene
 from hyperfuse.catalogs.sensors import Source
@@ -155,7 +155,8 @@ def fuse(
     Raises
     ------
     catalogs.errors.HyperFuseError
-        Every expected end, as on the command line.
+        Every expected end, as on the command line; but a product that is there, of the same inputs with the same settings, is
+    given back.
     """
     folder = Path(tempfile.mkdtemp(prefix="hyperfuse-", dir=scratch))
     try:
@@ -163,6 +164,8 @@ def fuse(
         if output is not None:
             try:
                 return run(_config(hsi, msi, Path(output), asked, folder), progress=progress)
+            except AlreadyPublished:
+                return verify(Path(output))  # a notebook is run again from its top
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
         config = _config(hsi, msi, folder / "fused", asked | {"publish.dtype": "float32"}, folder)

@@ -34,6 +34,30 @@ def write_atomic(path: Path, text: str, *, private: bool = False) -> None:
         raise
 
 
+_KINDS = {
+    b"<VRTDataset": "a GDAL virtual raster", b"<!DOCTYPE html": "a page of HTML", b"<html": "a page of HTML", b"<?xml": "XML",
+    b"%PDF": "a PDF", b"PK": "a ZIP archive", b"\x1f\x8b": "compressed by gzip", b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz", b"\x28\xb5\x2f\xfd": "compressed by Zstandard", b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image", b"{": "JSON", b"version https://git-lfs": "a pointer of Git LFS, whose file was not fetched",
+}  # fmt: skip
+
+
+def kind_of(start: bytes) -> str:
+    """What a file that is no image is, by its first bytes; they are not quoted, for it may be anyone's."""
+    if not start:
+        return "empty (0 bytes)"
+    known = next(
+        (kind for magic, kind in _KINDS.items() if start.lstrip()[: len(magic)].lower() == magic.lower()), None
+    )
+    if known is not None:
+        return known
+    return (
+        "plain text"
+        if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start)
+        else "binary, of no kind known here"
+    )
+
+
 def flush(path: Path) -> None:
     """Bring a file or a folder to the disk; where a file system cannot flush folders, they are left to it."""
     handle = os.open(path, os.O_RDONLY)

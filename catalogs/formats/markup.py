@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
+from defusedxml.ElementTree import DefusedXMLParser
 
 from hyperfuse.catalogs.errors import InputRejected
+
+_DEEPEST = 100
 
 
 def parse_xml(content: bytes, label: Path) -> Element:
@@ -18,10 +20,12 @@ def parse_xml(content: bytes, label: Path) -> Element:
     Raises
     ------
     InputRejected
-        If it is not well formed, or declares entities or a document type.
+        If it is not well formed, declares entities or a document type, or nests elements deeper than any product does.
     """
+    parser = DefusedXMLParser(target=_Shallow(label), forbid_dtd=True)
     try:
-        root: Element = fromstring(content, forbid_dtd=True)
+        parser.feed(content)
+        root: Element = parser.close()
     except DefusedXmlException as error:
         raise InputRejected(
             f"{label}: declares entities or a document type, which no product does; fetch the product again"
@@ -29,6 +33,28 @@ def parse_xml(content: bytes, label: Path) -> Element:
     except (ParseError, ValueError, LookupError) as error:
         raise InputRejected(f"{label}: not well-formed XML ({error}); fetch the product again") from error
     return root
+
+
+class _Shallow(TreeBuilder):
+    """A tree of bounded depth: to build a million elements within each other, and to forget them, takes half a minute."""
+
+    def __init__(self, label: Path) -> None:
+        super().__init__()
+        self._label, self._depth = label, 0
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> Element:
+        """Open an element."""
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise InputRejected(
+                f"{self._label}: nests elements more than {_DEEPEST} deep, which no product does; fetch the product again"
+            )
+        return super().start(tag, attrs)
+
+    def end(self, tag: str, /) -> Element:
+        """Close one."""
+        self._depth -= 1
+        return super().end(tag)
 
 
 def text_of(root: Element, path: str, label: Path) -> str:

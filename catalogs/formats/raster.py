@@ -33,6 +33,7 @@ from hyperfuse.catalogs.formats.declared import (
     read_aux,
     world_file,
 )
+from hyperfuse.catalogs.formats.files import kind_of
 from hyperfuse.catalogs.formats.layers import Layer, MaskedSamples, Rule
 from hyperfuse.catalogs.formats.packages import Member
 from hyperfuse.catalogs.formats.stored import Image, Samples, refuse_absurd, refuse_type, unreadable
@@ -57,6 +58,8 @@ _ALPHA_LOOK_PX = 128
 """Edge of the nine windows in which a band that is tagged as alpha is looked at."""
 _ALPHA_BETWEEN = 0.02
 """Share of samples between 0 and the largest that a mask may have: blurred edges of a footprint."""
+_START = 32
+"""Bytes by which an image, or what lies in its place, is told."""
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JP2_MAGIC = (b"\0\0\0\x0c", b"\xff\x4f\xff\x51")
 _ENVI_SUFFIXES = ("", ".bsq", ".bil", ".bip", ".img", ".dat", ".raw", ".bin", ".envi")
@@ -91,15 +94,15 @@ def open_member(member: Member) -> Image:
     """
     with member.holder.open("rb") as file:
         file.seek(member.offset)
-        start = file.read(min(4, member.size))
+        start = file.read(min(_START, member.size))
     whole = member.offset == 0 and member.size == member.holder.stat().st_size
-    if start in _TIFF_MAGIC or start in _JP2_MAGIC:
-        driver: Driver = "GTiff" if start in _TIFF_MAGIC else "JP2OpenJPEG"
+    if start[:4] in _TIFF_MAGIC or start[:4] in _JP2_MAGIC:
+        driver: Driver = "GTiff" if start[:4] in _TIFF_MAGIC else "JP2OpenJPEG"
         return open_raster(member.holder, driver, inside=None if whole else (member.offset, member.size), beside=False)
     if whole and envi_header(member.holder):
         return open_raster(member.holder, "ENVI", beside=False)
     raise InputRejected(
-        f"{member.label}: begins with {start!r}, expected GeoTIFF or JPEG 2000, or ENVI in a folder; "
+        f"{member.label}: is {kind_of(start)}, expected GeoTIFF or JPEG 2000, or ENVI in a folder; "
         "fetch the product again, and unpack it if its images are ENVI files"
     )
 

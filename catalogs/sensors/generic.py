@@ -23,6 +23,7 @@ from pyproj.exceptions import CRSError
 from hyperfuse.catalogs.bands import Bands, BandTable, read_table, widths_in_unit, without_wavelength
 from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.catalogs.formats.arrays import array_kind, open_array
+from hyperfuse.catalogs.formats.files import kind_of
 from hyperfuse.catalogs.formats.layers import FilledSamples
 from hyperfuse.catalogs.formats.packages import is_debris, open_package
 from hyperfuse.catalogs.formats.raster import envi_header, open_raster, raster_driver
@@ -182,10 +183,9 @@ def _raster(path: Path, n_bands: int | None) -> Image:
             "its image, or unpack an archive inside it first"
         )
     with path.open("rb") as file:
-        start = file.read(12)
-    found = f"begins with {start!r}" if start else "is empty (0 bytes)"
+        start = file.read(32)
     raise InputRejected(
-        f"{path}: {found}, expected GeoTIFF, JPEG 2000, ENVI with its .hdr beside it, NetCDF or Zarr; convert or fetch it again"
+        f"{path}: is {kind_of(start)}, expected GeoTIFF, JPEG 2000, ENVI with its .hdr beside it, NetCDF or Zarr; convert or fetch it again"
     )
 
 

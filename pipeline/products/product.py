@@ -11,8 +11,9 @@ from typing import Any
 import xarray as xr
 from pydantic import ValidationError
 
+from hyperfuse.catalogs.notebook import rows_html
 from hyperfuse.pipeline.formats import available
-from hyperfuse.pipeline.job.product_files import PROVENANCE, QA, REPORT
+from hyperfuse.pipeline.job.product_files import PROVENANCE, QA, REPORT, THUMBNAIL
 from hyperfuse.pipeline.products.draft import BadProduct
 from hyperfuse.pipeline.products.records import ProductFacts
 from hyperfuse.pipeline.products.writers import Writer, writer
@@ -151,6 +152,24 @@ class Product:
             if found.open_cube is not None:
                 return found.open_cube(found.path(self.path, self.name))
         raise LookupError(f"{self.path}: published as {', '.join(self.formats)}, none of which this version can open")
+
+    def _repr_html_(self) -> str:
+        grid = self.provenance.get("product", {})
+        quality, registration = self.provenance.get("quality") or {}, self.provenance.get("registration") or {}
+        shape, wavelength = grid.get("shape") or (0, 0), grid.get("wavelength_nm") or []
+        scores = (quality.get("reduced_resolution") or {}).get(self.method) or {}
+        rows = [
+            ("folder", self.path),
+            ("method", self.method or None),
+            ("grid", f"{shape[0]} x {shape[1]} px, {len(wavelength)} bands"),
+            ("valid", f"{100 * grid['valid_fraction']:.2f} %" if "valid_fraction" in grid else None),
+            ("registration", registration.get("reason")),
+            ("quality", quality.get("state")),
+            ("at reduced resolution", f"{scores['psnr_db']:.2f} dB, {scores['sam_deg']:.2f} deg" if scores else None),
+            *(("", warning) for warning in quality.get("warnings", [])),
+            ("report", self.report),
+        ]
+        return rows_html(f"HyperFuse product {self.name}", rows, self.path / THUMBNAIL)
 
     def _writers(self) -> list[Writer]:
         """Writers of its formats, as far as this version has them."""

@@ -27,7 +27,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected
+from hyperfuse.catalogs.errors import AlreadyPublished, InputRejected
 from hyperfuse.catalogs.formats.files import file_sha256, write_atomic
 from hyperfuse.catalogs.times import rfc3339
 from hyperfuse.pipeline.job import store
@@ -150,7 +150,7 @@ def require_vacant(output: Path, key: str, *, replaceable: bool = False) -> None
     if not os.path.lexists(output):
         return
     if _is_of(output, key):
-        raise ExpectedSkip(f"{output}: already published from the same inputs and settings; nothing to do")
+        raise AlreadyPublished(f"{output}: already published from the same inputs and settings; nothing to do")
     if not replaceable:
         raise InputRejected(f"{output}: exists and is not this product; choose another output, or move it away")
     if not _is_product(output):

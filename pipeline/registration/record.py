@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from hyperfuse.catalogs.notebook import rows_html
 from hyperfuse.pipeline.geometry.displacement import NO_DISPLACEMENT, Displacement
 
 
@@ -111,6 +112,22 @@ class Registration(BaseModel):
     """Parts of the scene that match, but elsewhere than the displacement tells, largest first."""
     detectors: tuple[DetectorDisplacement, ...] = ()
     """The HSI's detectors, each beside the displacement; empty where nothing was measured."""
+
+    def _repr_html_(self) -> str:
+        left = self.residual_after_px
+        return rows_html(
+            f"registration: {self.decision}",
+            [
+                ("", self.reason),
+                ("model", self.model),
+                ("move of the MSI", f"{self.east_m:+.2f} m east, {self.north_m:+.2f} m north"),
+                (
+                    "tie points",
+                    f"{self.tie_points} of {self.tie_points_tried} agree" if self.tie_points_tried else None,
+                ),
+                ("left", None if left is None else f"{left:.3f} coarse px"),
+            ],
+        )
 
     def beside(self, center_nm: NDArray[np.float64]) -> NDArray[np.float64]:
         """Move (coarse px) of HSI bands beside `displacement`, shape (2, band): what is significant and not refused, else 0."""

@@ -169,3 +169,19 @@ def test_registration_from_python() -> None:
     found = hyperfuse.register(f"synthetic:hsi?{moved}", f"synthetic:msi?{moved}")
     assert found.decision == "accept"
     assert (found.east_m, found.north_m) == pytest.approx((13, -9), abs=1.0)
+
+
+def test_a_second_run_gives_the_product_back_and_everything_shows_itself(tmp_path: Path, scratch: Path) -> None:
+    quick = SETTINGS | {"publish.formats": ["zarr"], "quality.gate": "off"}
+    asked = {"method": "gsa", "output": tmp_path / "<b>p", "settings": quick, "scratch": scratch}
+    first, again = (hyperfuse.fuse(HSI, MSI, **asked) for _ in range(2))
+    assert again.job_key == first.job_key
+    told = first._repr_html_()
+    assert "<b>p" not in told
+    for part in ("&lt;b&gt;p", "gsa", "120 x 120 px, 12 bands", "valid", "data:image/png;base64,"):
+        assert part in told
+    shown = hyperfuse.open_scene(HSI)._repr_html_()
+    assert "30 x 30 px of " in shown
+    moved = "size=200&ratio=4&bands=20&seed=2&east_m=13"
+    found = hyperfuse.register(f"synthetic:hsi?{moved}", f"synthetic:msi?{moved}")
+    assert f"registration: {found.decision}" in found._repr_html_()

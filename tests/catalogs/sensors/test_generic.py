@@ -443,7 +443,7 @@ def test_vrt_named_tif_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_text("<VRTDataset rasterXSize='9' rasterYSize='12'></VRTDataset>")
     assert not generic.accepts(str(path))
-    refused(path, r"a\.tif: begins with b'<VRTDataset.*expected GeoTIFF")
+    refused(path, r"a\.tif: is a GDAL virtual raster, expected GeoTIFF")
 
 
 def test_empty_and_missing_files_are_refused(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_every_sensor(products, tmp_path):
     catalog = Catalog.open(tmp_path / "cat", roots=[products])
     told = gather(catalog, sources(products))
     assert {Path(one.uri).name: one.reason for one in told if one.state != "added"} == {
-        "l1.he5": f"{products}/l1.he5: holds PRS_L1_HCO, expected PRS_L2D_HCO: only L2D lies on a map grid; order the scene as L2D",
+        "l1.he5": f"{products}/l1.he5: holds PRS_L1_HCO, PRS_L1_PCO, expected PRS_L2D_HCO: only L2D lies on a map grid; order the scene as L2D",
         "slip.zip": f"{products}/slip.zip: holds '../../METADATA.XML', a name that leaves the archive; fetch it from its operator",
         "text.tif": next(one.reason for one in told if one.uri.endswith("text.tif")),
     }

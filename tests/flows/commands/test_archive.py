@@ -56,7 +56,7 @@ def test_a_night_in_child_processes(tmp_path: Path, capsys, caplog) -> None:
     code, out, _ = call(capsys, "archive", *options(config))
     assert code == 0
     assert "0 scenes, 0 hours" in out
-    assert "junk.tif: begins with" in out
+    assert "junk.tif: is plain text" in out
     code, _, err = call(capsys, "archive", *options(config), "--retry", "h7")
     assert code == 2
     assert "holds no record of h7" in err
