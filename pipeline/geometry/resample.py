@@ -8,7 +8,7 @@ support, so no seam can occur between windows. GDAL's warp is the oracle in the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +18,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
+from scipy.sparse import csr_matrix
 
 from hyperfuse.catalogs.outline import in_turn
 from hyperfuse.catalogs.scene import Scene, Window, pixel_size_m
@@ -27,6 +28,15 @@ from hyperfuse.pipeline.geometry.grids import on_lattice
 
 MIN_WEIGHT = 0.5
 """A sample is valid if its own source pixel is, and if valid pixels carry this share of the kernel."""
+_AT_ONCE = 1 << 15
+"""Points whose weights are held at a time."""
+_LOBES = 6
+"""Pixels to each side that the sharp kernel reaches."""
+
+Kernel = Callable[[torch.Tensor], torch.Tensor]
+"""Weights of samples at distances in pixels."""
+Taps = list[tuple[torch.Tensor, torch.Tensor]]
+"""Pixels of one axis under the kernel, and their weights, at each point."""
 
 
 def warp(
@@ -36,6 +46,7 @@ def warp(
     *,
     bands: Sequence[int],
     displacement: Displacement = NO_DISPLACEMENT,
+    sharp: bool = False,
 ) -> NDArray[np.float32]:
     """Samples of a scene at the pixel centers of a window of another grid.
 
@@ -50,6 +61,9 @@ def warp(
         Bands to read.
     displacement : Displacement
         Takes the target's coordinates to those under which the scene shows the same ground, in the target's CRS.
+    sharp : bool
+        Take a windowed sinc where pixels are about as large in both grids: it keeps detail near the Nyquist frequency
+        that the cubic kernel takes away, and reads more of the scene for it.
 
     Returns
     -------
@@ -66,6 +80,7 @@ def warp(
     References
     ----------
     Keys (1981), Cubic convolution interpolation for digital image processing, IEEE TASSP 29(6), 1153-1160 (a = -1/2).
+    Duchon (1979), Lanczos filtering in one and two dimensions, J. Appl. Meteorology 18(8), 1016-1022.
     """
     rows, cols = window
     offset = on_lattice(scene.geobox, _moved(target, displacement))
@@ -84,11 +99,17 @@ def warp(
     if not inside.any():
         return out
     row, col = np.clip(row, 0, height - 1), np.clip(col, 0, width - 1)
-    reach_y, reach_x = 2 * stretch_y, 2 * stretch_x
+    sharp = sharp and stretch_y == stretch_x == 1.0
+    lobes = _LOBES if sharp else 2
+    reach_y, reach_x = lobes * stretch_y, lobes * stretch_x
     top, bottom = _span(row[inside], reach_y, height)
     left, right = _span(col[inside], reach_x, width)
     samples = torch.from_numpy(scene.read((slice(top, bottom), slice(left, right)), bands))
-    gathered = _gather(samples, torch.from_numpy(row - top), torch.from_numpy(col - left), stretch_y, stretch_x)
+    kernel = _lanczos_kernel if sharp else keys_kernel
+    row_at, col_at = torch.from_numpy(row - top), torch.from_numpy(col - left)
+    taps_y = _taps(row_at.flatten(), stretch_y, kernel, lobes)
+    taps_x = _taps(col_at.flatten(), stretch_x, kernel, lobes)
+    gathered = _gather(samples, row_at, col_at, taps_y, taps_x)
     out[:] = gathered.numpy()
     out[:, ~inside] = np.nan
     return out
@@ -204,29 +225,51 @@ def _span(pixels: NDArray[np.float64], reach: float, size: int) -> tuple[int, in
     return max(first, 0), min(max(last, 1), size)
 
 
-def _gather(
-    samples: torch.Tensor, row: torch.Tensor, col: torch.Tensor, stretch_y: float, stretch_x: float
-) -> torch.Tensor:
-    """Cubic gather with validity weights; `row` and `col` (y, x) are pixels of `samples` (band, h, w)."""
+def _gather(samples: torch.Tensor, row: torch.Tensor, col: torch.Tensor, taps_y: Taps, taps_x: Taps) -> torch.Tensor:
+    """Gather with validity weights; `row` and `col` (y, x) are pixels of `samples` (band, h, w)."""
     n_bands, height, width = samples.shape
-    valid = torch.isfinite(samples)
-    whole = bool(valid.all())
-    flat = torch.where(valid, samples, 0.0).reshape(n_bands, -1)
-    shown = valid.reshape(n_bands, -1).to(samples.dtype)
-    total = torch.zeros((n_bands, row.numel()), dtype=samples.dtype)
-    weight = torch.zeros((1 if whole else n_bands, row.numel()), dtype=samples.dtype)
-    for y, weight_y in _taps(row.flatten(), stretch_y):
-        for x, weight_x in _taps(col.flatten(), stretch_x):
-            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            at = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).long()
-            share = torch.where(inside, weight_y * weight_x, 0.0).to(samples.dtype)
-            total += flat[:, at] * share
-            weight += share if whole else shown[:, at] * share
+    cube = samples.numpy().reshape(n_bands, -1)
+    valid = np.isfinite(cube)
+    # Bands of one pixel side by side: a row of the sparse matrix then adds up runs of memory, not single numbers.
+    flat = np.ascontiguousarray(np.where(valid, cube, np.float32(0.0)).T)
+    alike = bool((valid == valid[:1]).all())  # one column stands for all bands
+    shown = np.ascontiguousarray(valid[:1].T if alike else valid.T).astype(np.float32)
     near = (
         (_nearest(row).clamp(0, height - 1) * width + _nearest(col).clamp(0, width - 1)).flatten().nan_to_num().long()
     )
-    good = (weight >= MIN_WEIGHT) & (shown[:, near] > 0)
-    return torch.where(good, total / torch.where(good, weight, 1.0), torch.nan).reshape(n_bands, *row.shape)
+    out = np.empty((row.numel(), n_bands), np.float32)
+    for first in range(0, len(out), _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        matrix = _weights(
+            [(y[part], w[part]) for y, w in taps_y], [(x[part], w[part]) for x, w in taps_x], (height, width)
+        )
+        weight = matrix @ shown
+        good = (weight >= MIN_WEIGHT) & (shown[near[part].numpy()] > 0)
+        np.divide(matrix @ flat, np.where(good, weight, np.nan), out=out[part])
+    return torch.from_numpy(np.ascontiguousarray(out.T)).reshape(n_bands, *row.shape)
+
+
+def _weights(taps_y: Taps, taps_x: Taps, shape: tuple[int, int]) -> csr_matrix:
+    """Weight of each pixel of an image of that shape, row after row, at each point."""
+    height, width = shape
+    (y, weight_y), (x, weight_x) = (
+        (torch.stack([at for at, _ in taps], 1), torch.stack([weight for _, weight in taps], 1))
+        for taps in (taps_y, taps_x)
+    )
+    weight_y = torch.where((y >= 0) & (y < height), weight_y, 0.0)
+    weight_x = torch.where((x >= 0) & (x < width), weight_x, 0.0)
+    at = (y.clamp(0, height - 1) * width)[:, :, None] + x.clamp(0, width - 1)[:, None, :]
+    weights = weight_y[:, :, None] * weight_x[:, None, :]
+    n_points, per_point = len(at), at[0].numel()
+    data, indices = weights.float().flatten().numpy(), at.int().flatten().numpy()
+    indptr = np.arange(0, n_points * per_point + 1, per_point, dtype=np.int32)
+    return csr_matrix((data, indices, indptr), shape=(n_points, height * width))
+
+
+def _lanczos_kernel(distance: torch.Tensor) -> torch.Tensor:
+    """Weight of a sample at a distance in pixels: a sinc under the main lobe of a wider one."""
+    weight = torch.sinc(distance) * torch.sinc(distance / _LOBES)
+    return torch.where(distance.abs() < _LOBES, weight, torch.zeros_like(distance))
 
 
 def _nearest(pixels: torch.Tensor) -> torch.Tensor:
@@ -234,12 +277,12 @@ def _nearest(pixels: torch.Tensor) -> torch.Tensor:
     return torch.floor(pixels + 0.5)
 
 
-def _taps(pixels: torch.Tensor, stretch: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _taps(pixels: torch.Tensor, stretch: float, kernel: Kernel, lobes: int) -> Taps:
     """Source pixels under the kernel and their weights, which sum to 1 at each point."""
     pixels = torch.where(torch.isfinite(pixels), pixels, -1e6)
-    reach = int(np.ceil(2 * stretch))
+    reach = int(np.ceil(lobes * stretch))
     base = torch.floor(pixels)
     at = [base + tap for tap in range(1 - reach, reach + 1)]
-    weights = torch.stack([keys_kernel((pixels - x) / stretch) for x in at])
+    weights = torch.stack([kernel((pixels - x) / stretch) for x in at])
     weights /= weights.sum(dim=0)
     return list(zip(at, weights, strict=True))

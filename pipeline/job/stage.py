@@ -206,19 +206,21 @@ def _stage_role(role: str, job: Job, pair: ScenePair, move: Displacement, progre
     if role == "hsi":
         if (measured := _as_measured(job, pair, move)) is not None:
             hsi_move = measured.displacement
-        return _stage_image(pair.hsi, job.grids.coarse, hsi_move, path=path, chunk=HSI_CHUNK, progress=progress)
+        return _stage_image(
+            pair.hsi, job.grids.coarse, hsi_move, path=path, chunk=HSI_CHUNK, progress=progress, sharp=True
+        )
     return _stage_image(pair.msi, job.grids.fine, msi_move, path=path, chunk=MSI_CHUNK, progress=progress)
 
 
 def _stage_image(
-    scene: Scene, grid: GeoBox, move: Displacement, *, path: Path, chunk: int, progress: Progress
+    scene: Scene, grid: GeoBox, move: Displacement, *, path: Path, chunk: int, progress: Progress, sharp: bool = False
 ) -> ImageSums:
     bands = scene.good_bands
     array = store.create_cube(path, (len(bands), *grid.shape), chunk)
     sums = _Sums(len(bands))
     blocks = list(blocks_of(tuple(grid.shape), stage_edge(len(bands), chunk)))
     for done, block in enumerate(blocks, start=1):
-        cube = warp(scene, grid, block.slices, bands=bands, displacement=move)
+        cube = warp(scene, grid, block.slices, bands=bands, displacement=move, sharp=sharp)
         store.write(array, block, cube)
         sums.add(cube)
         progress(f"stage {path.stem}", done, len(blocks))

@@ -153,3 +153,32 @@ def test_rim_is_repeated_for_one_pixel_only():
     out = warp(held(data), target, full(target), bands=[0])
     assert np.isfinite(out[0, :, :110]).all()
     assert np.isnan(out[0, :, 111:]).all()
+
+
+def test_the_sharp_kernel_keeps_detail_that_the_cubic_one_loses():
+    """Waves of 2.7 pixels on a turned grid, against the waves themselves: a fifth of the cubic kernel's error or less."""
+
+    def waves(geobox: GeoBox) -> NDArray[np.float64]:
+        col, row = np.meshgrid(np.arange(geobox.shape[1]) + 0.5, np.arange(geobox.shape[0]) + 0.5)
+        x, y = geobox.affine @ (col, row)
+        return np.sin(2 * np.pi * (x - 400_000) / 80)[None] + np.sin(2 * np.pi * (y - 5_800_000) / 80)[None]
+
+    target = GeoBox((40, 50), Affine(30, 0, 400_700, 0, -30, 5_799_200) @ Affine.rotation(1.0), "EPSG:32633")
+    errors = [
+        np.abs(warp(held(waves(SOURCE)), target, full(target), bands=[0], sharp=sharp) - waves(target)).mean()
+        for sharp in (False, True)
+    ]
+    assert errors[1] < 0.2 * errors[0]
+
+
+def test_windows_of_the_sharp_kernel_are_invisible():
+    """Across a hole and across the scene's rim; where a sample is invalid, so is what lies on it."""
+    data = np.random.default_rng(5).random((2, 90, 110)).astype(np.float32)
+    data[:, 40:44, 50:53] = np.nan
+    target = GeoBox((80, 90), Affine(30, 0, 399_950, 0, -30, 5_799_990) @ Affine.rotation(1.0), "EPSG:32633")
+    whole = warp(held(data), target, full(target), bands=[0, 1], sharp=True)
+    assert np.isnan(whole[:, 20:60, 30:70]).any()
+    for rows in (slice(0, 33), slice(33, 80)):
+        for cols in (slice(0, 47), slice(47, 90)):
+            piece = warp(held(data), target, (rows, cols), bands=[0, 1], sharp=True)
+            np.testing.assert_allclose(piece, whole[:, rows, cols], atol=1e-6)
