@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperfuse.catalogs.errors import OutOfResources
+from hyperfuse.pipeline.cores import usable_cores
 from hyperfuse.pipeline.pipelining import ParallelMap
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _local_cluster(device: str) -> Iterator[Any]:
     common = {"threads_per_worker": 1, "dashboard_address": _LOOPBACK, "silence_logs": logging.CRITICAL}
     with dask.config.set(_PATIENCE):
         if n_devices == 0:
-            cluster = LocalCluster(n_workers=max((os.cpu_count() or 1) // 2, 1), **common)
+            cluster = LocalCluster(n_workers=max(usable_cores() // 2, 1), **common)
         elif n_devices == 1:
             # Nothing to share out, so a device that was chosen by its number keeps it.
             cluster = LocalCluster(n_workers=1, resources={GPU: 1}, **common)

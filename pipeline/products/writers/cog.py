@@ -10,7 +10,6 @@ It is not compressed: that took half as long again. So publishing needs 4/3 of t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from rasterio.windows import Window
 
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.pipeline.composite import true_color
+from hyperfuse.pipeline.cores import usable_cores
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import NODATA
@@ -76,7 +76,7 @@ def write(cube: FinishedCube) -> list[Asset]:
             BLOCKSIZE=BLOCK,
             OVERVIEWS="AUTO",
             BIGTIFF="IF_SAFER",
-            NUM_THREADS=str(min(os.cpu_count() or 1, 4)),
+            NUM_THREADS=str(min(usable_cores(), 4)),
         )
     plain.unlink()
     final.replace(target)
