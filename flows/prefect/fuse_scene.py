@@ -14,7 +14,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 
 from hyperfuse.catalogs.errors import ExpectedSkip
-from hyperfuse.flows.prefect.artifacts import forwarded_logs, show_product
+from hyperfuse.flows.prefect.artifacts import ended, ended_as, forwarded_logs, key_of, run_name, show_product
 from hyperfuse.pipeline.config import RunConfig
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.products.product import Product
@@ -42,29 +42,33 @@ def publish_task(job: StagedJob, opened: OpenRun) -> Product:
     return publish_product(job, started=opened.started, progress=opened.progress)
 
 
-@flow(name="fuse-scene", persist_result=False)
+@flow(name="fuse-scene", flow_run_name=run_name, persist_result=False)
 def fuse_scene(config: RunConfig) -> str:
-    """Fuse a low-resolution hyperspectral and a high-resolution multispectral scene; returns the product's folder."""
+    """Fuse a low-resolution hyperspectral and a high-resolution multispectral scene.
+
+    The result is the product's folder; the message of the final state says how good the product is, or why there was nothing to do.
+    """
     logger = get_run_logger()
     with forwarded_logs():
         try:
-            with open_run(config, progress=_ProgressArtifact()) as opened:
+            with open_run(config, progress=_ProgressArtifact(key_of("fuse-scene", config.output))) as opened:
                 job: StagedJob = stage_task(opened)
                 fuse_task(job, opened)
                 product: Product = publish_task(job, opened)
         except ExpectedSkip as skip:
             # Nothing to do is not a failure: a nightly schedule meets finished products every night.
             logger.warning("skipped: %s", skip)
-            return str(config.output)
+            return ended_as(f"nothing to do: {skip}", config.output)
     _report(product)
     logger.info("published %s", product.path)
-    return str(product.path)
+    return ended(product)
 
 
 class _ProgressArtifact:
     """The progress of the longest stage, tile by tile, in the UI; a call costs 9 ms, so small steps are dropped."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
+        self._key = key
         self._artifact: UUID | None = None
         self._shown = -_STEP_PERCENT
 
@@ -78,7 +82,7 @@ class _ProgressArtifact:
             return
         self._shown = percent
         if self._artifact is None:
-            made = create_progress_artifact(progress=percent, key="fuse-scene-tiles", description=told)
+            made = create_progress_artifact(progress=percent, key=f"{self._key}-tiles", description=told)
             self._artifact = made if isinstance(made, UUID) else None
         else:
             update_progress_artifact(artifact_id=self._artifact, progress=percent, description=told)
@@ -98,4 +102,4 @@ def _report(product: Product) -> None:
         "quality": product.provenance["quality"]["state"],
         "job": product.job_key,
     }
-    show_product(product, rows, key="fuse-scene")
+    show_product(product, rows, key=key_of("fuse-scene", product.path))

@@ -10,7 +10,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from hyperfuse.catalogs.errors import ExpectedSkip
-from hyperfuse.flows.prefect.artifacts import forwarded_logs, show_product
+from hyperfuse.flows.prefect.artifacts import ended, ended_as, forwarded_logs, key_of, run_name, show_product
 from hyperfuse.pipeline.mosaic.run import AreaRun, blend_area, open_area, publish_area
 from hyperfuse.pipeline.mosaic.settings import AreaConfig
 from hyperfuse.pipeline.products.product import Product
@@ -28,9 +28,9 @@ def publish_task(run: AreaRun) -> Product:
     return publish_area(run)
 
 
-@flow(name="mosaic-scenes", persist_result=False)
+@flow(name="mosaic-scenes", flow_run_name=run_name, persist_result=False)
 def mosaic_scenes(config: AreaConfig) -> str:
-    """Blend several fused products into one area product; returns its folder."""
+    """Blend several fused products into one area product; the result is its folder."""
     logger = get_run_logger()
     with forwarded_logs():
         try:
@@ -39,10 +39,10 @@ def mosaic_scenes(config: AreaConfig) -> str:
                 product: Product = publish_task(run)
         except ExpectedSkip as skip:
             logger.warning("skipped: %s", skip)
-            return str(config.output)
+            return ended_as(f"nothing to do: {skip}", config.output)
     _report(product)
     logger.info("published %s", product.path)
-    return str(product.path)
+    return ended(product)
 
 
 def _report(product: Product) -> None:
@@ -58,4 +58,4 @@ def _report(product: Product) -> None:
             for pair in seams["pairs"]
         },
     }
-    show_product(product, rows, key="mosaic-scenes")
+    show_product(product, rows, key=key_of("mosaic-scenes", product.path))

@@ -70,7 +70,7 @@ def test_the_flow_publishes_and_skips(halves, tmp_path):
             assert mosaic_scenes(config) == str(tmp_path / "area")
             with get_client(sync_client=True) as client:
                 artifacts = {artifact.key for artifact in client.read_artifacts()}
-    assert {"mosaic-scenes-product", "mosaic-scenes-quicklook"} <= artifacts
+    assert {"mosaic-scenes-area-product", "mosaic-scenes-area-quicklook"} <= artifacts
 
 
 def test_the_deployment_is_declared():

@@ -21,12 +21,17 @@ def test_the_flow_publishes_reports_and_skips(server, tmp_path):
     assert verify(tmp_path / "out").name == "out"
     with get_client(sync_client=True) as client:
         artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
-    assert {"fuse-scene-tiles", "fuse-scene-product", "fuse-scene-quicklook"} <= set(artifacts)
-    assert float(artifacts["fuse-scene-tiles"].data) == 100.0
-    assert "data:image/png;base64" in str(artifacts["fuse-scene-quicklook"].data)
+        (ran,) = [one for one in client.read_flow_runs() if one.name == "out"]
+    assert {"fuse-scene-out-tiles", "fuse-scene-out-product", "fuse-scene-out-quicklook"} <= set(artifacts)
+    assert float(artifacts["fuse-scene-out-tiles"].data) == 100.0
+    assert "data:image/png;base64" in str(artifacts["fuse-scene-out-quicklook"].data)
+    assert ran.state.message.startswith("published")
     before = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
     assert fuse_scene(settings) == str(tmp_path / "out")
     assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == before
+    with get_client(sync_client=True) as client:
+        messages = [one.state.message for one in client.read_flow_runs() if one.name == "out"]
+    assert any(message.startswith("nothing to do: ") and "already published" in message for message in messages)
 
 
 @pytest.mark.filterwarnings("default")
