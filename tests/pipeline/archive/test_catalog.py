@@ -37,7 +37,12 @@ def test_a_product_is_derived_from_its_scenes_and_its_weights(catalog, tmp_path)
         for item in (pairing.hsi, pairing.chosen.msi)
         for key, value in {"uri": item.uri, "sensor": item.sensor, **item.settings}.items()
     }
-    settings = {"output": str(tmp_path / "fused"), "method": "csakd-student", "weights": str(weights)}
+    settings = {
+        "output": str(tmp_path / "fused"),
+        "method": "csakd-student",
+        "weights": str(weights),
+        "quality.gate": "off",
+    }
     product = run(load_config(None, {**scenes, **settings, "publish.formats": ["cog", "stac"]}))
     assert product.item is not None
     own = json.loads(product.item.read_text())
