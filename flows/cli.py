@@ -31,6 +31,7 @@ from hyperfuse.flows.commands import (
     mosaic,
     plan,
     register,
+    settings,
     train,
     verify,
 )
@@ -60,6 +61,7 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "adapt": (adapt, "fit a universal network to one scene, where held-back blocks of it agree"),
     "archive": (archive, "fuse every suitable pair of a catalogue; safe to start again"),
     "methods": (methods, "list the methods that can be chosen"),
+    "settings": (settings, "list what can be set, or write a commented file of it"),
 }
 """Commands by name: a module with `add_options(parser)`, `run(options, display) -> record` and `show(display, record)`."""
 _QUOTED = re.compile(r"invalid choice: '([^']+)'|unrecognized arguments: (--[\w-]+)")
