@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hyperfuse.catalogs.stac.fused_products import is_product_folder
+from hyperfuse.flows.commands import product
 from hyperfuse.flows.commands.options import assigned
 from hyperfuse.flows.display import Display
 
@@ -24,7 +26,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noqa: ARG001
-    """The record of `pipeline.reports.describe.describe`."""
+    """The record of `pipeline.reports.describe.describe`; of a fused product, that of `hyperfuse verify`, unchecked."""
+    if is_product_folder(Path(options.product)):
+        from hyperfuse.pipeline.products.product import Product  # noqa: PLC0415 (xarray takes seconds, --help must not)
+
+        return product.product_record(Product.load(Path(options.product)))
     from hyperfuse.pipeline.config import load_scene  # noqa: PLC0415 (torch takes seconds, --help must not)
     from hyperfuse.pipeline.reports.describe import describe  # noqa: PLC0415
 
@@ -34,6 +40,9 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noq
 
 def show(display: Display, record: dict[str, Any]) -> None:
     """The record in a few lines."""
+    if "product" in record:
+        product.show(display, record)
+        return
     bands, grid = record["bands"], record["grid"]
     good = [nm for nm, is_good in zip(bands["center_nm"], bands["good"], strict=True) if is_good]
     left, bottom, right, top = record["bounds_lonlat"]

@@ -453,7 +453,7 @@ def test_empty_and_missing_files_are_refused(tmp_path: Path) -> None:
     refused(path, r"a\.tif: is empty \(0 bytes\)")
     refused(tmp_path / "b.tif", "no such file")
     refused(tmp_path / "*.bsq", "no image matches")
-    refused(tmp_path, "a folder without Zarr metadata")
+    refused(tmp_path, "looks like a folder of TIFF files")
 
 
 @pytest.mark.parametrize("keep", [4, 7, 9, 100, 0.5, 0.999])
@@ -644,3 +644,25 @@ def test_names_that_do_not_all_tell_one_wavelength_tell_none(tmp_path, names):
     path = envi(tmp_path / "a.bsq", counts(), header=f"band names = {{{names}}}")
     with pytest.raises(InputRejected, match="wavelength"):
         opened(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("GRANULE/x", "a Sentinel-2 SAFE without MTD_MSIL1C.xml or MTD_MSIL2A.xml"),
+        ("LC09_L2SP_193024_20230612_SR_B4.TIF", "a Landsat scene without its MTL file"),
+        ("ENMAP01-____L2A-DT0_SPECTRAL_IMAGE.TIF", "an EnMAP product without its METADATA.XML"),
+        ("PRS_L2D_STD_20240402.he5", "a folder of PRISMA files; name one of them"),
+        ("a.tif", "a folder of TIFF files; name one, or quote a glob"),
+        ("manifest.json", "a fused product of HyperFuse"),
+        ("notes.txt", "a folder without Zarr metadata"),
+    ],
+)
+def test_a_folder_is_told_by_what_it_resembles(tmp_path, name, told):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+    refused(tmp_path, told)
+
+
+def test_an_empty_folder(tmp_path):
+    refused(tmp_path, "an empty folder; name a scene")

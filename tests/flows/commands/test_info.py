@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from hyperfuse.flows.cli import main
+from hyperfuse.pipeline.run import run as run_pipeline
 from tests.products import sentinel2
+from tests.synthetic import config
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +54,13 @@ def test_errors(safe, tmp_path, capsys):
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 4
     assert all(line.startswith("hyperfuse: ") for line in told)
+
+
+def test_a_fused_product_tells_of_itself(capsys, tmp_path):
+    settings = {"method": "bicubic", "publish__formats": "[zarr]", "quality__gate": "off"}
+    product = run_pipeline(config(tmp_path / "p", "size=96&bands=12", **settings))
+    assert main(["info", str(tmp_path / "p"), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["job_key"], record["bands"]) == (product.job_key, 12)
+    assert main(["info", str(tmp_path / "p")]) == 0
+    assert "96 x 96 px, 12 bands, 100.00 % valid" in capsys.readouterr().out
