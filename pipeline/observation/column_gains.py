@@ -72,8 +72,8 @@ def column_gains(hsi: F64, low: F64, valid: NDArray[np.bool_], detectors: Sequen
         if found is not None:
             gains[bands], any_found = found, True
         left = own - own.mean(axis=0)
-        _, strength, axes = np.linalg.svd(left, full_matrices=False)
-        told = np.hstack([told, left @ axes[: min(_COMPONENTS, len(strength))].T])
+        _, axes = np.linalg.eigh(left.T @ left)  # in increasing order
+        told = np.hstack([told, left @ axes[:, -_COMPONENTS:]])
     return gains if any_found else None
 
 
@@ -121,7 +121,7 @@ def _step(cube: F64, told: F64, seen: NDArray[np.bool_], *, is_first: bool) -> F
     covariance = left.T @ left / len(left)
     ridge = _RIDGE * max(float(np.trace(covariance)), 1e-30) / len(covariance)
     metric = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
-    distance = np.einsum("pb,bc,pc->p", left, metric, left)
+    distance = ((left @ metric) * left).sum(axis=1)
     level = ((cube[..., :-2] + cube[..., 1:-1] + cube[..., 2:]) / 3)[:, seen].T
     weighted = level @ metric
     power, product = (weighted * level).sum(axis=1), (weighted * left).sum(axis=1)

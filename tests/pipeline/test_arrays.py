@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from distributed import Client, LocalCluster
 
 import hyperfuse
 from hyperfuse.catalogs.errors import InputRejected
@@ -185,3 +186,14 @@ def test_a_second_run_gives_the_product_back_and_everything_shows_itself(tmp_pat
     moved = "size=200&ratio=4&bands=20&seed=2&east_m=13"
     found = hyperfuse.register(f"synthetic:hsi?{moved}", f"synthetic:msi?{moved}")
     assert f"registration: {found.decision}" in found._repr_html_()
+
+
+@pytest.mark.filterwarnings("default")
+def test_tiles_are_fused_by_whatever_dask_client_there_is(scratch: Path) -> None:
+    """Two worker processes, which own nothing of the folder: the samples of this process."""
+    fused = hyperfuse.fuse(HSI, MSI, method="gsa", settings=SETTINGS, scratch=scratch)
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+        there = fused.to_numpy()
+    assert [path.name for path in scratch.glob("*/.fused.*.staging/job.json")] == ["job.json"]
+    again = hyperfuse.fuse(HSI, MSI, method="gsa", settings=SETTINGS, scratch=scratch)
+    np.testing.assert_array_equal(again.to_numpy(), there)
