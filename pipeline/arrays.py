@@ -156,7 +156,12 @@ def fuse(
     ------
     catalogs.errors.HyperFuseError
         Every expected end, as on the command line; but a product that is there, of the same inputs with the same settings, is
-    given back.
+        given back.
+
+    Notes
+    -----
+    The records of a product made from arrays name the working copies, which are gone, and their digests, which are those of the
+    samples.
     """
     folder = Path(tempfile.mkdtemp(prefix="hyperfuse-", dir=scratch))
     try:

@@ -7,9 +7,8 @@ import json
 import logging
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -453,37 +452,6 @@ def _nearest(where: str, names: list[str]) -> str | None:
     leaf = where.rpartition(".")[2]
     same = [name for name in names if name.rpartition(".")[2] == leaf]
     return next(iter(same or difflib.get_close_matches(where, names, n=1, cutoff=0.7)), None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One setting of a fusion, for people."""
-
-    name: str
-    """Dotted."""
-    values: str
-    """What it takes."""
-    default: Any
-    """`...` where it must be given."""
-    about: str
-    """What it decides."""
-
-
-def described(model: type[BaseModel] = RunConfig, group: str = "") -> Iterator[Setting]:
-    """All settings, in the order in which they are declared."""
-    for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from described(inner, f"{group}{name}.")
-            continue
-        choices = get_args(inner) if get_origin(inner) is Literal else ()
-        values = " | ".join(map(str, choices)) if choices else str(inner).removeprefix("<class '").removesuffix("'>")
-        yield Setting(
-            name=f"{group}{name}",
-            values=values.replace("typing.", "").replace("pathlib.", "").replace("NoneType", "None"),
-            default=... if field.is_required() else field.get_default(call_default_factory=True),
-            about=" ".join((field.description or "").split()),
-        )
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from hyperfuse.catalogs.formats.stored import (
 )
 from hyperfuse.catalogs.scene import Quantity, Scene
 from hyperfuse.catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.sensors._resembled import resembled
 
 SENSOR = Sensor(title="Any GeoTIFF, ENVI, NetCDF or Zarr with wavelengths and a CRS")
 
@@ -171,7 +172,7 @@ def _told_bands(source: Source) -> int | None:
 
 def _raster(path: Path, n_bands: int | None) -> Image:
     if path.is_dir():
-        raise InputRejected(f"{path}: {_resembled(path)}")
+        raise InputRejected(f"{path}: {resembled(path)}")
     if (driver := raster_driver(path)) is not None:
         return open_raster(path, driver, n_bands=n_bands)
     if (package := open_package(str(path))) is not None and package.kind != "folder":
@@ -185,39 +186,6 @@ def _raster(path: Path, n_bands: int | None) -> Image:
     raise InputRejected(
         f"{path}: is {kind_of(start)}, expected GeoTIFF, JPEG 2000, ENVI with its .hdr beside it, NetCDF or Zarr; convert or fetch it again"
     )
-
-
-_RESEMBLED = (
-    (
-        "manifest.json",
-        "a fused product of HyperFuse; read it with xarray or `hyperfuse info`, and fuse scenes, not products",
-    ),
-    ("MTD_MSIL*.xml", "a Sentinel-2 SAFE whose metadata cannot be read; fetch it again"),
-    ("GRANULE", "a Sentinel-2 SAFE without MTD_MSIL1C.xml or MTD_MSIL2A.xml; fetch it again, whole"),
-    ("L[COTE]0[4-9]_*", "a Landsat scene without its MTL file (_MTL.txt, .xml or .json); put it beside the bands"),
-    ("ENMAP*SPECTRAL_IMAGE*", "an EnMAP product without its METADATA.XML; put it beside the image"),
-    ("DESIS*SPECTRAL_IMAGE*", "a DESIS product without its METADATA.xml; put it beside the image"),
-    ("PRS_L*.he5", "a folder of PRISMA files; name one of them"),
-    ("EMIT_L2A_*.nc", "a folder of EMIT files; name that of the reflectance, EMIT_L2A_RFL_*.nc"),
-    ("*_udm2*.tif", "a Planet order without its STAC item or metadata; name the image itself"),
-    ("*.he5", "a folder of HDF5 files; name one of them"),
-    ("*.tif", "a folder of TIFF files; name one, or quote a glob of tiles on one lattice such as {folder}/*.tif"),
-    ("*.jp2", "a folder of JPEG 2000 files; name one, or fetch the whole product with its metadata"),
-    ("*.nc", "a folder of NetCDF files; name one of them"),
-    ("*.zip", "a folder of archives; name one of them"),
-    ("*.tar*", "a folder of archives; name one of them"),
-)
-"""What a folder looks like by the first of these names that is in it, and what is missing."""
-
-
-def _resembled(folder: Path) -> str:
-    """What a folder that no reader takes looks like, and what to do."""
-    if not any(folder.iterdir()):
-        return "an empty folder; name a scene"
-    told = next((told for pattern, told in _RESEMBLED if any(folder.glob(pattern))), None)
-    if told is None:
-        return f"a folder without Zarr metadata; name a file, a Zarr folder or a glob such as {folder}/*.tif"
-    return f"looks like {told.format(folder=folder)}"
 
 
 def _matches(uri: str) -> list[Path]:

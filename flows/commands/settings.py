@@ -5,15 +5,49 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
+from pydantic import BaseModel
 from rich.table import Table
 
 from hyperfuse.catalogs.errors import UsageError
 from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.flows.display import Display
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting of a fusion, for people."""
+
+    name: str
+    """Dotted."""
+    values: str
+    """What it takes."""
+    default: Any
+    """`...` where it must be given."""
+    about: str
+    """What it decides."""
+
+
+def described(model: type[BaseModel], group: str = "") -> Iterator[Setting]:
+    """All settings, in the order in which they are declared."""
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from described(inner, f"{group}{name}.")
+            continue
+        choices = get_args(inner) if get_origin(inner) is Literal else ()
+        values = " | ".join(map(str, choices)) if choices else str(inner).removeprefix("<class '").removesuffix("'>")
+        yield Setting(
+            name=f"{group}{name}",
+            values=values.replace("typing.", "").replace("pathlib.", "").replace("NoneType", "None"),
+            default=... if field.is_required() else field.get_default(call_default_factory=True),
+            about=" ".join((field.description or "").split()),
+        )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +69,9 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noq
     UsageError
         If there is none of that name, or the file exists.
     """
-    from hyperfuse.pipeline.config import described  # noqa: PLC0415 (torch takes seconds, --help must not)
+    from hyperfuse.pipeline.config import RunConfig  # noqa: PLC0415 (torch takes seconds, --help must not)
 
-    every = list(described())
+    every = list(described(RunConfig))
     wanted = options.name
     chosen = [one for one in every if wanted is None or one.name == wanted or one.name.startswith(f"{wanted}.")]
     if not chosen:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from hyperfuse.flows.cli import main
-from hyperfuse.pipeline.config import RunConfig, described, load_config
+from hyperfuse.flows.commands.settings import described
+from hyperfuse.pipeline.config import RunConfig, load_config
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict]:
@@ -49,7 +50,8 @@ def test_the_written_file_is_the_defaults(tmp_path: Path) -> None:
     whole = "".join(
         line.replace("# ", "", 1) + "\n" if line.strip().startswith("# ") and ": " in line else line + "\n"
         for line in path.read_text().splitlines()
-        if not line.strip().startswith("# ") or any(f"# {one.name.rpartition('.')[2]}: " in line for one in described())
+        if not line.strip().startswith("# ")
+        or any(f"# {one.name.rpartition('.')[2]}: " in line for one in described(RunConfig))
     )
     assert load_config(None, _without_none(yaml.safe_load(whole)) | required) == load_config(None, required)
     assert main(["settings", "--write", str(path)]) == 2
