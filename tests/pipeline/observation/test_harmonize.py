@@ -372,5 +372,6 @@ def test_a_real_pair_is_harmonized_by_a_few_percent(tmp_path):
     assert harmony is not None
     assert harmony.passed
     assert harmony.is_applied
-    assert np.abs(harmony.gain - 1.0).max() < 0.05
-    assert np.abs(harmony.offset).max() < 0.005
+    # Contrast differs by some percent, more where the HSI is resampled by a sharper kernel; the mean level hardly does.
+    assert np.abs(harmony.gain - 1.0).max() < 0.07
+    assert np.abs(harmony.gain * 0.1 + harmony.offset - 0.1).max() < 0.003
