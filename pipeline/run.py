@@ -49,6 +49,7 @@ from hyperfuse.pipeline.products.provenance import provenance
 from hyperfuse.pipeline.products.publish import publish, require_free
 from hyperfuse.pipeline.progress import Meter, Progress, silent
 from hyperfuse.pipeline.quality.assessment import assess, require_passed, require_some_valid
+from hyperfuse.pipeline.quality.causes.change_map import find_changes
 from hyperfuse.pipeline.quality.residual_decision import decide_residual
 from hyperfuse.pipeline.quality.standard_error import estimate_errors
 from hyperfuse.pipeline.reports.product_page import write_product_page
@@ -189,6 +190,7 @@ def publish_product(job: StagedJob, *, started: datetime, progress: Progress = s
     summary = mosaic(job)
     require_some_valid(job, summary)
     effort = json.loads((job.folder / "fused.json").read_text())
+    find_changes(job)
     if job.config.publish.uncertainty:
         estimate_errors(job, progress)
     ended = now()

@@ -33,6 +33,7 @@ _AT_ONCE = 1 << 15
 _LOBES = 6
 """Pixels to each side that the sharp kernel reaches."""
 
+F32 = NDArray[np.float32]
 Kernel = Callable[[torch.Tensor], torch.Tensor]
 """Weights of samples at distances in pixels."""
 Taps = list[tuple[torch.Tensor, torch.Tensor]]
@@ -91,28 +92,78 @@ def warp(
             (rows.stop - rows.start, cols.stop - cols.start),
             bands,
         )
-    row, col = source_pixels(scene.geobox, target, window, displacement)
-    out = np.full((len(bands), *row.shape), np.nan, np.float32)
-    height, width = scene.geobox.shape
-    stretch_x, stretch_y = _stretch(scene.geobox, target)
+    gather = gathering(scene.geobox, target, window, displacement=displacement, sharp=sharp)
+    if gather is None:
+        return np.full((len(bands), rows.stop - rows.start, cols.stop - cols.start), np.nan, np.float32)
+    return gather(scene.read(gather.window, bands))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gather:
+    """How the pixels of a window of one grid are made of those of another."""
+
+    window: Window
+    """Rows and columns of the source that are needed."""
+    inside: NDArray[np.bool_]
+    """Pixels of the target that the source reaches, shape (y, x)."""
+    at: tuple[torch.Tensor, torch.Tensor]
+    """Rows and columns (pixels of the source's window) of the target's pixels, shape (y, x)."""
+    taps: tuple[Taps, Taps]
+    """Along rows and columns."""
+
+    def __call__(self, samples: F32) -> F32:
+        """Resample what lies on the source's pixels.
+
+        Parameters
+        ----------
+        samples : ndarray, shape (band, *window), float32
+            NaN where invalid.
+
+        Returns
+        -------
+        ndarray, shape (band, y, x), float32
+        """
+        out: F32 = _gather(torch.from_numpy(samples), *self.at, *self.taps).numpy()
+        out[:, ~self.inside] = np.nan
+        return out
+
+
+def gathering(
+    source: GeoBox,
+    target: GeoBox,
+    window: Window,
+    *,
+    displacement: Displacement = NO_DISPLACEMENT,
+    sharp: bool = False,
+) -> Gather | None:
+    """How a window of a grid is made of a scene on another; None if the scene does not reach it. Parameters are those of `warp`."""
+    row, col = source_pixels(source, target, window, displacement)
+    height, width = source.shape
+    stretch_x, stretch_y = _stretch(source, target)
     inside = _near(row, height, stretch_y) & _near(col, width, stretch_x)
     if not inside.any():
-        return out
+        return None
     row, col = np.clip(row, 0, height - 1), np.clip(col, 0, width - 1)
     sharp = sharp and stretch_y == stretch_x == 1.0
     lobes = _LOBES if sharp else 2
-    reach_y, reach_x = lobes * stretch_y, lobes * stretch_x
-    top, bottom = _span(row[inside], reach_y, height)
-    left, right = _span(col[inside], reach_x, width)
-    samples = torch.from_numpy(scene.read((slice(top, bottom), slice(left, right)), bands))
+    top, bottom = _span(row[inside], lobes * stretch_y, height)
+    left, right = _span(col[inside], lobes * stretch_x, width)
     kernel = _lanczos_kernel if sharp else keys_kernel
     row_at, col_at = torch.from_numpy(row - top), torch.from_numpy(col - left)
-    taps_y = _taps(row_at.flatten(), stretch_y, kernel, lobes)
-    taps_x = _taps(col_at.flatten(), stretch_x, kernel, lobes)
-    gathered = _gather(samples, row_at, col_at, taps_y, taps_x)
-    out[:] = gathered.numpy()
-    out[:, ~inside] = np.nan
-    return out
+    return Gather(
+        window=(slice(top, bottom), slice(left, right)),
+        inside=inside,
+        at=(row_at, col_at),
+        taps=(
+            _taps(row_at.flatten(), stretch_y, kernel, lobes),
+            _taps(col_at.flatten(), stretch_x, kernel, lobes),
+        ),
+    )
+
+
+def is_copied(source: GeoBox, target: GeoBox, displacement: Displacement = NO_DISPLACEMENT) -> bool:
+    """Whether `warp` copies a scene on that grid sample by sample."""
+    return on_lattice(source, _moved(target, displacement)) is not None
 
 
 @dataclass(frozen=True)
@@ -179,6 +230,25 @@ def source_pixels(
         x, y = _transformer(str(target.crs), str(source.crs)).transform(x, y)
     col, row = ~source.affine @ (in_turn(x, source), y)
     return _quantized(row), _quantized(col)
+
+
+def target_pixels(
+    target: GeoBox, source: GeoBox, window: Window, displacement: Displacement = NO_DISPLACEMENT
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where pixel centers of a window of a scene lie in the grid that it is brought to: the inverse of `source_pixels`.
+
+    Returns
+    -------
+    row, col : ndarray, shape (y, x), float64
+        Pixels of `target`; whole numbers are pixel centers.
+    """
+    rows, cols = window
+    col, row = np.meshgrid(np.arange(cols.start, cols.stop) + 0.5, np.arange(rows.start, rows.stop) + 0.5)
+    x, y = (np.asarray(axis) for axis in source.affine @ (col, row))
+    if source.crs != target.crs:
+        x, y = _transformer(str(source.crs), str(target.crs)).transform(x, y)
+    col, row = ~target.affine @ (-displacement)(in_turn(x, target), y)
+    return np.asarray(row) - 0.5, np.asarray(col) - 0.5
 
 
 def _quantized(corner_based: NDArray[np.float64]) -> NDArray[np.float64]:

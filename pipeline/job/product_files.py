@@ -25,3 +25,7 @@ THUMBNAIL = "thumbnail.png"
 
 
 MANIFEST = "manifest.json"
+
+
+FLAGS = "quality_flags.tif"
+"""Bits that tell of single pixels, written by `pipeline.products.flags`."""

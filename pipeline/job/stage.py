@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,12 @@ from hyperfuse.catalogs.scene import Scene
 from hyperfuse.models import method
 from hyperfuse.pipeline.geometry.box import Box, blocks_of
 from hyperfuse.pipeline.geometry.displacement import NO_DISPLACEMENT, Displacement
-from hyperfuse.pipeline.geometry.resample import Measured, as_measured, warp
+from hyperfuse.pipeline.geometry.resample import Measured, as_measured, is_copied, warp
 from hyperfuse.pipeline.geometry.tiling import stage_edge
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.folder import STAGED, STAGED_FILES, Job, StagedJob
 from hyperfuse.pipeline.job.records import ImageSums, StagedRecord
+from hyperfuse.pipeline.job.sampled_anew import SampledAnew
 from hyperfuse.pipeline.job.seals import changed, seal
 from hyperfuse.pipeline.observation.blind import blind, measured_psf
 from hyperfuse.pipeline.observation.column_gains import gains_of_sample
@@ -50,6 +52,7 @@ _MADE_OF_STAGED = (
     *(
         "sums.safetensors",
         "sums.json",
+        "changed.npy",
         "fill.safetensors",
         "fill.json",
         "features.json",
@@ -102,7 +105,8 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
         )
     write_registration(found, job.folder)
     (job.folder / "stage").mkdir(exist_ok=True)
-    hsi, msi = (_stage_role(role, job, pair, move, progress) for role in _ROLES)
+    msi = _stage_msi(job, pair, move, progress)
+    hsi = _stage_hsi(job, pair, move, msi, progress)
     measured = _as_measured(job, pair, move)
     observation = _observe(job, hsi, msi, registration, measured)
     gains, amplitudes = _column_gains(job, hsi, msi, observation)
@@ -178,10 +182,13 @@ def _resumed(job: Job, pair: ScenePair, progress: Progress) -> StagedJob | None:
     if not lost:
         return staged
     log.warning("%s: files of %s are lost or damaged; staged anew", job.folder, " and ".join(p.name for p in lost))
-    for path in lost:
-        _stage_role(path.stem, job, pair, staged.staged.registration.displacement, progress)
-        if path.stem == "hsi":
-            _destripe(job, staged.staged.column_gains)
+    move = staged.staged.registration.displacement
+    names = {path.stem for path in lost}
+    if "msi" in names:
+        _stage_msi(job, pair, move, progress)
+    if "hsi" in names:
+        _stage_hsi(job, pair, move, staged.staged.msi, progress)
+        _destripe(job, staged.staged.column_gains)
     if seal(listing, _arrays(job)) != expected:
         log.warning("%s: what is staged anew differs from before; all tiles are fused anew", job.folder)
         _forget(job)
@@ -199,28 +206,50 @@ def _forget(job: Job) -> None:
             path.unlink(missing_ok=True)
 
 
-def _stage_role(role: str, job: Job, pair: ScenePair, move: Displacement, progress: Progress) -> ImageSums:
-    """Stage the HSI or the MSI; the one that is not the reference is moved."""
-    hsi_move, msi_move = (move, NO_DISPLACEMENT) if job.config.align.reference == "msi" else (NO_DISPLACEMENT, -move)
-    path = job.folder / "stage" / f"{role}.zarr"
-    if role == "hsi":
-        if (measured := _as_measured(job, pair, move)) is not None:
-            hsi_move = measured.displacement
-        return _stage_image(
-            pair.hsi, job.grids.coarse, hsi_move, path=path, chunk=HSI_CHUNK, progress=progress, sharp=True
+def _stage_msi(job: Job, pair: ScenePair, move: Displacement, progress: Progress) -> ImageSums:
+    """Stage the MSI, which is moved where the HSI is the reference."""
+    own = NO_DISPLACEMENT if job.config.align.reference == "msi" else -move
+    grid, bands = job.grids.fine, pair.msi.good_bands
+    return _stage_image(
+        job.folder / "stage/msi.zarr", pair.msi, grid, progress,
+        lambda block: warp(pair.msi, grid, block.slices, bands=bands, displacement=own),
+    )  # fmt: skip
+
+
+def _stage_hsi(job: Job, pair: ScenePair, move: Displacement, msi: ImageSums, progress: Progress) -> ImageSums:
+    """Stage the HSI: its own samples where they lie on the coarse lattice or one offset beside it, else as well as they can be resampled."""
+    own = move if job.config.align.reference == "msi" else NO_DISPLACEMENT
+    if (measured := _as_measured(job, pair, move)) is not None:
+        own = measured.displacement
+    grid, bands = job.grids.coarse, pair.hsi.good_bands
+
+    def copied(block: Box) -> NDArray[np.float32]:
+        return warp(pair.hsi, grid, block.slices, bands=bands, displacement=own)
+
+    read: Callable[[Box], NDArray[np.float32]] = copied
+    if not is_copied(pair.hsi.geobox, grid, own):
+        anew = SampledAnew(
+            scene=pair.hsi, grid=grid, displacement=own, bands=bands, fine=job.grids.fine, msi=job.folder / "stage/msi.zarr",
+            msi_bands=msi.kept, ratio=job.grids.ratio, psf_sigma_px=job.record.psf_sigma_px,
+        )  # fmt: skip
+        anew.learn(
+            sampled_blocks(job.grids.coarse_shape, n_hsi=len(bands), n_msi=len(msi.kept), ratio=job.grids.ratio),
+            is_psf_known=job.config.sensor_model == "tables",
         )
-    return _stage_image(pair.msi, job.grids.fine, msi_move, path=path, chunk=MSI_CHUNK, progress=progress)
+        read = anew
+    return _stage_image(job.folder / "stage/hsi.zarr", pair.hsi, grid, progress, read)
 
 
 def _stage_image(
-    scene: Scene, grid: GeoBox, move: Displacement, *, path: Path, chunk: int, progress: Progress, sharp: bool = False
+    path: Path, scene: Scene, grid: GeoBox, progress: Progress, read: Callable[[Box], NDArray[np.float32]]
 ) -> ImageSums:
-    bands = scene.good_bands
-    array = store.create_cube(path, (len(bands), *grid.shape), chunk)
-    sums = _Sums(len(bands))
-    blocks = list(blocks_of(tuple(grid.shape), stage_edge(len(bands), chunk)))
+    chunk = HSI_CHUNK if path.stem == "hsi" else MSI_CHUNK
+    n_bands = len(scene.good_bands)
+    array = store.create_cube(path, (n_bands, *grid.shape), chunk)
+    sums = _Sums(n_bands)
+    blocks = list(blocks_of(tuple(grid.shape), stage_edge(n_bands, chunk)))
     for done, block in enumerate(blocks, start=1):
-        cube = warp(scene, grid, block.slices, bands=bands, displacement=move, sharp=sharp)
+        cube = read(block)
         store.write(array, block, cube)
         sums.add(cube)
         progress(f"stage {path.stem}", done, len(blocks))

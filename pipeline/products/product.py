@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from hyperfuse.catalogs.notebook import rows_html
 from hyperfuse.pipeline.formats import available
-from hyperfuse.pipeline.job.product_files import PROVENANCE, QA, REPORT, THUMBNAIL
+from hyperfuse.pipeline.job.product_files import FLAGS, PROVENANCE, QA, REPORT, THUMBNAIL
 from hyperfuse.pipeline.products.draft import BadProduct
 from hyperfuse.pipeline.products.records import ProductFacts
 from hyperfuse.pipeline.products.writers import Writer, writer
@@ -74,6 +74,12 @@ class Product:
     def zarr(self) -> Path | None:
         """The Zarr group, if published."""
         return self.path_of("zarr")
+
+    @property
+    def flags(self) -> Path | None:
+        """Bits that tell of single pixels (`pipeline.products.flags`); None for a product that was made without."""
+        path = self.path / FLAGS
+        return path if path.is_file() else None
 
     @property
     def cog(self) -> Path | None:

@@ -33,9 +33,10 @@ from hyperfuse.catalogs.times import rfc3339
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import WORKING_FORMAT
 from hyperfuse.pipeline.job.folder import Job, StagedJob
-from hyperfuse.pipeline.job.product_files import CRATE, MANIFEST, PROV, PROVENANCE, QA, REPORT, THUMBNAIL
+from hyperfuse.pipeline.job.product_files import CRATE, FLAGS, MANIFEST, PROV, PROVENANCE, QA, REPORT, THUMBNAIL
 from hyperfuse.pipeline.products.commit import files_of, put_in_place
 from hyperfuse.pipeline.products.draft import Asset, BadProduct, Draft
+from hyperfuse.pipeline.products.flags import write_flags
 from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.prov_rocrate import crate, prov_document
 from hyperfuse.pipeline.products.thumbnail import thumbnail
@@ -63,6 +64,9 @@ COMMON_ASSETS = (
 """Files of every product, beside its cube."""
 _RECORDS = (
     plain_asset("prov", PROV, "application/json", "The same as W3C PROV-JSON", "metadata"),
+    plain_asset(
+        "quality-flags", FLAGS, "image/tiff; application=geotiff", "Bits that tell of single pixels", "metadata"
+    ),
     plain_asset("tie-points", TABLE, "application/geo+json", "Tie points of the registration", "metadata"),
     plain_asset("registration", FIGURE, "image/png", "Tie points of the registration over the HSI", "overview"),
     plain_asset("qa", QA, "application/json", "Scores, gates and their definitions", "metadata"),
@@ -111,6 +115,7 @@ def publish(draft: Draft, *, progress: Progress = silent) -> Product:
         writer(name).check(root, draft.provenance.product)
         step()
     thumbnail(job, root / THUMBNAIL)
+    write_flags(job, root)
     for name in (TABLE, FIGURE, QA, REPORT):
         if (job.folder / name).is_file():
             shutil.copyfile(job.folder / name, root / name)
@@ -145,6 +150,8 @@ def require_vacant(output: Path, key: str, *, replaceable: bool = False) -> None
     """The same of any product folder and the key of what is to be in it."""
     if f"{output.name}.json" in {MANIFEST, PROVENANCE, PROV, QA, CRATE}:
         raise InputRejected(f"{output}: {output.name}.json is a file of every product; choose another name")
+    if f"{output.name}.tif" == FLAGS:
+        raise InputRejected(f"{output}: {FLAGS} is a file of every product; choose another name")
     if not output.parent.is_dir():
         raise InputRejected(f"{output}: its parent folder does not exist; create it")
     if not os.path.lexists(output):

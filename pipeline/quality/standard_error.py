@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.catalogs.formats.files import write_atomic
+from hyperfuse.models.operators import upsample
 from hyperfuse.pipeline.execution.cluster import spread_over
 from hyperfuse.pipeline.fusion.device import pick_device
 from hyperfuse.pipeline.fusion.residual import weights_of
@@ -32,6 +34,7 @@ from hyperfuse.pipeline.job.records import code_version
 from hyperfuse.pipeline.job.template import create_errors
 from hyperfuse.pipeline.observation.simulate import SimulatedPair
 from hyperfuse.pipeline.progress import Progress, silent
+from hyperfuse.pipeline.quality.causes.change_map import load_changes, of_product
 from hyperfuse.pipeline.quality.job_trial import central_window, job_trial
 from hyperfuse.pipeline.quality.msi_detail import F32, activity, activity_reach
 from hyperfuse.pipeline.quality.records import ErrorGroup, UncertaintyRecord
@@ -53,6 +56,8 @@ _MADE_BY = "errors.txt"
 """Version of the code that made the standard errors."""
 WINDOW_PX = (96, 120)
 """Coarse pixels along the edge of the calibration window, least and most."""
+_CUBIC_PX = 3
+"""Coarse pixels that cubic convolution reaches, displaced samples included."""
 _STRIP_PX = 8  # coarse pixels of the product's rows that are held at once
 
 
@@ -255,8 +260,11 @@ def _write_tile(
     job: StagedJob, found: Calibration, tile: Tile, product: store.Array, errors: store.Array
 ) -> TileRecord:
     started = time.monotonic()
-    error = standard_error(found, _activity(job, found, tile.core))
-    valid, clipped = valid_samples(store.read(product, tile.core)), 0
+    changed = of_product(job, load_changes(job), tile.core)
+    error, samples = standard_error(found, _activity(job, found, tile.core), changed), store.read(product, tile.core)
+    if changed.any():
+        error[:, changed] = np.hypot(error, _injected(job, tile.core, samples))[:, changed]
+    valid, clipped = valid_samples(samples), 0
     stored: NDArray[np.int16] | F32 = np.where(valid, error, np.float32(np.nan))
     if errors.dtype == np.int16:
         stored, clipped = encoded(error, job.error_scale, valid)
@@ -276,15 +284,37 @@ def _write_tile(
     )
 
 
+def _injected(job: StagedJob, core: Box, samples: NDArray[np.generic]) -> F32:
+    """How far the product lies from the HSI alone: in what changed, detail of the MSI is none of the HSI's date."""
+    coarse, fine = _coarse_of(job, core)
+    around = coarse.grown(_CUBIC_PX)
+    height, width = job.grids.coarse_shape
+    inside = Box(y0=max(around.y0, 0), y1=min(around.y1, height), x0=max(around.x0, 0), x1=min(around.x1, width))
+    hsi = _staged(job, "hsi", inside)
+    ratio, shift = job.grids.ratio, job.spec.observed.shift_px
+    alone = upsample(torch.from_numpy(hsi), ratio, shift).numpy()
+    y, x = fine.y0 - inside.y0 * ratio, fine.x0 - inside.x0 * ratio
+    apart: F32 = np.abs(
+        decoded(samples, job.staged.scale) - alone[:, y : y + core.shape[0], x : x + core.shape[1]]
+    ).astype(np.float32)
+    return np.nan_to_num(apart)
+
+
+def _coarse_of(job: StagedJob, core: Box) -> tuple[Box, Box]:
+    """The coarse pixels that a window of the product meets, and the window on the fine grid."""
+    ratio, (lead_y, lead_x) = job.grids.ratio, job.grids.lead
+    fine = Box(y0=core.y0 + lead_y, y1=core.y1 + lead_y, x0=core.x0 + lead_x, x1=core.x1 + lead_x)
+    return Box(y0=fine.y0 // ratio, y1=-(-fine.y1 // ratio), x0=fine.x0 // ratio, x1=-(-fine.x1 // ratio)), fine
+
+
 def _ends(values: F32, shown: Any) -> list[float | None]:
     return [float(value) if there else None for value, there in zip(values, shown, strict=True)]
 
 
 def _activity(job: StagedJob, found: Calibration, core: Box) -> F32:
     """Activity of a tile's core, from whole coarse pixels and all that it depends on around them."""
-    ratio, (lead_y, lead_x) = job.grids.ratio, job.grids.lead
-    fine = Box(y0=core.y0 + lead_y, y1=core.y1 + lead_y, x0=core.x0 + lead_x, x1=core.x1 + lead_x)
-    coarse = Box(y0=fine.y0 // ratio, y1=-(-fine.y1 // ratio), x0=fine.x0 // ratio, x1=-(-fine.x1 // ratio))
+    ratio = job.grids.ratio
+    coarse, fine = _coarse_of(job, core)
     window = coarse.grown(activity_reach(job.spec.observed)).times(ratio)
     array = store.open_array(job.folder / "stage" / "msi.zarr")
     height, width = array.shape[-2:]

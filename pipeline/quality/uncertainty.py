@@ -53,14 +53,16 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.models import Observed
+from hyperfuse.models.operators import upsample
 from hyperfuse.pipeline.quality.msi_detail import F32, F64, activity, detail_energy, filled
 from hyperfuse.pipeline.quality.reference_regression import SecondOpinion
 from hyperfuse.pipeline.quality.rehearsal import Rehearsal
@@ -114,6 +116,8 @@ class Calibration(BaseModel):
     """Factor of each band from errors at reduced resolution to those at full resolution, where noise has no part in them."""
     noise_share: list[float]
     """Share of each band's mean square error at reduced resolution that is due to noise, which does not grow."""
+    alone: list[float]
+    """Standard error of each band, the HSI's unit, where nothing but the HSI tells of a pixel: detail that cubic convolution lacks."""
     groups: list[Group]
     calibrated: bool
     """False: the raw scale is a guess, see `guessed` and `reason`."""
@@ -181,7 +185,7 @@ class NotCalibrated(HyperFuseError):
     """A trial from which nothing can be learned; the message says why."""
 
 
-def standard_error(calibration: Calibration, active: F32) -> F32:
+def standard_error(calibration: Calibration, active: F32, changed: NDArray[np.bool_] | None = None) -> F32:
     """Standard error (k = 1) of every band, the HSI's unit.
 
     Parameters
@@ -189,6 +193,9 @@ def standard_error(calibration: Calibration, active: F32) -> F32:
     calibration : Calibration
     active : ndarray, shape (y, x), float32
         From `activity`.
+    changed : ndarray, shape (y, x), bool, optional
+        Pixels where the MSI shows something else than the HSI: there the error of the HSI alone is added, for the MSI's
+        detail is missing in what follows the HSI, and wrong in what follows the MSI.
 
     Returns
     -------
@@ -197,6 +204,9 @@ def standard_error(calibration: Calibration, active: F32) -> F32:
     variance = _raw(np.array(calibration.calm), np.array(calibration.lively), active)
     scale = np.concatenate([np.full(group.last - group.first, group.factor) for group in calibration.groups])
     error: F32 = np.sqrt(variance) * (calibration.growth * scale).astype(np.float32)[:, None, None]
+    if changed is not None and changed.any():
+        alone = np.array(calibration.alone, np.float32)[:, None]
+        error[:, changed] = np.hypot(error[:, changed], alone)
     return error
 
 
@@ -242,6 +252,7 @@ def calibrate(rehearsal: Rehearsal, full: FullResolution) -> Calibration:
         energy=energy.tolist(),
         gap=scale_gap((energy, reduced * pair.unit**2), (full.apart, apart * pair.unit**2)).tolist(),
         noise_share=rehearsal.noise_share.tolist(),
+        alone=(_detail(pair.hsi, pair.truth, seen.ratio, inside) * pair.unit).tolist(),
         groups=[
             Group(first=first, last=last, factor=float(factor[first]), coverage=float(within[first:last].mean()))
             for first, last in spans
@@ -278,10 +289,18 @@ def guessed(full: FullResolution, *, reason: str) -> Calibration:
         energy=full.energy.tolist(),
         gap=[1.0] * len(half),
         noise_share=[0.0] * len(half),
+        alone=np.sqrt(full.opinion.unexplained + full.apart).tolist(),
         groups=[Group(first=first, last=last, factor=1.0, coverage=None) for first, last in group_spans(len(half))],
         calibrated=False,
         reason=reason,
     )
+
+
+def _detail(hsi: F32, truth: F32, ratio: int, inside: Any) -> F64:
+    """Root mean square of each band's detail that cubic convolution of the HSI lacks, shape (C,)."""
+    lacking = upsample(torch.from_numpy(filled(hsi)), ratio).numpy() - truth
+    root: F64 = np.sqrt(np.nanmean(lacking[inside].astype(np.float64) ** 2, axis=(1, 2)))
+    return root
 
 
 def scale_gap(detail: tuple[F64, F64], apart: tuple[F64, F64]) -> F64:

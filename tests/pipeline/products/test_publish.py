@@ -58,8 +58,8 @@ def test_a_product_is_complete_and_alone(finished_job: Make) -> None:
     product = publish(draft, progress=lambda *step: steps.append(step))
     assert [path.name for path in product.path.parent.iterdir()] == ["fused"]
     names = {
-        "fused.json", "fused.tif", "fused.zarr", "manifest.json", "prov.json", "provenance.json", "ro-crate-metadata.json",
-        "thumbnail.png",
+        "fused.json", "fused.tif", "fused.zarr", "manifest.json", "prov.json", "provenance.json", "quality_flags.tif",
+        "ro-crate-metadata.json", "thumbnail.png",
     }  # fmt: skip
     assert {path.name for path in product.path.iterdir()} == names
     assert product.provenance == json.loads((product.path / "provenance.json").read_text())

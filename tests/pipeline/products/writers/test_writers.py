@@ -187,7 +187,16 @@ def test_item_validates_offline(draft: Draft) -> None:
     item = pystac.Item.from_file(str(product.item))
     writer("stac").check(product.path, draft.provenance.product)
     assert item.id == "fused"
-    assert set(item.assets) == {"zarr", "fused", "thumbnail", "provenance", "prov", "ro-crate", "manifest"}
+    assert set(item.assets) == {
+        "quality-flags",
+        "zarr",
+        "fused",
+        "thumbnail",
+        "provenance",
+        "prov",
+        "ro-crate",
+        "manifest",
+    }
     assert (item.datetime is None) == (draft.job.record.hsi.time is None)
     record: dict[str, Any] = json.loads(product.item.read_text())
     for key in ("fused", "zarr"):
