@@ -8,10 +8,12 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 from rich.table import Table
 
 from hyperfuse.catalogs.errors import UsageError
@@ -40,14 +42,34 @@ def described(model: type[BaseModel], group: str = "") -> Iterator[Setting]:
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from described(inner, f"{group}{name}.")
             continue
-        choices = get_args(inner) if get_origin(inner) is Literal else ()
-        values = " | ".join(map(str, choices)) if choices else str(inner).removeprefix("<class '").removesuffix("'>")
+        limits = [
+            f"{sign} {getattr(one, key):g}" for one in field.metadata for key, sign in _LIMITS if hasattr(one, key)
+        ]
         yield Setting(
             name=f"{group}{name}",
-            values=values.replace("typing.", "").replace("pathlib.", "").replace("NoneType", "None"),
+            values=", ".join([_values(inner), *limits]),
             default=... if field.is_required() else field.get_default(call_default_factory=True),
             about=" ".join((field.description or "").split()),
         )
+
+
+_LIMITS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
+"""Attributes of pydantic's limits, and their signs."""
+
+
+def _values(kind: Any) -> str:
+    """What a type takes, for people: names of plain types, and words to choose from."""
+    inner = get_args(kind)
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _values(inner[0])
+    if origin is Literal or origin is Union or isinstance(kind, UnionType):
+        return " | ".join(map(str, inner) if origin is Literal else map(_values, inner))
+    if origin is tuple:
+        return f"[{', '.join('...' if one is ... else _values(one) for one in inner)}]"
+    if origin is dict:
+        return f"{{{_values(inner[0])}: {_values(inner[1])}}}"
+    return "None" if kind is NoneType else getattr(kind, "__name__", str(kind))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -129,19 +151,15 @@ def commented(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def default_text(value: Any) -> str:
+    """A default as it would stand in a settings file."""
+    return yaml.safe_dump(_plain(value), default_flow_style=True, width=1000).partition("\n")[0]
+
+
 def _plain(value: Any) -> Any:
-    return (
-        None
-        if value is ...
-        else str(value)
-        if isinstance(value, Path)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-    )
+    """A default as plain JSON; None where there is none."""
+    return None if value is ... else to_jsonable_python(value)
 
 
 def _text(one: dict[str, Any]) -> str:
-    if one["required"]:
-        return "must be given"
-    return yaml.safe_dump(one["default"], default_flow_style=True).partition("\n")[0]
+    return "must be given" if one["required"] else default_text(one["default"])
