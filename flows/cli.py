@@ -21,12 +21,14 @@ from hyperfuse.flows.commands import (
     card,
     catalog,
     compare,
+    completion,
     demo,
     evaluate,
     fuse,
     import_weights,
     index,
     info,
+    init,
     methods,
     mosaic,
     plan,
@@ -62,6 +64,8 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "archive": (archive, "fuse every suitable pair of a catalogue; safe to start again"),
     "methods": (methods, "list the methods that can be chosen"),
     "settings": (settings, "list what can be set, or write a commented file of it"),
+    "init": (init, "write a commented settings file to begin with"),
+    "completion": (completion, "print what completes commands in a shell"),
 }
 """Commands by name: a module with `add_options(parser)`, `run(options, display) -> record` and `show(display, record)`."""
 _QUOTED = re.compile(r"invalid choice: '([^']+)'|unrecognized arguments: (--[\w-]+)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -93,27 +93,15 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noq
     """
     from hyperfuse.pipeline.config import RunConfig  # noqa: PLC0415 (torch takes seconds, --help must not)
 
-    every = list(described(RunConfig))
     wanted = options.name
-    chosen = [one for one in every if wanted is None or one.name == wanted or one.name.startswith(f"{wanted}.")]
+    chosen = [
+        one for one in described(RunConfig) if wanted is None or one.name == wanted or one.name.startswith(f"{wanted}.")
+    ]
     if not chosen:
         raise UsageError(f"there is no setting {wanted}; `hyperfuse settings` lists all")
-    rows = [
-        {
-            "name": one.name,
-            "values": one.values,
-            "required": one.default is ...,
-            "default": _plain(one.default),
-            "about": one.about,
-        }
-        for one in chosen
-    ]
+    rows = rows_of(chosen)
     if options.write is not None:
-        if options.write.exists():
-            raise UsageError(f"--write {options.write}: exists; choose another name")
-        if not options.write.absolute().parent.is_dir():
-            raise UsageError(f"--write {options.write}: its folder does not exist; create it first")
-        write_atomic(options.write, commented(rows))
+        write_commented(options.write, rows)
     return {"settings": rows, "written": None if options.write is None else str(options.write)}
 
 
@@ -135,8 +123,37 @@ def show(display: Display, record: dict[str, Any]) -> None:
     display.show_table(table)
 
 
+def rows_of(settings: Iterable[Setting]) -> list[dict[str, Any]]:
+    """Settings as records."""
+    return [
+        {
+            "name": one.name,
+            "values": one.values,
+            "required": one.default is ...,
+            "default": _plain(one.default),
+            "about": one.about,
+        }
+        for one in settings
+    ]
+
+
+def write_commented(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write settings to a new file, as `commented` has them.
+
+    Raises
+    ------
+    UsageError
+        If the file exists, or its folder does not.
+    """
+    if path.exists():
+        raise UsageError(f"{path}: exists; choose another name")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: its folder does not exist; create it first")
+    write_atomic(path, commented(rows))
+
+
 def commented(rows: list[dict[str, Any]]) -> str:
-    """Settings as YAML in which all but the required ones are comments."""
+    """Settings as YAML in which all but the required ones are comments; a required one has its value if it is `given`."""
     lines = ["# Settings of `hyperfuse fuse --config FILE`; what is commented out has the default that is shown."]
     group = ""
     for one in rows:
@@ -146,7 +163,7 @@ def commented(rows: list[dict[str, Any]]) -> str:
             group = parent
         indent = "  " if parent else ""
         lines += [f"{indent}# {line}" for line in textwrap.wrap(one["about"], 110)]
-        value = "" if one["required"] else json.dumps(one["default"])
+        value = json.dumps(one["given"]) if "given" in one else "" if one["required"] else json.dumps(one["default"])
         lines.append(f"{indent}{'' if one['required'] else '# '}{leaf}: {value}".rstrip())
     return "\n".join(lines) + "\n"
 
