@@ -12,8 +12,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from hyperfuse.catalogs.arrays import copy_of, is_array
 from hyperfuse.catalogs.errors import HyperFuseError, InputRejected, OutOfResources, Transient
 from hyperfuse.catalogs.scene import Scene
 from hyperfuse.catalogs.sensors import Source, open_scene
@@ -43,6 +45,9 @@ def open_source(source: Source) -> Scene:
     OutOfResources
         If disk, memory or the number of open files did not suffice to open it.
     """
+    if is_array(source.uri):
+        copy = open_source(replace(source, uri=str(copy_of(source.uri))))
+        return replace(copy, uri=source.uri, source=source, name=source.uri.partition(":")[2])
     try:
         if not source.uri.startswith("synthetic:"):
             _require_files(source.uri)

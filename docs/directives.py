@@ -78,7 +78,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def _default(one: Setting) -> nodes.Node:
-    return nodes.emphasis(text="required") if one.default is ... else nodes.literal(text=default_text(one.default))
+    if one.default is ... or one.by_machine:
+        return nodes.emphasis(text="required" if one.default is ... else "by machine")
+    return nodes.literal(text=default_text(one.default))
 
 
 def _row(cells: Sequence[nodes.Node | str]) -> nodes.row:

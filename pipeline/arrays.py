@@ -8,11 +8,13 @@ fused when their samples are asked for. Samples are those of the command line, t
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, overload
@@ -24,6 +26,7 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 from odc.geo.xr import xr_coords
 
+from hyperfuse.catalogs.arrays import array_uri, copies_at
 from hyperfuse.catalogs.errors import AlreadyPublished, InputRejected
 from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.scene import Scene
@@ -41,6 +44,7 @@ from hyperfuse.pipeline.run import open_run, run, stage_pair
 
 Image = str | Path | Source | Scene | xr.DataArray
 """An image: where it is, how it is to be opened, an opened scene, or an array with CRS and, along its bands, wavelengths."""
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _fusing = threading.Lock()
 """A process has one method loaded, which fuses a tile after the other with all its threads."""
 
@@ -95,8 +99,8 @@ def register(hsi: Image, msi: Image, *, settings: Mapping[str, Any] | None = Non
     catalogs.errors.HyperFuseError
         If an image cannot be used, or the two cannot be a pair.
     """
-    with tempfile.TemporaryDirectory(prefix="hyperfuse-") as scratch:
-        return registered(_config(hsi, msi, Path(scratch) / "registration", settings or {}, Path(scratch))).registration
+    with tempfile.TemporaryDirectory(prefix="hyperfuse-") as scratch, _opened(hsi, msi, Path(scratch)) as scenes:
+        return registered(_config(scenes, Path(scratch) / "registration", settings or {})).registration
 
 
 @overload
@@ -160,22 +164,23 @@ def fuse(
 
     Notes
     -----
-    The records of a product made from arrays name the working copies, which are gone, and their digests, which are those of the
-    samples.
+    The records of a product made from arrays name them (`array:NAME`, by `DataArray.name`), and hold the digests of their samples.
     """
     folder = Path(tempfile.mkdtemp(prefix="hyperfuse-", dir=scratch))
     try:
         asked = {"method": method, **current_names(settings or {})} | ({} if ratio is None else {"ratio": ratio})
         if output is not None:
             try:
-                return run(_config(hsi, msi, Path(output), asked, folder), progress=progress)
+                with _opened(hsi, msi, folder) as scenes:
+                    return run(_config(scenes, Path(output), asked), progress=progress)
             except AlreadyPublished:
                 return verify(Path(output))  # a notebook is run again from its top
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-        config = _config(hsi, msi, folder / "fused", asked | {"publish.dtype": "float32"}, folder)
-        with open_run(config, progress=progress) as opened:
-            job = stage_pair(opened)
+        with _opened(hsi, msi, folder) as scenes:
+            config = _config(scenes, folder / "fused", asked | {"publish.dtype": "float32"})
+            with open_run(config, progress=progress) as opened:
+                job = stage_pair(opened)
         return _lazy(job, _Scratch(job.folder, folder))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -236,23 +241,37 @@ def _fused(scratch: _Scratch, row: int, col: int) -> NDArray[np.float32]:
         return store.read(store.open_array(job.fused), tile.core)
 
 
-def _config(hsi: Image, msi: Image, output: Path, settings: Mapping[str, Any], folder: Path) -> RunConfig:
-    scenes = {role: _source(image, folder / f"{role}.zarr") for role, image in (("hsi", hsi), ("msi", msi))}
+@contextmanager
+def _opened(hsi: Image, msi: Image, folder: Path) -> Iterator[dict[str, dict[str, Any]]]:
+    """Fields of the sources of both images, by role; arrays are copied, and found by their names meanwhile."""
+    copies: dict[str, Path] = {}
+    scenes = {}
+    for role, image in (("hsi", hsi), ("msi", msi)):
+        if isinstance(image, xr.DataArray):
+            told = _UNSAFE.sub("-", str(image.name or ""))[:64] or role
+            name = told if told not in copies else f"{told}-{role}"
+            copies[name] = folder / f"{role}.zarr"
+            _write(image, copies[name])
+            scenes[role] = {"uri": array_uri(name)}
+        else:
+            scenes[role] = _source(image)
+    with copies_at(copies):
+        yield scenes
+
+
+def _config(scenes: Mapping[str, Mapping[str, Any]], output: Path, settings: Mapping[str, Any]) -> RunConfig:
     told = {f"{role}.{key}": value for role, scene in scenes.items() for key, value in scene.items()}
     return load_config(None, told | {"output": str(output)} | dict(settings))
 
 
-def _source(image: Image, copy: Path | None = None) -> dict[str, Any]:
-    """Fields of the Source of an image; an array is copied."""
+def _source(image: str | Path | Source | Scene) -> dict[str, Any]:
+    """Fields of the Source of an image that lies somewhere."""
+    if isinstance(image, xr.DataArray):
+        raise InputRejected("an array is open already; give it to `fuse` or `register`")
     if isinstance(image, Scene):
         if image.source is None:
             raise InputRejected(f"{image.name}: this scene was not opened from anything; give its path, or its array")
         image = image.source
-    if isinstance(image, xr.DataArray):
-        if copy is None:
-            raise InputRejected("an array is open already; give it to `fuse` or `register`")
-        _write(image, copy)
-        return {"uri": str(copy)}
     if isinstance(image, Source):
         return {key: value for key, value in asdict(image).items() if value is not None}
     return {"uri": str(image)}

@@ -19,6 +19,7 @@ from hyperfuse.catalogs.scene import Quantity
 from hyperfuse.catalogs.sensors import Source
 from hyperfuse.models import available
 from hyperfuse.pipeline import formats
+from hyperfuse.pipeline.cores import memory_budget_gb
 
 _PLACE_AND_SCHEDULE = {"output", "device", "dask", "dask_wait_s", "store", "weights", "quality"}
 _PUBLICATION = ("formats", "uncertainty", "license", "overviews")
@@ -172,8 +173,8 @@ class TileConfig(_Frozen):
     """Tiles per task of a cluster."""
     at_once: int | None = Field(default=None, ge=1)
     """Tiles in one call of the method; as many as the device holds unless given, on a CPU one."""
-    memory_gb: float = Field(default=8.0, gt=0)
-    """Memory (GB) of a process: tiles are cut so that it suffices, and a run that is predicted to need more is refused
+    memory_gb: float = Field(default_factory=memory_budget_gb, gt=0)
+    """Memory (GB) of a process, 8 or 0.7 of what it may use unless given: tiles are cut so that it suffices, and a run that is predicted to need more is refused
     before it starts."""
     retry_quarantined: bool = False
     """Fuse tiles again that were set aside because the workers that fused them died."""

@@ -1,4 +1,4 @@
-"""How many cores this process may use, which on a shared machine are fewer than it has."""
+"""Cores and memory that this process may use, which on a shared machine are less than it has."""
 
 from __future__ import annotations
 
@@ -14,3 +14,26 @@ def usable_cores() -> int:
 
     told = [int(value) for name in _ALLOTTED if (value := os.environ.get(name, "")).isdigit() and int(value) > 0]
     return max(min(int(cpu_count()), *told) if told else int(cpu_count()), 1)
+
+
+_MOST_GB = 8.0
+"""More makes no tile better."""
+_SHARE = 0.7
+"""Of the memory that is allowed: the rest is for libraries, and for what other parts of a run hold."""
+
+
+def usable_memory() -> int:
+    """Bytes of memory by machine, cgroup and batch system."""
+    from distributed.system import MEMORY_LIMIT  # noqa: PLC0415 (knows cgroups)
+
+    told = [int(MEMORY_LIMIT)]
+    for name, n_of_them in (("SLURM_MEM_PER_NODE", 1), ("SLURM_MEM_PER_CPU", usable_cores())):
+        value = os.environ.get(name, "")
+        if value.isdigit() and int(value) > 0:  # 0 is all of a node
+            told.append(int(value) * n_of_them << 20)
+    return min(told)
+
+
+def memory_budget_gb() -> float:
+    """Memory (GB) that tiles are cut for unless the settings tell it: 8, or 0.7 of what the process may use."""
+    return max(min(_MOST_GB, round(_SHARE * usable_memory() / 1e9, 1)), 0.1)

@@ -93,6 +93,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     assert all(
         name in settings for name in ("align.max_shift_px", "publish.uncertainty", "simulation.msi", "feather_px")
     )
+    assert "8.0" not in settings.partition("tiles.memory_gb")[2].partition("</tr>")[0], "the budget is of this machine"
     commands = (site / "reference" / "command-line.html").read_text(encoding="utf-8")
     assert all(f"hyperfuse {name}" in commands for name in ("fuse", "catalog add", "evaluate"))
     assert "--max-shift" not in commands

@@ -97,7 +97,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--strict", action="store_true", default=None, help="make the product agree with the HSI within the HSI's noise"
     )
     parser.add_argument(
-        "--memory", type=float, metavar="GB", help="memory of a process; tiles are cut to fit (default: 8)"
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="memory of a process; tiles are cut to fit (default: 8, or 0.7 of what it may use)",
     )
     add_dask(parser)
     parser.add_argument(

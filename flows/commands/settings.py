@@ -33,6 +33,8 @@ class Setting:
     """`...` where it must be given."""
     about: str
     """What it decides."""
+    by_machine: bool
+    """Whether the default was found on this machine, and is another elsewhere."""
 
 
 def described(model: type[BaseModel], group: str = "") -> Iterator[Setting]:
@@ -49,6 +51,7 @@ def described(model: type[BaseModel], group: str = "") -> Iterator[Setting]:
             name=f"{group}{name}",
             values=", ".join([_values(inner), *limits]),
             default=... if field.is_required() else field.get_default(call_default_factory=True),
+            by_machine=callable(field.default_factory) and not isinstance(field.default_factory, type),
             about=" ".join((field.description or "").split()),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Product:
     """Names of the formats that were published."""
     report: Path | None
     """The report to look at; None for a product that was made without."""
-    provenance: dict[str, Any]
+    provenance: dict[str, Any] = field(repr=False)
     """The record of how it came to be, as it stands in the file: products of other versions may have other fields."""
 
     @classmethod

@@ -32,7 +32,7 @@ _PROFILE, _PROFILE_VERSION = "https://w3id.org/ro/wfrun/process/0.5", "0.5"
 def address(uri: str) -> str:
     """An input's address as a URI: paths of this machine become `file:` ones."""
     scheme = uri.split(":", 1)[0]
-    known = "://" in uri or scheme == "synthetic"
+    known = "://" in uri or scheme in ("synthetic", "array")
     return quote(uri, safe=":/?&=%#,@+") if known else Path(uri).absolute().as_uri()
 
 

@@ -15,6 +15,7 @@ import hyperfuse
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.flows.cli import main
 from hyperfuse.pipeline import arrays
+from hyperfuse.pipeline.arrays import open_scene
 from hyperfuse.pipeline.run import run
 from tests.synthetic import config, scene
 
@@ -197,3 +198,18 @@ def test_tiles_are_fused_by_whatever_dask_client_there_is(scratch: Path) -> None
     assert [path.name for path in scratch.glob("*/.fused.*.staging/job.json")] == ["job.json"]
     again = hyperfuse.fuse(HSI, MSI, method="gsa", settings=SETTINGS, scratch=scratch)
     np.testing.assert_array_equal(again.to_numpy(), there)
+
+
+def test_records_of_a_product_of_arrays_name_the_arrays_and_no_scratch(tmp_path: Path, scratch: Path) -> None:
+    hsi, msi = in_memory("hsi").rename("valley, 3 June"), in_memory("msi")
+    settings = {**SETTINGS, "publish.formats": ["zarr", "cog", "envi", "netcdf", "stac"]}
+    product = hyperfuse.fuse(hsi, msi, method="bicubic", output=tmp_path / "p", settings=settings, scratch=scratch)
+    inputs = product.provenance["inputs"]
+    assert [inputs[role]["uri"] for role in ("hsi", "msi")] == ["array:valley-3-June", f"array:{msi.name}"]
+    assert inputs["hsi"]["name"] == "valley-3-June"
+    told = str(scratch).encode()
+    assert not [p for p in product.path.rglob("*") if p.is_file() and told in p.read_bytes()]
+    again = hyperfuse.fuse(hsi, msi, method="bicubic", output=tmp_path / "p", settings=settings, scratch=scratch)
+    assert again.job_key == product.job_key
+    with pytest.raises(InputRejected, match=r"array:valley-3-June: was an array of another Python process"):
+        open_scene("array:valley-3-June")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from hyperfuse.pipeline.cores import usable_cores
+from hyperfuse.pipeline.cores import memory_budget_gb, usable_cores, usable_memory
 
 COUNT = "from hyperfuse.pipeline.cores import usable_cores; print(usable_cores())"
 
@@ -30,3 +30,15 @@ def test_a_batch_system_says_less(monkeypatch: pytest.MonkeyPatch, name: str) ->
     assert usable_cores() <= len(os.sched_getaffinity(0))
     monkeypatch.setenv(name, "many")
     assert usable_cores() >= 1
+
+
+def test_memory_is_that_of_the_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    machine = usable_memory()
+    assert memory_budget_gb() <= 8.0
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "2048")
+    assert usable_memory() == min(machine, 2048 << 20)
+    assert memory_budget_gb() == pytest.approx(0.7 * usable_memory() / 1e9, abs=0.06)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")
+    assert usable_memory() == machine
