@@ -8,7 +8,7 @@ QUICK := tests/pipeline/geometry tests/pipeline/job/test_encoding.py tests/pipel
 	tests/pipeline/fusion/test_back_projection.py tests/models/test_losses.py tests/models/test_operators.py \
 	tests/models/subspace tests/catalogs/test_bands.py tests/catalogs/test_outline.py tests/catalogs/references
 
-.PHONY: help test quick map demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation schemas audit clean
+.PHONY: help test quick map docs demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation schemas audit clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -34,6 +34,13 @@ check: $(VENV)/.installed-test  ## lint, format, types, import direction
 
 map: $(VENV)/.installed-test  ## the import graph of the pipeline's rooms as map.svg; fails if an arrow runs up
 	$(BIN)/python -m docs.draw_map map.svg
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/.installed-docs  ## the site of docs/ as build/docs/index.html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
 
 quick: $(VENV)/.installed-test  ## the inner loop: lint, and the laws of the parts that take milliseconds; under a minute
 	$(BIN)/ruff check .

@@ -21,12 +21,14 @@ from hyperfuse.flows.commands import (
     card,
     catalog,
     compare,
+    completion,
     demo,
     evaluate,
     fuse,
     import_weights,
     index,
     info,
+    init,
     methods,
     mosaic,
     plan,
@@ -62,6 +64,8 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "archive": (archive, "fuse every suitable pair of a catalogue; safe to start again"),
     "methods": (methods, "list the methods that can be chosen"),
     "settings": (settings, "list what can be set, or write a commented file of it"),
+    "init": (init, "write a commented settings file to begin with"),
+    "completion": (completion, "print what completes commands in a shell"),
 }
 """Commands by name: a module with `add_options(parser)`, `run(options, display) -> record` and `show(display, record)`."""
 _QUOTED = re.compile(r"invalid choice: '([^']+)'|unrecognized arguments: (--[\w-]+)")
@@ -70,8 +74,7 @@ _OLD_NAMES = {"methods": ["networks"]}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     # Libraries log every block that they read at DEBUG, which takes longer than reading it; our own steps are ours to tell.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     level = logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
@@ -120,8 +123,9 @@ class _Parser(argparse.ArgumentParser):
         return names
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sets `command` and `show`."""
+    top = _Parser(
         prog="hyperfuse",
         description="Fuse a low-resolution hyperspectral and a high-resolution multispectral scene into one published product.",
         epilog=EXIT_CODES,
@@ -131,8 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print a JSON record instead of text")
     common.add_argument("--verbose", action="store_true", help="log every step")
     common.add_argument("--quiet", action="store_true", help="log warnings only, without progress")
-    parser.add_argument("--version", action="version", version=f"hyperfuse {version('hyperfuse')}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    top.add_argument("--version", action="version", version=f"hyperfuse {version('hyperfuse')}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
     for name, (module, about) in _COMMANDS.items():
         made = commands.add_parser(
             name, aliases=_OLD_NAMES.get(name, ()), help=about, description=about, parents=[common], epilog=EXIT_CODES,
@@ -140,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         made.set_defaults(command=module.run, show=module.show)
         module.add_options(made)
-    return parser
+    return top
 
 
 if __name__ == "__main__":

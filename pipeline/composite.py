@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from hyperfuse.catalogs.bands import Bands
 
-_RED_GREEN_BLUE_NM = (660.0, 560.0, 490.0)
+_RED_GREEN_BLUE_NM = (665.0, 560.0, 490.0)
+"""Centers of Sentinel-2's B4, B3 and B2."""
 
 
 _STRETCH = (2.0, 98.0)
+"""Percentiles that are shown darkest and brightest."""
 
 
 def true_color(bands: Bands) -> tuple[int, int, int] | None:
@@ -32,11 +34,18 @@ def picture_bands(bands: Bands) -> tuple[int, int, int]:
     return true_color(bands) or (far, middle, near)
 
 
+def stretch_limits(values: NDArray[np.float32]) -> tuple[float, float] | None:
+    """Values that are shown darkest and brightest, the 2nd and 98th percentile; None if they are all alike, or none."""
+    if not values.size:
+        return None
+    low, high = np.percentile(values, _STRETCH)
+    return (float(low), float(high)) if high > low else None
+
+
 def stretched(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Values between their 2nd and 98th percentile as 0 to 255; one gray if they are all alike."""
-    if not values.size:
-        return values.astype(np.uint8)
-    low, high = np.percentile(values, _STRETCH)
-    if not high > low:
+    limits = stretch_limits(values)
+    if limits is None:
         return np.full(values.shape, 128, np.uint8)
+    low, high = limits
     return np.asarray(np.clip((values - low) / (high - low) * 255.0, 0, 255).round(), np.uint8)

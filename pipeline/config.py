@@ -380,7 +380,9 @@ def load_config(path: Path | None, settings: dict[str, Any]) -> RunConfig:
     UsageError
         If the file cannot be read, a key is unknown, or a value is out of range; the message names the key.
     """
-    record = {} if path is None else current_names(read_mapping(path))
+    read = {} if path is None else current_names(read_mapping(path))
+    # Null is not given: so reads a group of which every line is a comment, too.
+    record = {name: value for name, value in read.items() if value is not None}
     lay_over(record, current_names(settings))
     try:
         return RunConfig.model_validate(record)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 from rich.table import Table
 
 from hyperfuse.catalogs.errors import UsageError
@@ -31,6 +33,8 @@ class Setting:
     """`...` where it must be given."""
     about: str
     """What it decides."""
+    by_machine: bool
+    """Whether the default was found on this machine, and is another elsewhere."""
 
 
 def described(model: type[BaseModel], group: str = "") -> Iterator[Setting]:
@@ -40,14 +44,35 @@ def described(model: type[BaseModel], group: str = "") -> Iterator[Setting]:
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from described(inner, f"{group}{name}.")
             continue
-        choices = get_args(inner) if get_origin(inner) is Literal else ()
-        values = " | ".join(map(str, choices)) if choices else str(inner).removeprefix("<class '").removesuffix("'>")
+        limits = [
+            f"{sign} {getattr(one, key):g}" for one in field.metadata for key, sign in _LIMITS if hasattr(one, key)
+        ]
         yield Setting(
             name=f"{group}{name}",
-            values=values.replace("typing.", "").replace("pathlib.", "").replace("NoneType", "None"),
+            values=", ".join([_values(inner), *limits]),
             default=... if field.is_required() else field.get_default(call_default_factory=True),
+            by_machine=callable(field.default_factory) and not isinstance(field.default_factory, type),
             about=" ".join((field.description or "").split()),
         )
+
+
+_LIMITS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
+"""Attributes of pydantic's limits, and their signs."""
+
+
+def _values(kind: Any) -> str:
+    """What a type takes, for people: names of plain types, and words to choose from."""
+    inner = get_args(kind)
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _values(inner[0])
+    if origin is Literal or origin is Union or isinstance(kind, UnionType):
+        return " | ".join(map(str, inner) if origin is Literal else map(_values, inner))
+    if origin is tuple:
+        return f"[{', '.join('...' if one is ... else _values(one) for one in inner)}]"
+    if origin is dict:
+        return f"{{{_values(inner[0])}: {_values(inner[1])}}}"
+    return "None" if kind is NoneType else getattr(kind, "__name__", str(kind))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -71,27 +96,15 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noq
     """
     from hyperfuse.pipeline.config import RunConfig  # noqa: PLC0415 (torch takes seconds, --help must not)
 
-    every = list(described(RunConfig))
     wanted = options.name
-    chosen = [one for one in every if wanted is None or one.name == wanted or one.name.startswith(f"{wanted}.")]
+    chosen = [
+        one for one in described(RunConfig) if wanted is None or one.name == wanted or one.name.startswith(f"{wanted}.")
+    ]
     if not chosen:
         raise UsageError(f"there is no setting {wanted}; `hyperfuse settings` lists all")
-    rows = [
-        {
-            "name": one.name,
-            "values": one.values,
-            "required": one.default is ...,
-            "default": _plain(one.default),
-            "about": one.about,
-        }
-        for one in chosen
-    ]
+    rows = rows_of(chosen)
     if options.write is not None:
-        if options.write.exists():
-            raise UsageError(f"--write {options.write}: exists; choose another name")
-        if not options.write.absolute().parent.is_dir():
-            raise UsageError(f"--write {options.write}: its folder does not exist; create it first")
-        write_atomic(options.write, commented(rows))
+        write_commented(options.write, rows)
     return {"settings": rows, "written": None if options.write is None else str(options.write)}
 
 
@@ -113,8 +126,37 @@ def show(display: Display, record: dict[str, Any]) -> None:
     display.show_table(table)
 
 
+def rows_of(settings: Iterable[Setting]) -> list[dict[str, Any]]:
+    """Settings as records."""
+    return [
+        {
+            "name": one.name,
+            "values": one.values,
+            "required": one.default is ...,
+            "default": _plain(one.default),
+            "about": one.about,
+        }
+        for one in settings
+    ]
+
+
+def write_commented(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write settings to a new file, as `commented` has them.
+
+    Raises
+    ------
+    UsageError
+        If the file exists, or its folder does not.
+    """
+    if path.exists():
+        raise UsageError(f"{path}: exists; choose another name")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: its folder does not exist; create it first")
+    write_atomic(path, commented(rows))
+
+
 def commented(rows: list[dict[str, Any]]) -> str:
-    """Settings as YAML in which all but the required ones are comments."""
+    """Settings as YAML in which all but the required ones are comments; a required one has its value if it is `given`."""
     lines = ["# Settings of `hyperfuse fuse --config FILE`; what is commented out has the default that is shown."]
     group = ""
     for one in rows:
@@ -124,24 +166,20 @@ def commented(rows: list[dict[str, Any]]) -> str:
             group = parent
         indent = "  " if parent else ""
         lines += [f"{indent}# {line}" for line in textwrap.wrap(one["about"], 110)]
-        value = "" if one["required"] else json.dumps(one["default"])
+        value = json.dumps(one["given"]) if "given" in one else "" if one["required"] else json.dumps(one["default"])
         lines.append(f"{indent}{'' if one['required'] else '# '}{leaf}: {value}".rstrip())
     return "\n".join(lines) + "\n"
 
 
+def default_text(value: Any) -> str:
+    """A default as it would stand in a settings file."""
+    return yaml.safe_dump(_plain(value), default_flow_style=True, width=1000).partition("\n")[0]
+
+
 def _plain(value: Any) -> Any:
-    return (
-        None
-        if value is ...
-        else str(value)
-        if isinstance(value, Path)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-    )
+    """A default as plain JSON; None where there is none."""
+    return None if value is ... else to_jsonable_python(value)
 
 
 def _text(one: dict[str, Any]) -> str:
-    if one["required"]:
-        return "must be given"
-    return yaml.safe_dump(one["default"], default_flow_style=True).partition("\n")[0]
+    return "must be given" if one["required"] else default_text(one["default"])

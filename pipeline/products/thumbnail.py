@@ -34,7 +34,7 @@ def thumbnail(job: StagedJob, path: Path) -> None:
 
 def cube_picture(array: Path, bands: Bands, path: Path) -> None:
     """The same of any product cube, by its Zarr array and its bands."""
-    samples = _thinned(array, picture_bands(bands))
+    samples = thinned_bands(array, picture_bands(bands))
     save_picture(samples, np.asarray(valid_samples(samples).all(axis=0)), path)
 
 
@@ -57,8 +57,21 @@ def save_picture(samples: NDArray[np.generic], opaque: NDArray[np.bool_], path: 
     Image.fromarray(image).save(path, format="PNG", optimize=True)
 
 
-def _thinned(path: Path, picked: tuple[int, ...]) -> NDArray[np.generic]:
-    """Every n-th pixel of three bands, read chunk by chunk."""
+def thinned_bands(path: Path, picked: tuple[int, ...]) -> NDArray[np.generic]:
+    """Every n-th pixel of some bands of a product's Zarr array, as stored, read chunk by chunk.
+
+    Parameters
+    ----------
+    path : Path
+        Array (band, y, x).
+    picked : tuple of int
+        Positions of the bands, in the order wanted; one may come more than once.
+
+    Returns
+    -------
+    ndarray, shape (band, y, x)
+        Its longest side has at most `EDGE_PX` pixels.
+    """
     array = store.open_array(path)
     _, height, width = array.shape
     _, rows, cols = array.chunks

@@ -183,3 +183,14 @@ def test_a_setting_overrules_that_of_the_file_whatever_name_either_has(tmp_path)
 def test_both_names_of_a_setting_are_refused() -> None:
     with pytest.raises(UsageError, match="settings network and method are two names of one; keep method"):
         load_config(None, BASE | {"network": "gsa", "method": "gsa"})
+
+
+def test_null_in_a_file_is_not_given(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("hsi: {uri: a}\nmsi: {uri: b}\noutput: c\nmethod:\nalign:\n  # most: field\ntiles:\n")
+    given = {"hsi.uri": "a", "msi.uri": "b", "output": "c"}
+    assert load_config(path, {}) == load_config(None, given)
+    assert load_config(path, {"align.most": "shift"}).align.most == "shift"
+    path.write_text("hsi: {uri: a}\nmsi: {uri: b}\noutput:\n")
+    with pytest.raises(UsageError, match="output is missing"):
+        load_config(path, {})

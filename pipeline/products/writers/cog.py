@@ -1,4 +1,4 @@
-"""Cloud-optimized GeoTIFF: for QGIS, EnMAP-Box and everything else that reads GDAL.
+"""Cloud-optimized GeoTIFF, and its QGIS style: for QGIS, EnMAP-Box and everything else that reads GDAL.
 
 Why DEFLATE: its checksum (Adler-32) betrays a flipped bit on reading, TIFF's ZSTD does not.
 
@@ -31,6 +31,7 @@ from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.encoding import NODATA
 from hyperfuse.pipeline.products.draft import Asset, BadProduct, FinishedCube
 from hyperfuse.pipeline.products.records import ProductFacts
+from hyperfuse.pipeline.products.writers import _qgis_style
 from hyperfuse.pipeline.products.writers._read_back import open_raster, require_grid, require_packing, require_values
 
 SUFFIX = ".tif"
@@ -49,7 +50,7 @@ _GDAL = {
 
 
 def write(cube: FinishedCube) -> list[Asset]:
-    """Build `<name>.tif`; peak memory does not depend on the size of the scene.
+    """Build `<name>.tif` and `<name>.qml`; peak memory does not depend on the size of the scene.
 
     Raises
     ------
@@ -88,12 +89,13 @@ def write(cube: FinishedCube) -> list[Asset]:
             media_type=MEDIA_TYPE,
             title="Fused cube, cloud-optimized GeoTIFF",
             roles=("data", cube.quantity),
-        )
+        ),
+        _qgis_style.write_style(cube),
     ]
 
 
 def check(folder: Path, expected: ProductFacts) -> None:
-    """Read the file as a stranger would: everything it says of itself, and a sample of its blocks.
+    """Read the files as a stranger would: everything they say of themselves, and a sample of the image's blocks.
 
     Raises
     ------
@@ -110,6 +112,7 @@ def check(folder: Path, expected: ProductFacts) -> None:
         raise
     except (RasterioError, OSError, ValueError, LookupError) as error:
         raise BadProduct(f"{path.name}: cannot be read ({error})") from error
+    _qgis_style.check_style(folder, expected)
 
 
 def open_cube(path: Path) -> xr.Dataset:

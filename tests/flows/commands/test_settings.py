@@ -57,6 +57,35 @@ def test_the_written_file_is_the_defaults(tmp_path: Path) -> None:
     assert main(["settings", "--write", str(path)]) == 2
 
 
+def test_init_fills_in_what_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.yaml"
+    assert main(["init", "a: b.tif", "--file", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"written": str(path), "missing": ["msi.uri", "output"]}
+    record = yaml.safe_load(path.read_text())
+    assert (record["hsi"], record["msi"]) == ({"uri": "a: b.tif"}, {"uri": None})
+    assert main(["init", "--file", str(path)]) == 2
+    assert "exists" in capsys.readouterr().err
+    whole = tmp_path / "whole.yaml"
+    assert main(["init", "a", "b", "--output", "c", "--file", str(whole)]) == 0
+    given = {"hsi.uri": "a", "msi.uri": "b", "output": "c"}
+    assert load_config(whole, {}) == load_config(None, given)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("ratio", "int | None, >= 2, <= 20"),
+        ("align.most", "shift | affine | field"),
+        ("align.bounds", "[float, float, float, float] | None"),
+        ("publish.formats", "[str, ...]"),
+        ("hsi.quantity", "reflectance | radiance | digital_number | None"),
+        ("psf_mtf", "float | None, > 0, < 1"),
+    ],
+)
+def test_values_are_told_as_people_write_them(capsys: pytest.CaptureFixture[str], name: str, values: str) -> None:
+    assert [row["values"] for row in told(capsys, name)[1]["settings"]] == [values]
+
+
 def _without_none(record: dict, group: str = "") -> dict:
     found = {}
     for key, value in record.items():

@@ -98,7 +98,7 @@ def test_the_product_is_one_that_everybody_reads(halves, tmp_path):
     ]
     assert item.properties["start_datetime"] == "2026-06-01T10:00:00Z"
     assert item.properties["end_datetime"] == "2026-06-02T10:00:00Z"
-    assert set(item.assets) == {"zarr", "fused", "source", "seams", "thumbnail", "provenance", "manifest"}
+    assert set(item.assets) == {"zarr", "fused", "style", "source", "seams", "thumbnail", "provenance", "manifest"}
     inputs = made.provenance["inputs"]
     assert [(entry["id"], entry["copied"]) for entry in inputs] == [("west", True), ("east", True)]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

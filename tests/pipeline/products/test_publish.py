@@ -58,7 +58,7 @@ def test_a_product_is_complete_and_alone(finished_job: Make) -> None:
     product = publish(draft, progress=lambda *step: steps.append(step))
     assert [path.name for path in product.path.parent.iterdir()] == ["fused"]
     names = {
-        "fused.json", "fused.tif", "fused.zarr", "manifest.json", "prov.json", "provenance.json", "quality_flags.tif",
+        "fused.json", "fused.qml", "fused.tif", "fused.zarr", "manifest.json", "prov.json", "provenance.json", "quality_flags.tif",
         "ro-crate-metadata.json", "thumbnail.png",
     }  # fmt: skip
     assert {path.name for path in product.path.iterdir()} == names
@@ -72,11 +72,14 @@ def test_a_product_is_complete_and_alone(finished_job: Make) -> None:
     assert manifest["arrays"] == {"fused.zarr/reflectance": {"chunks": 2 * 3 * 3}}
 
 
+SUFFIXES = {"cog": {".tif", ".qml"}, "zarr": {".zarr"}, "stac": {".json"}}
+
+
 @pytest.mark.parametrize("formats", [("cog",), ("zarr",), ("cog", "stac"), ("stac",)])
 def test_only_the_formats_asked_for(finished_job: Make, formats: tuple[str, ...]) -> None:
     product = publish(finished_job(formats=formats))
     suffixes = {path.suffix for path in product.path.glob("fused.*")}
-    assert suffixes == {{"cog": ".tif", "zarr": ".zarr", "stac": ".json"}[name] for name in formats}
+    assert suffixes == set().union(*(SUFFIXES[name] for name in formats))
     assert (product.cog is None, product.zarr is None, product.item is None) == tuple(
         name not in formats for name in ("cog", "zarr", "stac")
     )
@@ -97,14 +100,16 @@ def test_a_product_may_move(product: Path) -> None:
 CHUNK = "fused.zarr/reflectance/c/1/2/0"
 
 
-@pytest.mark.parametrize("name", [CHUNK, "fused.tif", "fused.zarr/zarr.json", "provenance.json", "thumbnail.png"])
+@pytest.mark.parametrize(
+    "name", [CHUNK, "fused.tif", "fused.qml", "fused.zarr/zarr.json", "provenance.json", "thumbnail.png"]
+)
 def test_a_flipped_bit_is_found_and_named(product: Path, name: str) -> None:
     flip_a_bit(product / name)
     with pytest.raises(BadProduct, match=name):
         verify(product)
 
 
-@pytest.mark.parametrize("name", [CHUNK, "fused.tif", "provenance.json", "manifest.json", "fused.json"])
+@pytest.mark.parametrize("name", [CHUNK, "fused.tif", "fused.qml", "provenance.json", "manifest.json", "fused.json"])
 def test_a_missing_file_is_named(product: Path, name: str) -> None:
     (product / name).unlink()
     with pytest.raises(BadProduct, match=name):

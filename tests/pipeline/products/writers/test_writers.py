@@ -89,6 +89,7 @@ def test_every_reader_finds_the_same_cube(draft: Draft) -> None:
         assert set(source.scales) == {facts.scale}
         microns = [float(source.tags(i, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"]) for i in source.indexes]
         np.testing.assert_allclose(microns, bands.center_nm / 1000, rtol=1e-11)
+        assert set(source.units) == {facts.unit}
         assert source.descriptions == tuple(f"{nm:.1f} nm" for nm in bands.center_nm)
         stored = source.read()
         physical = np.where(source.read_masks() > 0, stored * np.array(source.scales)[:, None, None], np.nan)
@@ -162,7 +163,7 @@ def test_true_color_for_viewers(finished_job: Make) -> None:
     bands = draft.job.bands
     colors = true_color(bands)
     assert colors is not None
-    np.testing.assert_allclose(bands.center_nm[list(colors)], [660, 560, 490], atol=8)
+    np.testing.assert_allclose(bands.center_nm[list(colors)], [665, 560, 490], atol=8)
     product = publish(draft)
     with rasterio.open(product.cog) as source:
         found = [source.colorinterp[i] for i in colors]
@@ -187,16 +188,8 @@ def test_item_validates_offline(draft: Draft) -> None:
     item = pystac.Item.from_file(str(product.item))
     writer("stac").check(product.path, draft.provenance.product)
     assert item.id == "fused"
-    assert set(item.assets) == {
-        "quality-flags",
-        "zarr",
-        "fused",
-        "thumbnail",
-        "provenance",
-        "prov",
-        "ro-crate",
-        "manifest",
-    }
+    names = {"zarr", "fused", "style", "quality-flags", "thumbnail", "provenance", "prov", "ro-crate", "manifest"}
+    assert set(item.assets) == names
     assert (item.datetime is None) == (draft.job.record.hsi.time is None)
     record: dict[str, Any] = json.loads(product.item.read_text())
     for key in ("fused", "zarr"):
