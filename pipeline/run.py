@@ -53,6 +53,7 @@ from hyperfuse.pipeline.quality.causes.change_map import find_changes
 from hyperfuse.pipeline.quality.residual_decision import decide_residual
 from hyperfuse.pipeline.quality.standard_error import estimate_errors
 from hyperfuse.pipeline.reports.product_page import write_product_page
+from hyperfuse.pipeline.stage_times import Clock, timed
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Open
     Busy
         If another process works on the same job.
     """
-    started = now()
+    started, clock = now(), Clock()
     share_heaps()
     require_parent(config.output)
     pair = open_pair(config)
@@ -131,6 +132,7 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Open
             with resources_named(config.output), reads_named():
                 job = Job(folder, record)
                 keep_weights(job)
+                clock.note(folder, "open")
                 yield OpenRun(job=job, pair=pair, progress=progress, started=started)
         except (InputRejected, ExpectedSkip, QualityRefused):
             # Trying again with the same input is pointless; but fused tiles are never thrown away, whatever went wrong later.
@@ -151,11 +153,12 @@ def stage_pair(opened: OpenRun) -> StagedJob:
     tell_observation(job)
     tell_harmony(job)
     device = pick_device(config.device)
-    first_pass(job, progress)
-    decide_residual(job)
-    coarse_pass(job, device, progress)
-    strict_pass(job, device, progress)
-    prepare(job)
+    with timed(job.folder, "learn"):
+        first_pass(job, progress)
+        decide_residual(job)
+        coarse_pass(job, device, progress)
+        strict_pass(job, device, progress)
+        prepare(job)
     return job
 
 
@@ -179,7 +182,8 @@ def fuse_tiles(job: StagedJob, progress: Progress = silent) -> int:
         progress("fuse", count, plan.n_tiles, pace)
 
     batches = plan.batches(job.config.tiles.batch, done=already.keys())
-    run_batches(job, batches, done=done)
+    with timed(job.folder, "fuse"):
+        run_batches(job, batches, done=done)
     told = {"tiles": len(already), **meter.to_json()}
     write_atomic(job.folder / "fused.json", json.dumps(told))
     return len(already)
@@ -187,18 +191,22 @@ def fuse_tiles(job: StagedJob, progress: Progress = silent) -> int:
 
 def publish_product(job: StagedJob, *, started: datetime, progress: Progress = silent) -> Product:
     """Prove the mosaic complete, assess it, write all formats, read them back, and rename the product into place."""
-    summary = mosaic(job)
-    require_some_valid(job, summary)
+    with timed(job.folder, "check"):
+        summary = mosaic(job)
+        require_some_valid(job, summary)
+        find_changes(job)
     effort = json.loads((job.folder / "fused.json").read_text())
-    find_changes(job)
     if job.config.publish.uncertainty:
-        estimate_errors(job, progress)
+        with timed(job.folder, "standard error"):
+            estimate_errors(job, progress)
     ended = now()
-    assessment = assess(job, summary, progress)
+    with timed(job.folder, "judge"):
+        assessment = assess(job, summary, progress)
     for warning in assessment.qa.warnings:
         log.warning("quality: %s", warning)
     record = provenance(job, summary, started=started, ended=ended, effort=effort, quality=assessment.qa.summary)
-    write_product_page(job, assessment, record.model_dump(mode="json"))
+    with timed(job.folder, "report"):
+        write_product_page(job, assessment, record.model_dump(mode="json"))
     require_passed(job, assessment)
     product = publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=progress)
     place_of(job).remove()

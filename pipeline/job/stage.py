@@ -40,9 +40,10 @@ from hyperfuse.pipeline.observation.sensor_model import Observation, with_misfit
 from hyperfuse.pipeline.observation.stripes import stripes
 from hyperfuse.pipeline.pipelining import Workers, in_this_process
 from hyperfuse.pipeline.progress import Progress
-from hyperfuse.pipeline.registration.estimate import estimate
+from hyperfuse.pipeline.registration.estimate import Estimate, estimate
 from hyperfuse.pipeline.registration.record import Registration
 from hyperfuse.pipeline.registration.report import write_registration
+from hyperfuse.pipeline.stage_times import timed
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +95,9 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
     if job.is_staged and (resumed := _resumed(job, pair, progress)) is not None:
         return resumed
     align = job.config.align
-    found = estimate(pair, job.grids, align, job.record.psf_sigma_px, workers=workers)
-    registration, move = found.registration, found.registration.displacement
+    with timed(job.folder, "register"):
+        found = estimate(pair, job.grids, align, job.record.psf_sigma_px, workers=workers)
+    registration = found.registration
     if registration.decision == "refuse" and align.on_refuse == "refuse":
         _require_common(pair, job.grids.coarse)
         raise QualityRefused(
@@ -103,6 +105,13 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
             "`hyperfuse register`, give a known move as align.east_m and align.north_m, or trust the geometry as it is with "
             "align.on_refuse=keep"
         )
+    with timed(job.folder, "stage"):
+        return _staged(job, pair, found, progress)
+
+
+def _staged(job: Job, pair: ScenePair, found: Estimate, progress: Progress) -> StagedJob:
+    """Stage both images as they were registered, and find how they were observed."""
+    registration, move = found.registration, found.registration.displacement
     write_registration(found, job.folder)
     (job.folder / "stage").mkdir(exist_ok=True)
     msi = _stage_msi(job, pair, move, progress)

@@ -44,6 +44,7 @@ from hyperfuse.pipeline.products.writers import writer
 from hyperfuse.pipeline.products.writers.stac import item, multihash
 from hyperfuse.pipeline.progress import Progress, Steps, silent
 from hyperfuse.pipeline.registration.report import FIGURE, TABLE
+from hyperfuse.pipeline.stage_times import stage_times, timed
 
 log = logging.getLogger(__name__)
 
@@ -104,11 +105,13 @@ def publish(draft: Draft, *, progress: Progress = silent) -> Product:
     _sweep(job)
     step = Steps(progress, "publish", 2 * len(formats) + 3)
     assets: list[Asset] = []
-    cube, record = draft.cube, draft.provenance.model_dump(mode="json")
+    cube = draft.cube
     for name in formats:
-        assets += writer(name).write(cube)
+        with timed(job.folder, f"write {name}"):
+            assets += writer(name).write(cube)
         step()
     root = _product_root(job)
+    record = draft.provenance.model_copy(update={"stages": tuple(stage_times(job.folder))}).model_dump(mode="json")
     write_atomic(root / PROVENANCE, json.dumps(record, indent=1, allow_nan=False))
     write_atomic(root / PROV, json.dumps(prov_document(draft.provenance), indent=1, allow_nan=False))
     for name in formats:

@@ -15,6 +15,7 @@ from hyperfuse.pipeline.observation.harmonize import Harmony
 from hyperfuse.pipeline.observation.sensor_model import Observation
 from hyperfuse.pipeline.quality.records import QualitySummary
 from hyperfuse.pipeline.registration.record import Registration
+from hyperfuse.pipeline.stage_times import StageTime
 
 SCHEMA = "hyperfuse-provenance/1"
 
@@ -165,6 +166,8 @@ class Provenance(JsonRecord):
     tiles: TileFacts
     pace: dict[str, int | float | None]
     """Of the run that finished it."""
+    stages: tuple[StageTime, ...] = ()
+    """What each stage cost until the formats were written, over all runs of the job; reading back and sealing come after."""
     software: dict[str, str]
     """Versions by package; `code_version` is that of HyperFuse with a digest of its sources."""
     facility: FacilityFacts

@@ -18,6 +18,7 @@ from hyperfuse.pipeline.reports.arrows import Arrows, displacement_arrows
 from hyperfuse.pipeline.reports.color_maps import Map, color_map
 from hyperfuse.pipeline.reports.html import Cell, Row, Table, figure, quantity_label, render
 from hyperfuse.pipeline.reports.pictures import Composite, composites, job_spectra
+from hyperfuse.pipeline.stage_times import stage_times
 
 _AGREEMENT = (
     ("sam_deg", "spectral angle (deg)"),
@@ -289,7 +290,7 @@ def _provenance(job: StagedJob, qa: dict[str, Any], provenance: dict[str, Any]) 
         ("computed on", f"{provenance['facility']['host']}, {', '.join(provenance['facility']['devices'])}"),
         ("run", f"{provenance['started']} to {provenance['ended']}"),
         ("fusing", f"{sum(tile.seconds for tile in tiles):.1f} s in {provenance['tiles']['finished']} tiles"),
-        ("quality assessment", f"{qa['seconds']:.1f} s"),
+        ("stages", ", ".join(f"{cost.stage} {cost.wall_s:.1f} s" for cost in stage_times(job.folder))),
         ("job", job.record.key),
     ]  # fmt: skip
     return rows

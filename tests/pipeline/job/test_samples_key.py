@@ -159,7 +159,7 @@ def test_settings_are_shared_out_between_samples_and_publication():
         assert parts(**{name: value}) == (False, False), name
 
 
-NO_DECISION = {"catalogs.addresses", "catalogs.errors", "pipeline.composite", "pipeline.config", "pipeline.cores", "pipeline.formats", "pipeline.pipelining", "pipeline.progress"}  # fmt: skip
+NO_DECISION = {"catalogs.addresses", "catalogs.errors", "pipeline.composite", "pipeline.config", "pipeline.cores", "pipeline.formats", "pipeline.pipelining", "pipeline.progress", "pipeline.stage_times"}  # fmt: skip
 """Messages, names of settings (their values are in the key), the figure of the tie points, and how work is spread."""
 
 

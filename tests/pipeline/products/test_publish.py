@@ -63,7 +63,8 @@ def test_a_product_is_complete_and_alone(finished_job: Make) -> None:
     }  # fmt: skip
     assert {path.name for path in product.path.iterdir()} == names
     assert product.provenance == json.loads((product.path / "provenance.json").read_text())
-    assert product.provenance == draft.provenance.model_dump(mode="json")
+    told = {key: value for key, value in product.provenance.items() if key != "stages"}
+    assert told == draft.provenance.model_dump(mode="json")
     assert product.facts == draft.provenance.product
     assert verify(product.path) == product
     assert steps[-1] == ("publish", 7, 7)
