@@ -57,7 +57,7 @@ def _both(config: RunConfig) -> list[Scene]:
     refused = []
     for source in (config.hsi.source(), config.msi.source()):
         try:
-            scenes.append(open_source(_of_its_own(source, scenes)))
+            scenes.append(open_source(_of_its_own(source, scenes), config.fetch.fetching()))
         except InputRejected as error:
             refused.append(error)
     if len(refused) == 1:

@@ -29,7 +29,7 @@ COARSE_M = 60
 FINEST_M = 10
 """Sampling distance of the product's grid."""
 _ROOTS = (b"Level-2A_User_Product", b"Level-1C_User_Product")
-_COG_NAME = re.compile(r"(?:^|_)(B\d\d|B8A|SCL)(?:_\d+m)?\.(?:tiff?|jp2)$", re.IGNORECASE)
+_COG_NAME = re.compile(r"(?:^|_)(B\d\d|B8A|SCL)(?:_(\d+)m)?\.(?:tiff?|jp2)$", re.IGNORECASE)
 _OFFSET_BASELINE = "04.00"
 """First baseline whose counts have an offset of 1000."""
 
@@ -310,10 +310,24 @@ def describe_cogs(package: Package, item: Member, *, offset: float | None) -> De
 def _cogs(package: Package, assets: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Member, Mapping[str, Any]]]]:
     """Bands of assets whose file lies in the package, each with its member and its `raster:bands` record."""
     members = {m.base: m for m in package.members}
+    seen: set[str] = set()
     for asset in assets.values():
-        base = PurePosixPath(str(asset.get("href", ""))).name
-        if (match := _COG_NAME.search(base)) and base in members:
-            yield match[1].upper(), (members[base], (asset.get("raster:bands") or asset.get("bands") or [{}])[0])
+        # Behind the name a signed address has its signature.
+        base = PurePosixPath(str(asset.get("href", "")).partition("?")[0]).name
+        match = _COG_NAME.search(base)
+        if match is None or base not in members:
+            continue
+        name = match[1].upper()
+        # The same band at a coarser sampling than its own, or once more in another format, is left alone.
+        if name in seen or (match[2] is not None and int(match[2]) != _native_m(name)):
+            continue
+        seen.add(name)
+        yield name, (members[base], (asset.get("raster:bands") or asset.get("bands") or [{}])[0])
+
+
+def _native_m(name: str) -> int:
+    """Native sampling distance of a band or of the scene classification."""
+    return next((round(band.gsd_m) for key, band in SENTINEL_2A.items() if two_digits(key) == name), 20)
 
 
 def _cog_offset(properties: Mapping[str, Any], found: Mapping[str, Any], label: Path) -> float:

@@ -72,7 +72,10 @@ def open_scene(source: Source) -> Scene:
 
 def _scene(record: Mapping[str, Any], package: Package, item: Member, source: Source) -> Scene:
     members = {m.base: m for m in package.members}
-    assets = [(members.get(PurePosixPath(str(a.get("href", ""))).name), a) for a in record["assets"].values()]
+    assets = [
+        (members.get(PurePosixPath(str(a.get("href", "")).partition("?")[0]).name), a)
+        for a in record["assets"].values()
+    ]
     cubes = [(m, a) for m, a in assets if m and "_SR" in m.base and m.base.lower().endswith(".tif") and "eo:bands" in a]
     if len(cubes) != 1:
         raise InputRejected(
