@@ -42,6 +42,27 @@ MAX_RATIO = 200
 LARGE = 256 << 20
 """Members up to this many bytes may pack as well as they like."""
 
+_MAX_NESTED = 2
+"""Archives inside each other that are opened."""
+_ARCHIVES = ("*.zip", "*.tar", "*.tar.gz", "*.tgz")
+_PARTS = {
+    ".xml",
+    ".json",
+    ".txt",
+    ".tif",
+    ".tiff",
+    ".jp2",
+    ".he5",
+    ".h5",
+    ".nc",
+    ".bsq",
+    ".bil",
+    ".bip",
+    ".img",
+    ".hdr",
+}
+"""Endings of files that make a product."""
+
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 """What the libraries raise over an archive that is not what it says."""
 Kind = Literal["folder", "zip", "tar", "tar.gz"]
@@ -184,6 +205,24 @@ def open_package(uri: str) -> Package | None:
     InputRejected
         If it is an archive that is damaged, hostile or absurd.
     """
+    made = _opened(uri)
+    for _ in range(_MAX_NESTED):
+        if made is None or (inner := _archive_inside(made)) is None:
+            break
+        made = _opened(str(made.in_place([inner], whole_files=True)[inner.name].holder))
+    return made
+
+
+def _archive_inside(package: Package) -> Member | None:
+    """The archive in a package that holds nothing else that could be a product: portals pack a product twice."""
+    archives = package.find(*_ARCHIVES)
+    is_wrapping = len(archives) == 1 and not any(
+        PurePosixPath(m.name).suffix.lower() in _PARTS for m in package.members if m is not archives[0]
+    )
+    return archives[0] if is_wrapping else None
+
+
+def _opened(uri: str) -> Package | None:
     path = Path(uri)
     if path.is_dir() or uri in _SET_OUT:
         return _SET_OUT.get(uri) or _folder(path)

@@ -30,6 +30,7 @@ FINEST_M = 10
 """Sampling distance of the product's grid."""
 _ROOTS = (b"Level-2A_User_Product", b"Level-1C_User_Product")
 _COG_NAME = re.compile(r"(?:^|_)(B\d\d|B8A|SCL)(?:_(\d+)m)?\.(?:tiff?|jp2)$", re.IGNORECASE)
+_CONSTELLATION = re.compile(rb'"sentinel[- ]2[a-d]?"', re.IGNORECASE)
 _OFFSET_BASELINE = "04.00"
 """First baseline whose counts have an offset of 1000."""
 
@@ -99,7 +100,7 @@ def metadata_of(package: Package) -> list[Member]:
 def items_of(package: Package) -> list[Member]:
     """STAC items of Sentinel-2 scenes."""
     heads = ((m, package.head(m, 1 << 16)) for m in package.find("*.json"))
-    return [m for m, head in heads if b'"stac_version"' in head and re.search(rb'"sentinel-2[a-d]?"', head)]
+    return [m for m, head in heads if b'"stac_version"' in head and _CONSTELLATION.search(head)]
 
 
 def describe_safe(package: Package, metadata: Member) -> Description:
@@ -137,7 +138,9 @@ def describe_safe(package: Package, metadata: Member) -> Description:
     bands, offsets, missing = _bands(root, own, label)
     told = ", ".join(sorted({f"{offset:g}" for offset in offsets})) or "none"
     return Description(
-        name=text_of(root, ".//PRODUCT_URI", label).removesuffix(".SAFE"),
+        name=text_of(
+            root, ".//PRODUCT_URI" if root.find(".//PRODUCT_URI") is not None else ".//PRODUCT_URI_2A", label
+        ).removesuffix(".SAFE"),
         bands=bands,
         nodata=tuple(nodata),
         affine=affine,
@@ -186,8 +189,13 @@ def _grid(tile: Element, label: Path) -> tuple[Affine, tuple[int, int], str]:
 
 def _bands(root: Element, own: list[Member], label: Path) -> tuple[tuple[Band, ...], list[float], list[str]]:
     """Bands with an image, the offsets (counts) of the product, and the bands of 10 m and 20 m whose image is missing."""
-    is_l2a = root.find(".//BOA_QUANTIFICATION_VALUE") is not None
-    quantity = number_of(root, f".//{'BOA_' if is_l2a else ''}QUANTIFICATION_VALUE", label)
+    # The second name is that of L2A products before 2018.
+    l2a = next(
+        (k for k in ("BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE") if root.find(f".//{k}") is not None),
+        None,
+    )
+    is_l2a = l2a is not None
+    quantity = number_of(root, f".//{l2a or 'QUANTIFICATION_VALUE'}", label)
     offsets = {
         e.get("band_id"): number_of(e, ".", label) for e in root.iter(f"{'BOA' if is_l2a else 'RADIO'}_ADD_OFFSET")
     }
@@ -322,7 +330,19 @@ def _cogs(package: Package, assets: Mapping[str, Any]) -> Iterator[tuple[str, tu
         if name in seen or (match[2] is not None and int(match[2]) != _native_m(name)):
             continue
         seen.add(name)
-        yield name, (members[base], (asset.get("raster:bands") or asset.get("bands") or [{}])[0])
+        yield name, (members[base], _packing(asset))
+
+
+def _packing(asset: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Scale and offset of an asset: of raster 1 in `raster:bands`, of raster 2 in the asset or its `bands`."""
+    band = {**(asset.get("bands") or [{}])[0], **(asset.get("raster:bands") or [{}])[0]}
+    told = {
+        key.removeprefix("raster:"): value
+        for one in (asset, band)
+        for key, value in one.items()
+        if key.startswith("raster:")
+    }
+    return {**told, **{key: band[key] for key in ("scale", "offset") if key in band}}
 
 
 def _native_m(name: str) -> int:

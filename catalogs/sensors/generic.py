@@ -26,7 +26,7 @@ from hyperfuse.catalogs.formats.arrays import array_kind, open_array
 from hyperfuse.catalogs.formats.files import kind_of
 from hyperfuse.catalogs.formats.layers import FilledSamples
 from hyperfuse.catalogs.formats.packages import is_debris, open_package
-from hyperfuse.catalogs.formats.raster import envi_header, open_raster, raster_driver
+from hyperfuse.catalogs.formats.raster import envi_header, marked_header, open_raster, raster_driver
 from hyperfuse.catalogs.formats.signal import Fill, undeclared_fill, without_signal
 from hyperfuse.catalogs.formats.stored import (
     Image,
@@ -181,6 +181,8 @@ def _raster(path: Path, n_bands: int | None) -> Image:
             f"{path}: an archive with no product that a reader knows (it holds {held or 'nothing'}); unpack it and name "
             "its image, or unpack an archive inside it first"
         )
+    if (header := marked_header(path)) is not None:
+        raise InputRejected(f"{header}: begins with a byte order mark, expected ENVI; save it as UTF-8 without one")
     with path.open("rb") as file:
         start = file.read(32)
     raise InputRejected(
