@@ -6,6 +6,7 @@ here their causes are looked at, so that a scene on a disk that is away for an h
 
 from __future__ import annotations
 
+import copy
 import errno
 import glob
 import os
@@ -16,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hyperfuse.catalogs.addresses import is_remote
-from hyperfuse.catalogs.errors import HyperFuseError, InputRejected, OutOfResources, Transient
+from hyperfuse.catalogs.errors import HyperFuseError, InputRejected, MetadataMissing, OutOfResources, Transient
 from hyperfuse.catalogs.remote.fetching import Fetching
 from hyperfuse.catalogs.remote.sources import fetched
 from hyperfuse.catalogs.scene import Scene
@@ -60,7 +61,11 @@ def open_source(source: Source, fetching: Fetching | None = None) -> Scene:
     try:
         scene = _opened(replace(source, uri=str(local.path), sensor=local.sensor))
     except HyperFuseError as error:
-        raise type(error)(local.renamed(str(error)), observed=error.observed, allowed=error.allowed) from error
+        told = copy.copy(error)
+        told.args = (local.renamed(str(error)),)
+        if isinstance(told, MetadataMissing):
+            told.lacks = local.renamed(told.lacks)
+        raise told from error
     notes = tuple(local.renamed(note) for note in scene.notes)
     return replace(scene, uri=source.uri, source=source, notes=notes)
 

@@ -266,7 +266,7 @@ def band_table(dataset: Any, n_bands: int, path: Path, aux: Aux) -> BandTable | 
         keys = ("central_wavelength_um", "fwhm_um", "")
         tables.append(_candidate(path, [[b.get(key) for b in imagery] for key in keys], "um"))
     if all(table is None or not table.wavelength for table in tables):
-        tables.append(_of_names([aux.band(i).name or dataset.descriptions[i] for i in range(n_bands)]))
+        tables.append(wavelengths_of_names([aux.band(i).name or dataset.descriptions[i] for i in range(n_bands)]))
     found = [table for table in tables if table is not None]
     best = next((table for table in found if table.wavelength), None)
     if best is None:
@@ -292,7 +292,7 @@ def _own_entry(tags: dict[str, str], band: int, n_bands: int) -> dict[str, str]:
     return told
 
 
-def _of_names(names: Sequence[str | None]) -> BandTable | None:
+def wavelengths_of_names(names: Sequence[str | None]) -> BandTable | None:
     """Wavelengths that every band's name carries, such as `Band 3 (0.56 um)`, `665 nm`, and as ENVI writes it `Band 3 (560.00)`."""
     matches = [_WAVELENGTH_IN_NAME.findall(name or "") for name in names]
     if not all(len(found) == 1 for found in matches):

@@ -18,6 +18,7 @@ from shapely.geometry.base import BaseGeometry
 
 from hyperfuse.catalogs.addresses import is_remote
 from hyperfuse.catalogs.errors import InputRejected, UsageError
+from hyperfuse.catalogs.formats.band_stack import as_glob
 from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.outline import lonlat, outline, projection
 from hyperfuse.catalogs.scene import Role, Scene
@@ -99,7 +100,7 @@ def stamp(uri: str) -> tuple[int, int]:
     """
     if uri.startswith("synthetic:") or is_remote(uri):
         return 0, 0
-    paths = [Path(uri)] if Path(uri).exists() else [Path(p) for p in glob.glob(uri)]  # noqa: PTH207 - a pattern from the user
+    paths = [Path(uri)] if Path(uri).exists() else [Path(p) for p in glob.glob(as_glob(uri))]  # noqa: PTH207 - a pattern from the user
     if not paths:
         raise UsageError(f"{uri}: no such file, folder or glob; check the path")
     size, latest = 0, 0
