@@ -1,4 +1,4 @@
-"""Secrets in addresses (`https://user:password@host/`, `https://host/a.tif?sig=...`): found, and never repeated.
+"""Kinds of addresses, and secrets in them (`https://user:password@host/`, `https://host/a.tif?sig=...`): found, and never repeated.
 
 What this software does is written down, in the records of jobs and products and in messages; a password or a signature in an
 address would be published with them. Such addresses are refused where they come in, in words that do not repeat them.
@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+BAND = "{band}"
+"""Place of a band's name in a pattern of files."""
 _USER = re.compile(r"(?<=://)[^\s/?#]*@")
 """All up to the last @ before the path: a password may hold an @ itself."""
 _KEYS = (
@@ -20,6 +22,16 @@ _KEYS = (
 _SIGNED = re.compile(rf"[?&](?:{_KEYS})=[^\s&#]", re.IGNORECASE)
 _REMOTE = re.compile(r"(?:https?|s3)://", re.IGNORECASE)
 _QUERY = re.compile(r"(?<=://)([^\s?#'\"]*)\?[^\s'\"]*")
+
+
+def is_pattern(uri: str) -> bool:
+    """Whether an address is a pattern of files of one band each."""
+    return BAND in uri
+
+
+def as_glob(uri: str) -> str:
+    """The glob of all files that a pattern means; other addresses as they are."""
+    return uri.replace(BAND, "*")
 
 
 def is_remote(uri: str) -> bool:

@@ -58,7 +58,7 @@ class SceneConfig(_Frozen):
     quantity: Quantity | None = None
     """What the samples measure."""
     variable: str | None = None
-    """Variable of a NetCDF or Zarr source that holds several."""
+    """Variable of a NetCDF or Zarr source that holds several, or those of the bands (B04,B03), with @DATE; of a pattern, its bands."""
     fill: Literal["mask", "keep"] | None = None
     """`keep` takes pixels that hold one value in all bands for data; without it they are masked as undeclared fill, and told."""
     mask: str | None = None

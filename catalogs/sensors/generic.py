@@ -23,10 +23,10 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
+from hyperfuse.catalogs.addresses import as_glob, is_pattern
 from hyperfuse.catalogs.bands import Bands, BandTable, read_table, widths_in_unit, without_wavelength
 from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.catalogs.formats.arrays import array_kind
-from hyperfuse.catalogs.formats.band_stack import as_glob, is_pattern, open_files, open_variables
 from hyperfuse.catalogs.formats.files import kind_of
 from hyperfuse.catalogs.formats.layers import FilledSamples
 from hyperfuse.catalogs.formats.packages import is_debris, open_package
@@ -44,6 +44,7 @@ from hyperfuse.catalogs.formats.stored import (
 )
 from hyperfuse.catalogs.scene import Quantity, Scene
 from hyperfuse.catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.sensors._band_stack import open_files, open_variables
 from hyperfuse.catalogs.sensors._lacking import refuse_lacking
 from hyperfuse.catalogs.sensors._resembled import resembled
 

@@ -16,9 +16,8 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from hyperfuse.catalogs.addresses import is_remote
+from hyperfuse.catalogs.addresses import as_glob, is_remote
 from hyperfuse.catalogs.errors import InputRejected, UsageError
-from hyperfuse.catalogs.formats.band_stack import as_glob
 from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.outline import lonlat, outline, projection
 from hyperfuse.catalogs.scene import Role, Scene

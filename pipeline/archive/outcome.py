@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hyperfuse.catalogs.addresses import as_glob
 from hyperfuse.catalogs.errors import (
     ExpectedSkip,
     HyperFuseError,
@@ -16,7 +17,6 @@ from hyperfuse.catalogs.errors import (
     Transient,
     UsageError,
 )
-from hyperfuse.catalogs.formats.band_stack import as_glob
 from hyperfuse.pipeline.archive.dead_letters import Verdict
 
 _MAX_DEATHS = 2

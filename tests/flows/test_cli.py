@@ -173,7 +173,7 @@ def test_swapped(pair, tmp_path, capsys):
 
 def test_no_wavelengths(pair, tmp_path, capsys):
     bare = write(pair[0].parent / "bare.tif", "hsi", nm=False)
-    rejected(capsys, tmp_path, 3, "wavelengths=FILE.csv", bare, pair[1])
+    rejected(capsys, tmp_path, 3, "wavelengths=NM,NM", bare, pair[1])
 
 
 def test_absurd_wavelengths(pair, tmp_path, capsys):

@@ -655,7 +655,7 @@ def test_names_that_do_not_all_tell_one_wavelength_tell_none(tmp_path, names):
         ("LC09_L2SP_193024_20230612_SR_B4.TIF", "a Landsat scene without its MTL file"),
         ("ENMAP01-____L2A-DT0_SPECTRAL_IMAGE.TIF", "an EnMAP product without its METADATA.XML"),
         ("PRS_L2D_STD_20240402.he5", "a folder of PRISMA files; name one of them"),
-        ("a.tif", "a folder of TIFF files; name one, or quote a glob"),
+        ("a.tif", "a folder of TIFF files; name one, quote a glob"),
         ("manifest.json", "a fused product of HyperFuse"),
         ("notes.txt", "a folder without Zarr metadata"),
     ],

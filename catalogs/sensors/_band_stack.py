@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hyperfuse.catalogs.addresses import BAND, as_glob
 from hyperfuse.catalogs.bands import BandTable, nm_per
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.formats.arrays import Kind, flat_variables, open_array
@@ -18,8 +19,6 @@ from hyperfuse.catalogs.formats.layers import Layer, LayeredSamples
 from hyperfuse.catalogs.formats.raster import open_raster, raster_driver
 from hyperfuse.catalogs.formats.stored import Image
 
-BAND = "{band}"
-"""Place of a band's name in a pattern of files."""
 _NO_BAND = re.compile(
     r"scl|.*mask.*|.*qa.*|.*cloud.*|.*shadow.*|.*class.*|.*flag.*|.*prob.*|.*snow.*|aot|wvp|.*quality.*|elev.*|dem|.*angle.*|"
     r"fmask|.*azimuth.*|.*zenith.*",
@@ -60,16 +59,6 @@ def open_variables(path: Path, kind: Kind, variable: str | None) -> Image:
     notes = [f"bands by the variables {', '.join(names)}"]
     notes += [f"not used: the variables {', '.join(left)}"] if left else []
     return replace(image, notes=(*image.notes, *notes))
-
-
-def is_pattern(uri: str) -> bool:
-    """Whether an address is a pattern of files of one band each."""
-    return BAND in uri
-
-
-def as_glob(uri: str) -> str:
-    """The glob of all files that a pattern means; other addresses as they are."""
-    return uri.replace(BAND, "*")
 
 
 def open_files(uri: str, bands: str | None) -> Image:
