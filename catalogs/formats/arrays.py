@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -132,7 +133,9 @@ def _dataset(path: str, kind: Kind, _modified_ns: int) -> xr.Dataset:
     metadata = Path(path) / "zarr.json"
     whole = "consolidated_metadata" in json.loads(metadata.read_text()) if metadata.is_file() else False
     whole = whole or (Path(path) / ".zmetadata").is_file()
-    dataset: xr.Dataset = xr.open_zarr(path, consolidated=whole, decode_coords="all", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what else lies in the folder
+        dataset: xr.Dataset = xr.open_zarr(path, consolidated=whole, decode_coords="all", **options)
     return dataset
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.formats.conditions import conditions, stac_conditions
 from hyperfuse.catalogs.formats.documents import parse_document
+from hyperfuse.catalogs.formats.layers import Flag
 from hyperfuse.catalogs.formats.markup import number_of, text_of
 from hyperfuse.catalogs.formats.packages import Member, Package
 from hyperfuse.catalogs.formats.raster import open_member
@@ -28,6 +29,11 @@ COARSE_M = 60
 """Sampling distance (m) of the bands of the atmosphere."""
 FINEST_M = 10
 """Sampling distance of the product's grid."""
+SCL_M = 20
+SCL: dict[Flag, tuple[int, ...]] = {
+    "defective": (1,), "shadow": (3,), "water": (6,), "cloud": (8, 9), "cirrus": (10,), "snow": (11,)
+}  # fmt: skip
+"""Classes of the scene classification."""
 _ROOTS = (b"Level-2A_User_Product", b"Level-1C_User_Product")
 _COG_NAME = re.compile(r"(?:^|_)(B\d\d|B8A|SCL)(?:_(\d+)m)?\.(?:tiff?|jp2)$", re.IGNORECASE)
 _CONSTELLATION = re.compile(rb'"sentinel[- ]2[a-d]?"', re.IGNORECASE)
