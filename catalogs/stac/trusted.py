@@ -94,7 +94,8 @@ class Trust:
             raise InputRejected(f"{url[:200]!r} is no address ({error})") from error
         if parts.scheme not in ("https", *(("http",) if named else ())):
             raise InputRejected(
-                f"{url[:200]!r} has the scheme {parts.scheme!r}, expected https or a path under the allowed folders"
+                f"{url[:200]!r} has the scheme {parts.scheme!r}, expected https or a path under the allowed folders; {HOSTS} names "
+                "hosts that may speak http, and buckets (s3://NAME)"
             )
         if "@" in parts.netloc:
             raise InputRejected(
