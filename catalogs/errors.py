@@ -45,6 +45,35 @@ class InputRejected(HyperFuseError):
     reason = "input_rejected"
 
 
+class MetadataMissing(InputRejected):
+    """An image lacks metadata that its user can supply.
+
+    Parameters
+    ----------
+    message : str
+        The sentence, for the command of one image.
+    lacks : str
+        Its first part: the file, and what is not in it.
+    settings : sequence of str
+        All that supplies it, as `KEY=VALUE` with VALUE to be filled in; none where settings do not help.
+    todo : str, optional
+        What else is to be done.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        lacks: str = "",
+        settings: tuple[str, ...] = (),
+        todo: str = "",
+        observed: float | None = None,
+        allowed: float | None = None,
+    ) -> None:
+        super().__init__(message, observed=observed, allowed=allowed)
+        self.lacks, self.settings, self.todo = lacks, settings, todo
+
+
 class ExpectedSkip(HyperFuseError):
     """Nothing is wrong and there is nothing to do: the scenes do not meet, or the product exists."""
 

@@ -6,6 +6,7 @@ here their causes are looked at, so that a scene on a disk that is away for an h
 
 from __future__ import annotations
 
+import copy
 import errno
 import glob
 import os
@@ -15,8 +16,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from hyperfuse.catalogs.addresses import is_remote
 from hyperfuse.catalogs.arrays import copy_of, is_array
-from hyperfuse.catalogs.errors import HyperFuseError, InputRejected, OutOfResources, Transient
+from hyperfuse.catalogs.errors import HyperFuseError, InputRejected, MetadataMissing, OutOfResources, Transient
+from hyperfuse.catalogs.remote.fetching import Fetching
+from hyperfuse.catalogs.remote.sources import fetched
 from hyperfuse.catalogs.scene import Scene
 from hyperfuse.catalogs.sensors import Source, open_scene
 
@@ -33,21 +37,44 @@ _MAX_ENTRIES = 100_000
 """Entries of a folder that are looked at."""
 
 
-def open_source(source: Source) -> Scene:
-    """Open a scene, see `catalogs.sensors.open_scene`.
+def open_source(source: Source, fetching: Fetching | None = None) -> Scene:
+    """Open a scene, see `catalogs.sensors.open_scene`; one on a server is fetched into a cache first.
+
+    Parameters
+    ----------
+    source : Source
+    fetching : Fetching, optional
+        Where it is fetched to; by the environment unless given.
 
     Raises
     ------
     InputRejected
-        If it is a pipe, a socket or a device, no sensor accepts it, or the one that does cannot use it.
+        If it is a pipe, a socket or a device, no sensor accepts it, or the one that does cannot use it; or its server
+        refuses it.
     Transient
         If a disk or a network did not answer.
     OutOfResources
         If disk, memory or the number of open files did not suffice to open it.
     """
     if is_array(source.uri):
-        copy = open_source(replace(source, uri=str(copy_of(source.uri))))
-        return replace(copy, uri=source.uri, source=source, name=source.uri.partition(":")[2])
+        own = open_source(replace(source, uri=str(copy_of(source.uri))))
+        return replace(own, uri=source.uri, source=source, name=source.uri.partition(":")[2])
+    if not is_remote(source.uri):
+        return _opened(source)
+    local = fetched(source, fetching or Fetching.of())
+    try:
+        scene = _opened(replace(source, uri=str(local.path), sensor=local.sensor))
+    except HyperFuseError as error:
+        told = copy.copy(error)
+        told.args = (local.renamed(str(error)),)
+        if isinstance(told, MetadataMissing):
+            told.lacks = local.renamed(told.lacks)
+        raise told from error
+    notes = tuple(local.renamed(note) for note in scene.notes)
+    return replace(scene, uri=source.uri, source=source, notes=notes)
+
+
+def _opened(source: Source) -> Scene:
     try:
         if not source.uri.startswith("synthetic:"):
             _require_files(source.uri)

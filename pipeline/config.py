@@ -13,15 +13,16 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hyperfuse.catalogs.addresses import carries_user, without_user
+from hyperfuse.catalogs.addresses import refuse_secrets, without_user
 from hyperfuse.catalogs.errors import UsageError
+from hyperfuse.catalogs.remote.fetching import Fetching
 from hyperfuse.catalogs.scene import Quantity
 from hyperfuse.catalogs.sensors import Source
 from hyperfuse.models import available
 from hyperfuse.pipeline import formats
 from hyperfuse.pipeline.cores import memory_budget_gb
 
-_PLACE_AND_SCHEDULE = {"output", "device", "dask", "dask_wait_s", "store", "weights", "quality"}
+_PLACE_AND_SCHEDULE = {"output", "device", "dask", "dask_wait_s", "store", "weights", "quality", "fetch"}
 _PUBLICATION = ("formats", "uncertainty", "license", "overviews")
 """Settings of `publish` that decide what is made of the fused samples; the others decide the samples as they are stored."""
 _RENAMED = {"network": "method", "observe": "sensor_model", "learned": "residual"}
@@ -38,29 +39,11 @@ class _Frozen(BaseModel):
         return refuse_secrets(value)
 
 
-def refuse_secrets(value: object) -> object:
-    """The same value, unless it is a text, or holds one, that is an address with a user name or a password.
-
-    Raises
-    ------
-    ValueError
-        In words that do not repeat it.
-    """
-    if isinstance(value, str | Path) and carries_user(str(value)):
-        raise ValueError(
-            "the address carries a user name or a password, which would be written into the records of job and product; "
-            "leave it out, and give the login to the client's own configuration or environment"
-        )
-    for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
-        refuse_secrets(part)
-    return value
-
-
 class SceneConfig(_Frozen):
     """Where an image is, and what its file does not tell."""
 
     uri: str = Field(min_length=1)
-    """File, folder, glob of tiles on one lattice, or `synthetic:` address."""
+    """File, folder, glob of tiles on one lattice, https:// or s3:// address of a file or STAC item, or `synthetic:` address."""
     sensor: str | None = None
     """Reader; found from the file unless given."""
     crs: str | None = None
@@ -76,7 +59,7 @@ class SceneConfig(_Frozen):
     quantity: Quantity | None = None
     """What the samples measure."""
     variable: str | None = None
-    """Variable of a NetCDF or Zarr source that holds several."""
+    """Variable of a NetCDF or Zarr source that holds several, or those of the bands (B04,B03), with @DATE; of a pattern, its bands."""
     fill: Literal["mask", "keep"] | None = None
     """`keep` takes pixels that hold one value in all bands for data; without it they are masked as undeclared fill, and told."""
     mask: str | None = None
@@ -248,6 +231,19 @@ class QualityConfig(_Frozen):
         return "off" if value is False else value  # YAML 1.1 reads off as false
 
 
+class FetchConfig(_Frozen):
+    """Scenes on servers."""
+
+    cache: Path | None = None
+    """Folder in which fetched files are kept; that of the environment variable HYPERFUSE_CACHE, else ~/.cache/hyperfuse."""
+    max_gb: float | None = Field(default=None, gt=0)
+    """Largest file (GB) that is fetched; HYPERFUSE_FETCH_MAX_GB, else 64."""
+
+    def fetching(self) -> Fetching:
+        """The same for the catalogs, with what the environment says."""
+        return Fetching.of(self.cache, self.max_gb)
+
+
 class RunConfig(_Frozen):
     """One fusion: two scenes in, one product out."""
 
@@ -280,6 +276,8 @@ class RunConfig(_Frozen):
     """Tiles, chunks and the memory budget."""
     publish: OutputConfig = OutputConfig()
     """Formats of the product."""
+    fetch: FetchConfig = FetchConfig()
+    """Scenes on servers."""
     quality: QualityConfig = QualityConfig()
     """Limits that decide whether the product is published, and with which words."""
     device: str = "auto"

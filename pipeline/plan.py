@@ -7,11 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from hyperfuse.catalogs.errors import InputRejected, OutOfResources
+from hyperfuse.catalogs.errors import InputRejected, MetadataMissing, OutOfResources
 from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.pairs import RATIOS, ScenePair
 from hyperfuse.catalogs.scene import Scene
 from hyperfuse.catalogs.sensors import Source, image_beside, sensor_module, sigma_from_mtf
+from hyperfuse.catalogs.sensors._lacking import told
 from hyperfuse.catalogs.weight_cards import WeightCard
 from hyperfuse.models import Observed, method
 from hyperfuse.pipeline.config import RunConfig
@@ -54,12 +55,20 @@ def _weights(config: RunConfig) -> Path | None:
 def _both(config: RunConfig) -> list[Scene]:
     """HSI and MSI; if neither can be used, one message says why, so that nobody mends them one after the other."""
     scenes: list[Scene] = []
-    refused = []
-    for source in (config.hsi.source(), config.msi.source()):
+    refused: list[InputRejected] = []
+    missing: list[tuple[str, MetadataMissing]] = []
+    for role, source in (("hsi.", config.hsi.source()), ("msi.", config.msi.source())):
         try:
-            scenes.append(open_source(_of_its_own(source, scenes)))
+            scenes.append(open_source(_of_its_own(source, scenes), config.fetch.fetching()))
         except InputRejected as error:
             refused.append(error)
+            if isinstance(error, MetadataMissing):
+                missing.append((role, error))
+    if missing and len(missing) == len(refused):
+        # One command supplies what both lack.
+        settings = [(one, role) for role, error in missing for one in error.settings]
+        lacks = "; and ".join(error.lacks for _, error in missing)
+        raise InputRejected(told(lacks, settings, [error.todo for _, error in missing])) from refused[0]
     if len(refused) == 1:
         raise refused[0]
     if refused:

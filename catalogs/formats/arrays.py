@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -132,7 +133,9 @@ def _dataset(path: str, kind: Kind, _modified_ns: int) -> xr.Dataset:
     metadata = Path(path) / "zarr.json"
     whole = "consolidated_metadata" in json.loads(metadata.read_text()) if metadata.is_file() else False
     whole = whole or (Path(path) / ".zmetadata").is_file()
-    dataset: xr.Dataset = xr.open_zarr(path, consolidated=whole, decode_coords="all", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what else lies in the folder
+        dataset: xr.Dataset = xr.open_zarr(path, consolidated=whole, decode_coords="all", **options)
     return dataset
 
 
@@ -202,6 +205,21 @@ def _valid_range(array: xr.DataArray, dtype: np.dtype[Any], path: Path) -> tuple
             "correct valid_range, valid_min and valid_max"
         )
     return low[0], high[0]
+
+
+def flat_variables(path: Path, kind: Kind) -> list[str]:
+    """Arrays without a band axis, in file order, where there are several and none with one; nothing where the file is damaged."""
+    try:
+        if kind == "hdf5":
+            refuse_hdf5_surprises(path)
+        dataset = _dataset(str(path), kind, _stamp(path))
+    except (InputRejected, *_DAMAGE):
+        return []  # `open_array` says what is wrong
+    axes = {str(n): _axes(dataset, a) for n, a in dataset.data_vars.items() if a.dtype.kind in "uif"}
+    found = {name: dims for name, dims in axes.items() if dims is not None}
+    about = {n for a in dataset.data_vars.values() for n in str(a.attrs.get("ancillary_variables", "")).split()}
+    flat = [name for name, dims in found.items() if dims[0] is None and name not in about]
+    return flat if len(flat) > 1 and all(dims[0] is None for dims in found.values()) else []
 
 
 def _choose(
@@ -284,7 +302,7 @@ def _date(dataset: xr.Dataset, array: xr.DataArray, dim: str, wanted: str | None
         asked = "" if wanted is None else f" and {len(found)} of them begin with {wanted!r}"
         raise InputRejected(
             f"{path}: {array.name} holds {n_dates} dates ({listed}){asked}, expected one; choose it with "
-            f"--set hsi.variable={array.name}@{told[0][:10]} or msi.variable=..."
+            f"--set hsi.variable=@{told[0][:10]} or --set msi.variable=@{told[0][:10]}"
         )
     return found[0]
 

@@ -28,6 +28,9 @@ MAX_BYTES = 50 << 20
 _WAVELENGTH_IN_NAME = re.compile(
     r"(?<![\w.])(\d+(?:\.\d+)?)\s*(nm|um|µm|μm|microns?|nanomet(?:er|re)s?|micromet(?:er|re)s?)(?![a-z])", re.IGNORECASE
 )
+_NUMBER_IN_NAME = re.compile(r"\((\d+(?:\.\d+)?)\)\s*$")
+_OPTICAL = {"nm": (300.0, 15_000.0), "um": (0.3, 15.0)}
+"""Wavelengths of optical sensors."""
 _WORLD = {
     ".tif": (".tfw", ".tifw", ".wld"),
     ".tiff": (".tfw", ".tiffw", ".wld"),
@@ -240,7 +243,9 @@ def _listed(envi: Mapping[str, str], key: str, n_bands: int, path: Path) -> NDAr
 
 def band_table(dataset: Any, n_bands: int, path: Path, aux: Aux) -> BandTable | None:
     """Wavelengths of the best source; widths and flags of the best source that has them, in the same unit."""
-    bands = [{**lower(dataset.tags(i + 1)), **aux.band(i).tags.get("", {})} for i in range(n_bands)]
+    bands = [
+        _own_entry({**lower(dataset.tags(i + 1)), **aux.band(i).tags.get("", {})}, i, n_bands) for i in range(n_bands)
+    ]
     common = {**lower(dataset.tags()), **aux.tags.get("", {})}
     envi = {
         k: [v.strip() for v in text.strip("{} \n").rstrip(",").split(",")]
@@ -261,7 +266,7 @@ def band_table(dataset: Any, n_bands: int, path: Path, aux: Aux) -> BandTable | 
         keys = ("central_wavelength_um", "fwhm_um", "")
         tables.append(_candidate(path, [[b.get(key) for b in imagery] for key in keys], "um"))
     if all(table is None or not table.wavelength for table in tables):
-        tables.append(_of_names([aux.band(i).name or dataset.descriptions[i] for i in range(n_bands)]))
+        tables.append(wavelengths_of_names([aux.band(i).name or dataset.descriptions[i] for i in range(n_bands)]))
     found = [table for table in tables if table is not None]
     best = next((table for table in found if table.wavelength), None)
     if best is None:
@@ -277,13 +282,36 @@ def band_table(dataset: Any, n_bands: int, path: Path, aux: Aux) -> BandTable | 
     return best
 
 
-def _of_names(names: Sequence[str | None]) -> BandTable | None:
-    """Wavelengths that every band's name carries with their unit, such as `Band 3 (0.56 um)` and `665 nm`."""
+def _own_entry(tags: dict[str, str], band: int, n_bands: int) -> dict[str, str]:
+    """The tags of a band; of a list with an entry for each band, which some writers give to all of them, its own."""
+    told = dict(tags)
+    for key in ("wavelength", "fwhm", "bbl"):
+        listed = told.get(key, "").strip()
+        if listed.startswith("{") and len(entries := listed.strip("{} ").split(",")) == n_bands:
+            told[key] = entries[band].strip()
+    return told
+
+
+def wavelengths_of_names(names: Sequence[str | None]) -> BandTable | None:
+    """Wavelengths that every band's name carries, such as `Band 3 (0.56 um)`, `665 nm`, and as ENVI writes it `Band 3 (560.00)`."""
     matches = [_WAVELENGTH_IN_NAME.findall(name or "") for name in names]
     if not all(len(found) == 1 for found in matches):
-        return None
+        return _in_parentheses(names)
     center_nm = [float(value) * (nm_per(unit) or np.nan) for ((value, unit),) in matches]
     return BandTable(wavelength=tuple(center_nm), fwhm=None, good=None, unit="nm")
+
+
+def _in_parentheses(names: Sequence[str | None]) -> BandTable | None:
+    """Numbers in parentheses at the end of every name, if they can be nothing but wavelengths."""
+    matches = [_NUMBER_IN_NAME.search(name or "") for name in names]
+    values = [float(found[1]) for found in matches if found is not None]
+    if len(values) < len(names) or len(set(values)) < len(values) or len(values) < 2:
+        return None
+    for unit, (low, high) in _OPTICAL.items():
+        # Whole numbers below 20 count the bands.
+        if all(low <= value <= high for value in values) and (unit == "nm" or any(value % 1 for value in values)):
+            return BandTable(wavelength=tuple(values), fwhm=None, good=None, unit=unit)
+    return None
 
 
 def _candidate(path: Path, columns: Sequence[Sequence[str | None] | None], unit: str | None) -> BandTable | None:

@@ -18,9 +18,9 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, cast
@@ -42,6 +42,27 @@ MAX_RATIO = 200
 LARGE = 256 << 20
 """Members up to this many bytes may pack as well as they like."""
 
+_MAX_NESTED = 2
+"""Archives inside each other that are opened."""
+_ARCHIVES = ("*.zip", "*.tar", "*.tar.gz", "*.tgz")
+_PARTS = {
+    ".xml",
+    ".json",
+    ".txt",
+    ".tif",
+    ".tiff",
+    ".jp2",
+    ".he5",
+    ".h5",
+    ".nc",
+    ".bsq",
+    ".bil",
+    ".bip",
+    ".img",
+    ".hdr",
+}
+"""Endings of files that make a product."""
+
 _DAMAGE = (OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 """What the libraries raise over an archive that is not what it says."""
 Kind = Literal["folder", "zip", "tar", "tar.gz"]
@@ -61,6 +82,15 @@ class Member:
     """Bytes, unpacked."""
     packed: bool
     """Compressed, so that it cannot be read in place."""
+    bring: Callable[[], Path] | None = field(default=None, compare=False, repr=False)
+    """Fetches the file from its server and gives its path; None where it lies here. Its size is known then only."""
+
+    def here(self) -> Member:
+        """The same member on this disk."""
+        if self.bring is None:
+            return self
+        path = self.bring()
+        return replace(self, holder=path, size=path.stat().st_size, bring=None)
 
     @property
     def base(self) -> str:
@@ -108,12 +138,14 @@ class Package:
 
     def read(self, member: Member, *, limit: int = MAX_TEXT) -> bytes:
         """Content of a metadata file, at most `limit` bytes."""
+        member = member.here()
         if member.size > limit:
             raise InputRejected(f"{member.label}: has {member.size} bytes, expected at most {limit} of metadata")
         return self.head(member, member.size)
 
     def head(self, member: Member, size: int) -> bytes:
         """The first bytes of a member."""
+        member = member.here()
         try:
             if self.kind == "tar.gz" and member.size <= MAX_TEXT:
                 return _tar_text(self.path, member.name, self.path.stat().st_mtime_ns)[:size]
@@ -131,18 +163,19 @@ class Package:
 
         With `whole_files` all members of an archive are, for libraries that read nothing else.
         """
-        wanted = list(members)
+        wanted = [member.here() for member in members]
         packed = [m for m in wanted if m.packed or (whole_files and self.kind != "folder")]
         there = _unpack(self, packed) if packed else {}
         return {m.name: there.get(m.name, m) for m in wanted}
 
     def files(self, members: Iterable[Member]) -> list[Path]:
         """Files whose bytes stand for some members: the archive, or the members themselves."""
-        return [m.holder for m in members] if self.kind == "folder" else [self.path]
+        return [m.here().holder for m in members] if self.kind == "folder" else [self.path]
 
     @contextmanager
     def open(self, member: Member) -> Iterator[IO[bytes]]:
         """A member as a stream of bytes, unpacked; one stored in an archive goes on beyond its own end."""
+        member = member.here()
         if not member.packed:
             with member.holder.open("rb") as plain:
                 plain.seek(member.offset)
@@ -155,6 +188,15 @@ class Package:
                 yield cast("IO[bytes]", tar.extractfile(member.name))
 
 
+_SET_OUT: dict[str, Package] = {}
+"""Packages of this process whose files lie on servers, by the path of their metadata."""
+
+
+def set_out(uri: str, package: Package) -> None:
+    """Let a package stand for a path on this disk: files of it are fetched when a reader looks into them."""
+    _SET_OUT[uri] = package
+
+
 def open_package(uri: str) -> Package | None:
     """The package at an address: a folder, an archive, or the folder of a metadata file; None for anything else.
 
@@ -163,9 +205,27 @@ def open_package(uri: str) -> Package | None:
     InputRejected
         If it is an archive that is damaged, hostile or absurd.
     """
+    made = _opened(uri)
+    for _ in range(_MAX_NESTED):
+        if made is None or (inner := _archive_inside(made)) is None:
+            break
+        made = _opened(str(made.in_place([inner], whole_files=True)[inner.name].holder))
+    return made
+
+
+def _archive_inside(package: Package) -> Member | None:
+    """The archive in a package that holds nothing else that could be a product: portals pack a product twice."""
+    archives = package.find(*_ARCHIVES)
+    is_wrapping = len(archives) == 1 and not any(
+        PurePosixPath(m.name).suffix.lower() in _PARTS for m in package.members if m is not archives[0]
+    )
+    return archives[0] if is_wrapping else None
+
+
+def _opened(uri: str) -> Package | None:
     path = Path(uri)
-    if path.is_dir():
-        return _folder(path)
+    if path.is_dir() or uri in _SET_OUT:
+        return _SET_OUT.get(uri) or _folder(path)
     if not path.is_file():
         return None
     with path.open("rb") as file:

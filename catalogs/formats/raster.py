@@ -84,6 +84,12 @@ def envi_header(path: Path) -> Path | None:
     return next((p for p in names if p != path and _start(p) == b"ENVI"), None)
 
 
+def marked_header(path: Path) -> Path | None:
+    """A header beside a data file that begins with a byte order mark, behind which GDAL finds no ENVI."""
+    names = [path.with_name(path.name + s) for s in (".hdr", ".HDR")] + [path.with_suffix(s) for s in (".hdr", ".HDR")]
+    return next((p for p in names if p != path and _start(p) == b"\xef\xbb\xbfE"), None)
+
+
 def open_member(member: Member) -> Image:
     """An image of a product, told by its first bytes; the product's metadata count, not what lies beside its images.
 

@@ -158,11 +158,22 @@ _WORLDVIEW_3 = {
         ("SWIR5", 2145.0, 2185.0), ("SWIR6", 2185.0, 2225.0), ("SWIR7", 2235.0, 2285.0), ("SWIR8", 2295.0, 2365.0),
     ),
 }  # fmt: skip
-_SUPERDOVE = _table(
+SUPERDOVE = _table(
     3.0,
     ("Coastal Blue", 443.0, 20.0), ("Blue", 490.0, 50.0), ("Green I", 531.0, 36.0), ("Green II", 565.0, 36.0),
     ("Yellow", 610.0, 20.0), ("Red", 665.0, 31.0), ("Red-Edge", 705.0, 15.0), ("NIR", 865.0, 40.0),
 )  # fmt: skip
+"""Bands of SuperDove (PSB.SD) by name."""
+PLANETSCOPE_4 = {
+    "PS2": _limits(3.7, ("Blue", 455.0, 515.0), ("Green", 500.0, 590.0), ("Red", 590.0, 670.0), ("NIR", 780.0, 860.0)),
+    "PS2.SD": _limits(
+        3.7, ("Blue", 464.0, 517.0), ("Green", 547.0, 585.0), ("Red", 650.0, 682.0), ("NIR", 846.0, 888.0)
+    ),
+    "PSB.SD": _limits(
+        3.7, ("Blue", 465.0, 515.0), ("Green", 547.0, 583.0), ("Red", 650.0, 680.0), ("NIR", 845.0, 885.0)
+    ),
+}
+"""Four-band products of PlanetScope by instrument, as the operator gives their limits."""
 _QUICKBIRD = _limits(
     2.44,
     ("Blue", 450.0, 520.0), ("Green", 520.0, 600.0), ("Red", 630.0, 690.0), ("NIR", 760.0, 900.0),
@@ -187,7 +198,7 @@ SETS = {
         BandSet(name="oli-6", responses=_pick(LANDSAT_8, "Blue Green Red NIR SWIR1 SWIR2")),
         BandSet(name="wv2-8", responses=tuple(b for b in _pick(_WORLDVIEW_2) if b.name != "Pan")),
         BandSet(name="wv3-16", responses=_pick(_WORLDVIEW_3), one_gsd=False),
-        BandSet(name="superdove-8", responses=_pick(_SUPERDOVE)),
+        BandSet(name="superdove-8", responses=_pick(SUPERDOVE)),
         BandSet(name="qb-4", responses=_pick(_QUICKBIRD)),
         # A panchromatic response is flat and wide: a Gaussian of its width would reach far beyond its limits.
         BandSet(name="pan", responses=_pick(_WORLDVIEW_2, "Pan"), shape="box"),

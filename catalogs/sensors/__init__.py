@@ -87,7 +87,7 @@ class Source:
     """Where a scene is and what the user says of it; None leaves it to the file."""
 
     uri: str
-    """File, folder, glob of tiles, or `synthetic:` address."""
+    """File, folder, glob of tiles, pattern of files of one band each (`scene_{band}.tif`), address of a server, or `synthetic:`."""
     sensor: str | None = None
     """Module name; None lets the modules choose."""
     crs: str | None = None
@@ -103,7 +103,8 @@ class Source:
     quantity: Quantity | None = None
     """What the samples measure."""
     variable: str | None = None
-    """Variable of a NetCDF or Zarr source that holds several."""
+    """Variable of a NetCDF or Zarr source that holds several, or those of the bands in their order (`B04,B03`), with `@DATE` of one
+    date; of a pattern of files, the bands in their order."""
     fill: Literal["mask", "keep"] | None = None
     """Whether pixels that hold one value in all bands, which is not declared as nodata, are masked (None: they are) or kept."""
     mask: str | None = None

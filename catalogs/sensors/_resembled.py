@@ -18,7 +18,10 @@ _RESEMBLED = (
     ("EMIT_L2A_*.nc", "a folder of EMIT files; name that of the reflectance, EMIT_L2A_RFL_*.nc"),
     ("*_udm2*.tif", "a Planet order without its STAC item or metadata; name the image itself"),
     ("*.he5", "a folder of HDF5 files; name one of them"),
-    ("*.tif", "a folder of TIFF files; name one, or quote a glob of tiles on one lattice such as {folder}/*.tif"),
+    (
+        "*.tif",
+        "a folder of TIFF files; name one, quote a glob of tiles such as {folder}/*.tif, or a pattern of files of one band each such as {folder}/NAME_{{band}}.tif",
+    ),
     ("*.jp2", "a folder of JPEG 2000 files; name one, or fetch the whole product with its metadata"),
     ("*.nc", "a folder of NetCDF files; name one of them"),
     ("*.zip", "a folder of archives; name one of them"),

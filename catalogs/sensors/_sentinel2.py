@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.formats.conditions import conditions, stac_conditions
 from hyperfuse.catalogs.formats.documents import parse_document
+from hyperfuse.catalogs.formats.layers import Flag
 from hyperfuse.catalogs.formats.markup import number_of, text_of
 from hyperfuse.catalogs.formats.packages import Member, Package
 from hyperfuse.catalogs.formats.raster import open_member
@@ -28,8 +29,14 @@ COARSE_M = 60
 """Sampling distance (m) of the bands of the atmosphere."""
 FINEST_M = 10
 """Sampling distance of the product's grid."""
+SCL_M = 20
+SCL: dict[Flag, tuple[int, ...]] = {
+    "defective": (1,), "shadow": (3,), "water": (6,), "cloud": (8, 9), "cirrus": (10,), "snow": (11,)
+}  # fmt: skip
+"""Classes of the scene classification."""
 _ROOTS = (b"Level-2A_User_Product", b"Level-1C_User_Product")
-_COG_NAME = re.compile(r"(?:^|_)(B\d\d|B8A|SCL)(?:_\d+m)?\.(?:tiff?|jp2)$", re.IGNORECASE)
+_COG_NAME = re.compile(r"(?:^|_)(B\d\d|B8A|SCL)(?:_(\d+)m)?\.(?:tiff?|jp2)$", re.IGNORECASE)
+_CONSTELLATION = re.compile(rb'"sentinel[- ]2[a-d]?"', re.IGNORECASE)
 _OFFSET_BASELINE = "04.00"
 """First baseline whose counts have an offset of 1000."""
 
@@ -99,7 +106,7 @@ def metadata_of(package: Package) -> list[Member]:
 def items_of(package: Package) -> list[Member]:
     """STAC items of Sentinel-2 scenes."""
     heads = ((m, package.head(m, 1 << 16)) for m in package.find("*.json"))
-    return [m for m, head in heads if b'"stac_version"' in head and re.search(rb'"sentinel-2[a-d]?"', head)]
+    return [m for m, head in heads if b'"stac_version"' in head and _CONSTELLATION.search(head)]
 
 
 def describe_safe(package: Package, metadata: Member) -> Description:
@@ -137,7 +144,9 @@ def describe_safe(package: Package, metadata: Member) -> Description:
     bands, offsets, missing = _bands(root, own, label)
     told = ", ".join(sorted({f"{offset:g}" for offset in offsets})) or "none"
     return Description(
-        name=text_of(root, ".//PRODUCT_URI", label).removesuffix(".SAFE"),
+        name=text_of(
+            root, ".//PRODUCT_URI" if root.find(".//PRODUCT_URI") is not None else ".//PRODUCT_URI_2A", label
+        ).removesuffix(".SAFE"),
         bands=bands,
         nodata=tuple(nodata),
         affine=affine,
@@ -186,8 +195,13 @@ def _grid(tile: Element, label: Path) -> tuple[Affine, tuple[int, int], str]:
 
 def _bands(root: Element, own: list[Member], label: Path) -> tuple[tuple[Band, ...], list[float], list[str]]:
     """Bands with an image, the offsets (counts) of the product, and the bands of 10 m and 20 m whose image is missing."""
-    is_l2a = root.find(".//BOA_QUANTIFICATION_VALUE") is not None
-    quantity = number_of(root, f".//{'BOA_' if is_l2a else ''}QUANTIFICATION_VALUE", label)
+    # The second name is that of L2A products before 2018.
+    l2a = next(
+        (k for k in ("BOA_QUANTIFICATION_VALUE", "L2A_BOA_QUANTIFICATION_VALUE") if root.find(f".//{k}") is not None),
+        None,
+    )
+    is_l2a = l2a is not None
+    quantity = number_of(root, f".//{l2a or 'QUANTIFICATION_VALUE'}", label)
     offsets = {
         e.get("band_id"): number_of(e, ".", label) for e in root.iter(f"{'BOA' if is_l2a else 'RADIO'}_ADD_OFFSET")
     }
@@ -310,10 +324,36 @@ def describe_cogs(package: Package, item: Member, *, offset: float | None) -> De
 def _cogs(package: Package, assets: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Member, Mapping[str, Any]]]]:
     """Bands of assets whose file lies in the package, each with its member and its `raster:bands` record."""
     members = {m.base: m for m in package.members}
+    seen: set[str] = set()
     for asset in assets.values():
-        base = PurePosixPath(str(asset.get("href", ""))).name
-        if (match := _COG_NAME.search(base)) and base in members:
-            yield match[1].upper(), (members[base], (asset.get("raster:bands") or asset.get("bands") or [{}])[0])
+        # Behind the name a signed address has its signature.
+        base = PurePosixPath(str(asset.get("href", "")).partition("?")[0]).name
+        match = _COG_NAME.search(base)
+        if match is None or base not in members:
+            continue
+        name = match[1].upper()
+        # The same band at a coarser sampling than its own, or once more in another format, is left alone.
+        if name in seen or (match[2] is not None and int(match[2]) != _native_m(name)):
+            continue
+        seen.add(name)
+        yield name, (members[base], _packing(asset))
+
+
+def _packing(asset: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Scale and offset of an asset: of raster 1 in `raster:bands`, of raster 2 in the asset or its `bands`."""
+    band = {**(asset.get("bands") or [{}])[0], **(asset.get("raster:bands") or [{}])[0]}
+    told = {
+        key.removeprefix("raster:"): value
+        for one in (asset, band)
+        for key, value in one.items()
+        if key.startswith("raster:")
+    }
+    return {**told, **{key: band[key] for key in ("scale", "offset") if key in band}}
+
+
+def _native_m(name: str) -> int:
+    """Native sampling distance of a band or of the scene classification."""
+    return next((round(band.gsd_m) for key, band in SENTINEL_2A.items() if two_digits(key) == name), 20)
 
 
 def _cog_offset(properties: Mapping[str, Any], found: Mapping[str, Any], label: Path) -> float:

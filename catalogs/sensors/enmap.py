@@ -53,6 +53,7 @@ _LAYERS: dict[Flag, str] = {
     "snow": "SNOW",
 }
 _ANY_VALUE = 0xFF
+_ENVI = {".bsq", ".bil", ".bip"}
 _PROJECTION = re.compile(r"UTM_Zone_?(\d+)_(North|South)", re.IGNORECASE)
 
 
@@ -86,7 +87,15 @@ def open_scene(source: Source) -> Scene:
     height, width = size
     affine, crs = _grid(image, root)
     corners = root.iterfind("base/spatialCoverage/boundingPolygon/point")
-    refuse_outside(affine, (height, width), crs, [lonlat(point, label) for point in corners], label)
+    try:
+        refuse_outside(affine, (height, width), crs, [lonlat(point, label) for point in corners], label)
+    except InputRejected as error:
+        if image.path.suffix.lower() not in _ENVI:
+            raise
+        why = str(error).rpartition(";")[0]
+        raise InputRejected(
+            f"{why}; EnPT keeps the corners of L1B: if it made the product, name {image.path.name} itself with sensor=generic"
+        ) from error
     rules, missing = _rules(found, chosen_flags(source.mask), (height, width))
     has_background = root.find("specific/backgroundValue") is not None
     background = number_of(root, "specific/backgroundValue", label) if has_background else 0.0
@@ -152,9 +161,12 @@ def _parts(source: Source) -> _Parts:
         candidates = [m for m in candidates if m.holder == Path(source.uri)]
     if len(candidates) != 1:
         told = ", ".join(m.name for m in candidates[:5]) or "none"
-        raise InputRejected(
-            f"{source.uri}: holds {len(candidates)} EnMAP products ({told}), expected one; name its METADATA.XML"
+        todo = (
+            "name the METADATA.XML of one"
+            if package.kind == "folder"
+            else "unpack it, and name the METADATA.XML of one"
         )
+        raise InputRejected(f"{source.uri}: holds {len(candidates)} EnMAP products ({told}), expected one; {todo}")
     metadata = candidates[0]
     prefix = metadata.base[: -len("METADATA.XML")]
     root = package.xml(metadata)

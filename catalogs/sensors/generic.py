@@ -1,4 +1,7 @@
-"""Any georeferenced image cube: GeoTIFF and COG, JPEG 2000, ENVI, NetCDF, Zarr, or a glob of tiles on one lattice.
+"""Any georeferenced image cube: GeoTIFF and COG, JPEG 2000, ENVI, NetCDF, Zarr.
+
+It may be a glob of tiles on one lattice, or have its bands apart: in variables, or in files of one band each that a pattern
+names (`scene_{band}.tif`).
 
 Files are told apart by their first bytes, never by their names. What a file does not declare is assumed where that is
 safe, and every assumption is a note of the scene; the rest is asked of the user.
@@ -20,13 +23,14 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
+from hyperfuse.catalogs.addresses import as_glob, is_pattern
 from hyperfuse.catalogs.bands import Bands, BandTable, read_table, widths_in_unit, without_wavelength
 from hyperfuse.catalogs.errors import InputRejected, UsageError
-from hyperfuse.catalogs.formats.arrays import array_kind, open_array
+from hyperfuse.catalogs.formats.arrays import array_kind
 from hyperfuse.catalogs.formats.files import kind_of
 from hyperfuse.catalogs.formats.layers import FilledSamples
 from hyperfuse.catalogs.formats.packages import is_debris, open_package
-from hyperfuse.catalogs.formats.raster import envi_header, open_raster, raster_driver
+from hyperfuse.catalogs.formats.raster import envi_header, marked_header, open_raster, raster_driver
 from hyperfuse.catalogs.formats.signal import Fill, undeclared_fill, without_signal
 from hyperfuse.catalogs.formats.stored import (
     Image,
@@ -40,6 +44,8 @@ from hyperfuse.catalogs.formats.stored import (
 )
 from hyperfuse.catalogs.scene import Quantity, Scene
 from hyperfuse.catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.sensors._band_stack import open_files, open_variables
+from hyperfuse.catalogs.sensors._lacking import refuse_lacking
 from hyperfuse.catalogs.sensors._resembled import resembled
 
 SENSOR = Sensor(title="Any GeoTIFF, ENVI, NetCDF or Zarr with wavelengths and a CRS")
@@ -69,7 +75,7 @@ def accepts(uri: str) -> bool:
     path = Path(uri)
     if path.exists():
         return array_kind(path) is not None or (path.is_file() and raster_driver(path) is not None)
-    return any(raster_driver(p) is not None for p in _matches(uri))
+    return any(raster_driver(p) is not None for p in _matches(as_glob(uri)))
 
 
 def open_scene(source: Source) -> Scene:
@@ -88,7 +94,8 @@ def open_scene(source: Source) -> Scene:
             raise UsageError(f"{source.uri}: an image without a product has no {setting} to choose; drop the setting")
     images = _images(source)
     name = _name(source.uri, images)
-    _refuse_lacking(images, source)
+    for image in images:
+        refuse_lacking(image, source)
     bands, band_notes = _bands(images, source, name)
     geobox, corners, flip = _place(images, source, name)
     sparse_notes = _refuse_unwritten(images, source)
@@ -131,10 +138,12 @@ def _images(source: Source) -> list[Image]:
     path = Path(source.uri)
     if path.exists():
         if (kind := array_kind(path)) is not None:
-            return [open_array(path, kind, source.variable)]
+            return [open_variables(path, kind, source.variable)]
         return [_raster(path, _told_bands(source))]
     if "://" in source.uri:
         raise InputRejected(f"{source.uri}: lies on a server, expected a path on this machine; fetch the product first")
+    if is_pattern(source.uri):
+        return [open_files(source.uri, source.variable)]
     matches = _matches(source.uri)
     # Headers and other companions match a glob as well; anything else that is no image is a damaged tile.
     headers = {envi_header(p) for p in matches if raster_driver(p) == "ENVI"}
@@ -142,28 +151,6 @@ def _images(source: Source) -> list[Image]:
     if not tiles:
         raise InputRejected(f"{source.uri}: no such file, and no image matches it; check the path")
     return [_raster(p, _told_bands(source)) for p in tiles]
-
-
-def _refuse_lacking(images: Sequence[Image], source: Source) -> None:
-    """Name all that a file lacks at once; one thing alone is named where it is needed."""
-    image = images[0]
-    lacking = {
-        "no wavelengths": "wavelengths=FILE.csv"
-        if source.wavelengths is None and (image.table is None or not image.table.wavelength)
-        else None,
-        "no CRS": "crs=EPSG:..." if source.crs is None and image.crs is None else None,
-        "no georeference": "" if image.affine is None else None,
-    }
-    told = [what for what, setting in lacking.items() if setting is not None]
-    if len(told) < 2:
-        return
-    given = [setting for setting in lacking.values() if setting]
-    commands = (" ".join(f"--set {role}.{setting}" for setting in given) for role in ("hsi", "msi"))
-    place = "; georeference it first, for example with gdalwarp or a world file" if image.affine is None else ""
-    raise InputRejected(
-        f"{image.path}: {', '.join(told)} in the file of {image.samples.shape[0]} bands; give all with {' or '.join(commands)}"
-        f"{place} (FILE.csv: columns center_nm, optionally fwhm_nm and good, or the numbers separated by commas)"
-    )
 
 
 def _told_bands(source: Source) -> int | None:
@@ -181,6 +168,8 @@ def _raster(path: Path, n_bands: int | None) -> Image:
             f"{path}: an archive with no product that a reader knows (it holds {held or 'nothing'}); unpack it and name "
             "its image, or unpack an archive inside it first"
         )
+    if (header := marked_header(path)) is not None:
+        raise InputRejected(f"{header}: begins with a byte order mark, expected ENVI; save it as UTF-8 without one")
     with path.open("rb") as file:
         start = file.read(32)
     raise InputRejected(
@@ -208,15 +197,8 @@ def _bands(images: Sequence[Image], source: Source, name: str) -> tuple[Bands, t
     if source.wavelengths is not None:
         tables = [read_table(source.wavelengths)] * len(images)
     else:
-        tables = []
-        for image in images:
-            if image.table is None or not image.table.wavelength:
-                raise InputRejected(
-                    f"{image.path}: no wavelengths in the file; give a table with --set hsi.wavelengths=FILE.csv or "
-                    "--set msi.wavelengths=FILE.csv (columns: center_nm, optionally fwhm_nm and good), "
-                    "or the numbers separated by commas"
-                )
-            tables.append(image.table)
+        # `refuse_lacking` has seen that there are some.
+        tables = [image.table for image in images if image.table is not None]
     found: list[Bands] = []
     notes: list[str] = []
     for image, told in zip(images, tables, strict=True):
@@ -319,10 +301,8 @@ def _turned(affine: Affine, image: Image, near: float) -> Affine:
 
 
 def _crs(image: Image, source: Source) -> CRS:
-    text = source.crs or image.crs
+    text = source.crs or image.crs or ""
     advice = "give one with --set hsi.crs=EPSG:... or --set msi.crs=EPSG:..."
-    if text is None:
-        raise InputRejected(f"{image.path}: no CRS in the file; {advice}")
     try:
         crs = CRS.from_user_input(text)
     except CRSError as error:
@@ -337,8 +317,7 @@ def _north_up(image: Image) -> tuple[Affine, bool]:
     affine = image.affine
     if affine is None or affine.determinant == 0 or not np.all(np.isfinite(affine[:6])):
         raise InputRejected(
-            f"{image.path}: no georeference (no pixel size and corner; control points do not count); "
-            "georeference it first, for example with gdalwarp"
+            f"{image.path}: its georeference has no pixel size or corner; georeference it first, for example with gdalwarp"
         )
     if affine.b == 0 and affine.d == 0 and affine.e > 0:
         return affine @ Affine(1, 0, 0, 0, -1, image.samples.shape[1]), True

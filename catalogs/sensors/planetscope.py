@@ -1,7 +1,9 @@
-"""PlanetScope surface reflectance with its UDM2 mask: a folder or zip with the scene's STAC item.
+"""PlanetScope surface reflectance with its UDM2 mask: a folder or zip of an order, with or without the scene's STAC item, or its image.
 
 The item beside the images lists scale, no-data value, center and width (micrometers) of each band, four or eight by
-instrument; its links are not followed, only the names of the files count.
+instrument; its links are not followed, only the names of the files count. Without one, files go together that begin with
+the scene's ID: image, UDM2 and ID_metadata.json, which names the instrument. Scale (1e-4) and no-data value (0) are then those of
+the specification, centers and widths those of the operator's table.
 
 Validity: 0 is no data. Of UDM2, cloud, shadow and heavy haze (here: haze) are layers of their own, and pixels whose
 last layer (unusable data) is not 0 are defective; cloud, shadow and defective pixels are not valid unless the setting
@@ -29,10 +31,19 @@ from hyperfuse.catalogs.formats.packages import Member, Package, open_package
 from hyperfuse.catalogs.formats.raster import open_member
 from hyperfuse.catalogs.scene import Scene
 from hyperfuse.catalogs.sensors import Sensor, Source
+from hyperfuse.catalogs.sensors._planet_order import (
+    Order,
+    bands_of,
+    conditions_of,
+    one_order,
+    orders_of,
+    properties_of,
+)
 from hyperfuse.catalogs.times import parse_time
 
 SENSOR = Sensor(title="PlanetScope surface reflectance", gsd_m=3.0, role="msi")
 
+_SCALE = 1e-4
 _UDM2_LAYERS = 8
 _LAYERS: dict[Flag, int] = {"snow": 1, "shadow": 2, "haze": 4, "cloud": 5, "defective": 7}
 """Positions in UDM2; a layer is not 0 where it applies."""
@@ -42,7 +53,7 @@ _ANY_VALUE = 0xFF
 def accepts(uri: str) -> bool:
     """Whether the address is a package with a STAC item of a PlanetScope scene."""
     package = open_package(uri)
-    return package is not None and bool(_items(package))
+    return (package is not None and bool(_items(package))) or bool(orders_of(uri))
 
 
 def open_scene(source: Source) -> Scene:
@@ -55,9 +66,12 @@ def open_scene(source: Source) -> Scene:
     UsageError
         If a setting would replace what the product tells.
     """
-    refuse_overrides(source, "mask")
     package = open_package(source.uri)
     items = _items(package) if package else []
+    if not items and orders_of(source.uri):
+        refuse_overrides(source, "mask", "wavelengths")
+        return _ordered(one_order(source), source)
+    refuse_overrides(source, "mask")
     if package is None or len(items) != 1:
         told = ", ".join(m.name for m in items[:5]) or "none"
         raise InputRejected(
@@ -72,7 +86,10 @@ def open_scene(source: Source) -> Scene:
 
 def _scene(record: Mapping[str, Any], package: Package, item: Member, source: Source) -> Scene:
     members = {m.base: m for m in package.members}
-    assets = [(members.get(PurePosixPath(str(a.get("href", ""))).name), a) for a in record["assets"].values()]
+    assets = [
+        (members.get(PurePosixPath(str(a.get("href", "")).partition("?")[0]).name), a)
+        for a in record["assets"].values()
+    ]
     cubes = [(m, a) for m, a in assets if m and "_SR" in m.base and m.base.lower().endswith(".tif") and "eo:bands" in a]
     if len(cubes) != 1:
         raise InputRejected(
@@ -117,6 +134,48 @@ def _scene(record: Mapping[str, Any], package: Package, item: Member, source: So
         ),
         source,
     )
+
+
+def _ordered(order: Order, source: Source) -> Scene:
+    """The scene of an order without a STAC item."""
+    there = order.package.in_place([order.image, *order.masks[:1]])
+    image = open_member(there[order.image.name])
+    if image.affine is None or image.crs is None:
+        raise InputRejected(f"{order.image.label}: has no georeference; fetch the delivery again")
+    properties = properties_of(order)
+    n_bands, height, width = image.samples.shape
+    bands = bands_of(order, properties, n_bands, source)
+    rules, notes = _rules(list(order.masks), there, chosen_flags(source.mask), (height, width))
+    used = [order.image, *order.masks[:1], *([order.metadata] if order.metadata else [])]
+    return scene_of(
+        Product(
+            sensor="planetscope",
+            name=order.id,
+            samples=MaskedSamples(samples=image.samples, rules=rules),
+            affine=image.affine,
+            crs=image.crs,
+            wavelength_nm=[band.center_nm for band in bands],
+            fwhm_nm=[band.fwhm_nm for band in bands],
+            names=tuple(band.name for band in bands),
+            scale=_SCALE,
+            offset=0.0,
+            nodata=(0.0,),
+            quantity="reflectance",
+            unit="1",
+            time=parse_time(properties.get("acquired"), _acquired(order.id)),
+            files=tuple(order.package.files(used)),
+            look_for_dead=False,
+            conditions=conditions_of(properties),
+            notes=("no STAC item: scale 1e-4 by the specification of the product", *notes),
+        ),
+        source,
+    )
+
+
+def _acquired(name: str) -> str:
+    """The time that an identifier begins with."""
+    day, clock = name.split("_")[:2]
+    return f"{day[:4]}-{day[4:6]}-{day[6:]}T{clock[:2]}:{clock[2:4]}:{clock[4:]}Z"
 
 
 def _rules(

@@ -76,13 +76,16 @@ def open_scene(source: Source) -> Scene:
 
 
 def _scene(file: h5py.File, path: Path, source: Source) -> Scene:
+    _require(file, path)
     cubes = [_cube(file, path, kind) for kind in ("Vnir", "Swir")]
+    errors = [(cube.errors, cube.bands) for cube in cubes if cube.errors is not None]
+    masked = len(errors) == len(cubes)
     samples = JoinedSamples(parts=tuple((cube.samples, cube.bands) for cube in cubes))
     _, height, width = samples.shape
     if any(part.samples.shape[1:] != (height, width) for part in cubes):
         raise InputRejected(f"{source.uri}: its VNIR and SWIR cubes differ in size; fetch it again")
     zenith = Layer(samples=HdfSamples.of(path, file[_ZENITH], ("y", "x")))
-    crs = f"EPSG:{int(numbers(file.attrs['Epsg_Code'])[0])}"
+    crs, guessed = _crs(file, path)
     affine, told = outer_grid(file, (height, width), path)
     check_geolocation(file[HCO], file[_ZENITH], affine, crs, path)
     return scene_of(
@@ -92,10 +95,12 @@ def _scene(file: h5py.File, path: Path, source: Source) -> Scene:
             samples=MaskedSamples(
                 samples=samples,
                 rules=(Rule(layer=refuse_short(zenith, (height, width), f"{path}, solar zenith angle"), values=(0,)),),
-                band_masks=JoinedSamples(parts=tuple((cube.errors, cube.bands) for cube in cubes)),
+                band_masks=JoinedSamples(parts=tuple(errors)) if masked else None,
                 good_codes=GOOD_CODES,
                 fill=0,
             ),
+            # Without a code, a count of 0 is fill as well as a negative reflectance: it is left out.
+            nodata=() if masked else (0.0,),
             affine=affine,
             crs=crs,
             wavelength_nm=np.concatenate([cube.center_nm for cube in cubes]),
@@ -108,7 +113,16 @@ def _scene(file: h5py.File, path: Path, source: Source) -> Scene:
             time=parse_time(text(file.attrs.get("Product_StartTime", [""]))),
             files=(Path(source.uri),),
             conditions=_conditions(file),
-            notes=(told, "L2D has no cloud mask: clouds are not masked"),
+            notes=(
+                told,
+                *guessed,
+                *(
+                    ()
+                    if masked
+                    else ("no error matrices in the file: counts of 0 are no data, saturated ones are not masked",)
+                ),
+                "L2D has no cloud mask: clouds are not masked",
+            ),
         ),
         source,
     )
@@ -119,7 +133,8 @@ class _Cube:
     """One detector; only bands that were acquired."""
 
     samples: HdfSamples
-    errors: HdfSamples
+    errors: HdfSamples | None
+    """Codes of the samples; None if the file has none."""
     bands: tuple[int, ...]
     """Stored positions of the bands."""
     names: tuple[str, ...]
@@ -132,14 +147,15 @@ class _Cube:
 def _cube(file: h5py.File, path: Path, kind: str) -> _Cube:
     fields = file[f"{HCO}/Data Fields"]
     samples = HdfSamples.of(path, fields[f"{kind.upper()}_Cube"], ("y", "band", "x"))
-    errors = HdfSamples.of(path, fields[f"{kind.upper()}_PIXEL_L2_ERR_MATRIX"], ("y", "band", "x"))
+    matrix = f"{kind.upper()}_PIXEL_L2_ERR_MATRIX"
+    errors = HdfSamples.of(path, fields[matrix], ("y", "band", "x")) if matrix in fields else None
     center, width = (numbers(file.attrs[f"List_{what}_{kind}"]) for what in ("Cw", "Fwhm"))
     flags = numbers(file.attrs.get(f"List_Cw_{kind}_Flags", np.ones(center.size)))
     n_bands = samples.shape[0]
-    if errors.shape != samples.shape or not n_bands == center.size == width.size == flags.size:
+    if (errors is not None and errors.shape != samples.shape) or not n_bands == center.size == width.size == flags.size:
         raise InputRejected(
             f"{path}: {kind.upper()} has {n_bands} bands, {center.size} wavelengths, {width.size} widths and {flags.size} "
-            f"flags, its error matrix {errors.shape[0]} bands, expected one number; fetch it again"
+            f"flags, its error matrix {n_bands if errors is None else errors.shape[0]} bands, expected one number; fetch it again"
         )
     low, high = (float(numbers(file.attrs[f"L2Scale{kind}{end}"])[0]) for end in ("Min", "Max"))
     taken = np.flatnonzero((center > 0) & (flags != 0))
@@ -153,6 +169,43 @@ def _cube(file: h5py.File, path: Path, kind: str) -> _Cube:
         scale=(high - low) / COUNTS,
         offset=low,
     )
+
+
+def _require(file: h5py.File, path: Path) -> None:
+    """Refuse a file without one of its cubes, or without the limits of its scale."""
+    for kind in ("Vnir", "Swir"):
+        if f"{HCO}/Data Fields/{kind.upper()}_Cube" not in file:
+            raise InputRejected(
+                f"{path}: holds no {kind.upper()} cube, expected VNIR and SWIR; order the scene with both"
+            )
+        for end in ("Min", "Max"):
+            if f"L2Scale{kind}{end}" not in file.attrs:
+                raise InputRejected(
+                    f"{path}: has no attribute L2Scale{kind}{end}, without which counts are no reflectance; fetch it again, or copy "
+                    "the attribute from the product as it was delivered"
+                )
+
+
+def _crs(file: h5py.File, path: Path) -> tuple[str, tuple[str, ...]]:
+    """The CRS by its code; without one, by name and zone, and a note."""
+    if "Epsg_Code" in file.attrs:
+        return f"EPSG:{int(numbers(file.attrs['Epsg_Code'])[0])}", ()
+    name, zone, body = (
+        text(file.attrs.get(k, [""])) for k in ("Projection_Name", "Projection_Id", "Reference_Ellipsoid")
+    )
+    if (
+        name.upper() != "UTM"
+        or not zone.isdecimal()
+        or not 1 <= int(zone) <= 60
+        or body.upper().replace(" ", "") != "WGS84"
+    ):
+        raise InputRejected(
+            f"{path}: has no attribute Epsg_Code, and its projection is {name or 'unknown'} {zone}, expected UTM and a zone; fetch it "
+            "again"
+        )
+    north = float(np.mean(file[f"{HCO}/Geolocation Fields/Latitude"])) >= 0
+    code = f"EPSG:{326 if north else 327}{int(zone):02d}"
+    return code, (f"no EPSG code in the file: {code} by its projection (UTM {zone}, WGS84) and its latitudes",)
 
 
 def _conditions(file: h5py.File) -> Conditions:

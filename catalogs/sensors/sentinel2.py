@@ -46,6 +46,8 @@ from hyperfuse.catalogs.sensors import Mtf, Sensor, Source
 from hyperfuse.catalogs.sensors._sentinel2 import (
     COARSE_M,
     FINEST_M,
+    SCL,
+    SCL_M,
     Band,
     Description,
     describe_cogs,
@@ -69,10 +71,6 @@ SENSOR = Sensor(
     band_mtf={name: Mtf(across=mtf) for name, mtf in _MTF.items()},
 )
 
-_SCL_M = 20
-_SCL: dict[Flag, tuple[int, ...]] = {
-    "defective": (1,), "shadow": (3,), "water": (6,), "cloud": (8, 9), "cirrus": (10,), "snow": (11,)
-}  # fmt: skip
 _CLASSI: dict[Flag, int] = {"cloud": 0, "cirrus": 1, "snow": 2}
 """Layers of MSK_CLASSI_B00, each 1 where it applies."""
 
@@ -177,9 +175,9 @@ def _scene(description: Description, package: Package, source: Source) -> Scene:
 
 def _rules(description: Description, grid: _Grid, flags: tuple[Flag, ...]) -> tuple[tuple[Rule, ...], tuple[str, ...]]:
     """Masks that are used, and a note where a product has none that fit the grid."""
-    if description.scl is not None and grid.gsd_m <= _SCL_M:
-        values = tuple(value for flag in flags for value in _SCL.get(flag, ()))
-        return (Rule(layer=grid.layer(description.scl, _SCL_M), values=values),) if values else (), ()
+    if description.scl is not None and grid.gsd_m <= SCL_M:
+        values = tuple(value for flag in flags for value in SCL.get(flag, ()))
+        return (Rule(layer=grid.layer(description.scl, SCL_M), values=values),) if values else (), ()
     if description.classi is not None:
         bands = [_CLASSI[flag] for flag in flags if flag in _CLASSI]
         return tuple(Rule(layer=grid.layer(description.classi, COARSE_M, band), values=(1,)) for band in bands), ()

@@ -98,12 +98,12 @@ class Catalog:
         Raises
         ------
         UsageError
-            If the address carries a user name or a password, which messages and records would repeat.
+            If the address carries a user name, a password or a key, which messages and records would repeat.
         """
         text = str(address)
         if carries_user(text):
             raise UsageError(
-                f"{without_user(text)}: the address carries a user name or a password; leave it out, and give the login to the "
+                f"{without_user(text)}: the address carries a user name, a password or a key; leave it out, and give the login to the "
                 "client's own configuration (~/.netrc)"
             )
         if "://" in text:

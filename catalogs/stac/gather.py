@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from hyperfuse.catalogs.addresses import is_remote
 from hyperfuse.catalogs.errors import HyperFuseError, UsageError
 from hyperfuse.catalogs.scene import Role
 from hyperfuse.catalogs.sensors import Source
@@ -91,17 +92,21 @@ def gather(
 
 def _looked_at(source: Source, role: Role | None, known: dict[str, SceneItem]) -> tuple[SceneItem | None, Gathered]:
     """The item to write, if any, and what to tell."""
-    place = source.uri if source.uri.startswith("synthetic:") else str(Path(source.uri).resolve())
+    afar = is_remote(source.uri)
+    place = source.uri if afar or source.uri.startswith("synthetic:") else str(Path(source.uri).resolve())
     before = known.get(place)
-    if before is not None and _same(before, source, role):
+    if before is not None and not afar and _same(before, source, role):
         return None, Gathered(uri=source.uri, state="unchanged", id=before.id)
     item = replace(survey(source, role=role), uri=place)
+    if before is not None and before.fingerprint == item.fingerprint and _same(before, source, role):
+        # On a server: only its bytes, which are in the cache, tell whether it changed.
+        return None, Gathered(uri=source.uri, state="unchanged", id=before.id)
     if before is not None:
         return replace(item, id=before.id), Gathered(uri=source.uri, state="changed", id=before.id)
     digest = item.fingerprint.sha256 if item.fingerprint else ""
     for other in known.values():
         if other.fingerprint is not None and other.fingerprint.sha256 == digest and other.role == item.role:
-            if other.uri.startswith("synthetic:") or Path(other.uri).exists():
+            if other.uri.startswith("synthetic:") or is_remote(other.uri) or Path(other.uri).exists():
                 return None, Gathered(uri=source.uri, state="known", id=other.id, reason=f"the same as {other.uri}")
             # The product was moved: its item follows.
             del known[other.uri]

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from shapely.geometry.base import BaseGeometry
 
+from hyperfuse.catalogs.addresses import carries_user, is_remote
 from hyperfuse.catalogs.errors import InputRejected
 from hyperfuse.catalogs.formats.conditions import stac_conditions
 from hyperfuse.catalogs.outline import from_geojson
@@ -208,7 +209,7 @@ def _scene_item(record: Mapping[str, Any], base: str, trust: Trust, label: str) 
         role=_role(properties, sensor, n_bands, label),
         sensor=sensor,
         # Products of several files are opened by their folder; the item lies in it.
-        uri=trust.follow(str(asset["href"]) if key else ".", base),
+        uri=_product_place(str(asset["href"]) if key else None, record, base, trust),
         settings=_settings(properties.get("hrhsi:settings") or {}, base, trust, label),
         footprint=from_geojson(record["geometry"], label),
         clear=tuple(cast("list[str]", clear)) if is_clear_map(clear) else None,
@@ -230,6 +231,18 @@ def _data_asset(assets: Mapping[str, Any], label: str) -> tuple[str, Mapping[str
     if not found:
         raise InputRejected(f"{label}: has no asset of the role data; leave it out of the catalogue")
     return found[0] if len(found) == 1 else ("", found[0][1])
+
+
+def _product_place(href: str | None, record: Mapping[str, Any], base: str, trust: Trust) -> str:
+    """Where a reader finds the product: its one file, or the folder of several.
+
+    On a server there are no folders, and a signed address is good for a day: there the item itself is the place.
+    """
+    links = record.get("links") or ()
+    own = next((str(link["href"]) for link in links if link.get("rel") == "self"), None)
+    if is_remote(base) and own is not None and (href is None or carries_user(href)):
+        return trust.follow(own, base)
+    return trust.follow(href or ".", base)
 
 
 def _role(properties: Mapping[str, Any], sensor: str | None, n_bands: int, label: str) -> Role:

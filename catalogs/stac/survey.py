@@ -16,6 +16,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
+from hyperfuse.catalogs.addresses import as_glob, is_remote
 from hyperfuse.catalogs.errors import InputRejected, UsageError
 from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.outline import lonlat, outline, projection
@@ -78,7 +79,7 @@ def survey(source: Source, *, role: Role | None = None) -> SceneItem:
 def absolute(source: Source) -> Source:
     """The same source with an absolute path, so that it means the same from any folder."""
     given = replace(source, wavelengths=_whole(source.wavelengths), responses=_whole(source.responses))
-    if source.uri.startswith("synthetic:"):
+    if source.uri.startswith("synthetic:") or is_remote(source.uri):
         return given
     # Path.resolve would follow links, and a glob is no path.
     return replace(given, uri=os.path.abspath(source.uri))  # noqa: PTH100
@@ -89,16 +90,16 @@ def _whole(table: str | None) -> str | None:
 
 
 def stamp(uri: str) -> tuple[int, int]:
-    """Bytes of a product's files, and the last change of the latest (ns); zeros of what is no file.
+    """Bytes of a product's files, and the last change of the latest (ns); zeros of what is no file on this disk.
 
     Raises
     ------
     UsageError
         If there is nothing at a path.
     """
-    if uri.startswith("synthetic:"):
+    if uri.startswith("synthetic:") or is_remote(uri):
         return 0, 0
-    paths = [Path(uri)] if Path(uri).exists() else [Path(p) for p in glob.glob(uri)]  # noqa: PTH207 - a pattern from the user
+    paths = [Path(uri)] if Path(uri).exists() else [Path(p) for p in glob.glob(as_glob(uri))]  # noqa: PTH207 - a pattern from the user
     if not paths:
         raise UsageError(f"{uri}: no such file, folder or glob; check the path")
     size, latest = 0, 0

@@ -23,6 +23,9 @@ MAX_LENGTH = 4096
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _VIRTUAL = re.compile(r"\s*/+vsi[a-z0-9_]+([/?]|$)|\s*vrt:", re.IGNORECASE)
 """GDAL's virtual file systems and its inline VRT: both open what they name inside."""
+HOSTS = "HYPERFUSE_HOSTS"
+"""Environment variable: hosts that the user names, with their port where one is given, and buckets as s3://NAME, separated by
+commas."""
 _PRIVATE_NAMES = ("localhost", "local", "internal", "localdomain", "home.arpa")
 
 
@@ -43,10 +46,11 @@ class Trust:
 
     @classmethod
     def of(cls, roots: Iterable[Path | str] = (), *, hosts: Iterable[str] = ()) -> Trust:
-        """Trust in some folders, whatever links lead to them, and in some hosts."""
+        """Trust in some folders, whatever links lead to them, in some hosts, and in those that the environment names."""
+        named = (*hosts, *(host.strip() for host in os.environ.get(HOSTS, "").split(",")))
         return cls(
             roots=tuple(dict.fromkeys(Path(root).resolve() for root in roots)),
-            hosts=frozenset(host.lower() for host in hosts),
+            hosts=frozenset(host.lower() for host in named if host),
         )
 
     def follow(self, href: str, base: str) -> str:
@@ -79,16 +83,19 @@ class Trust:
         return self.url(urljoin(base, href) if _is_url(base) else href) if is_remote else self._path(plain, Path(base))
 
     def url(self, url: str) -> str:
-        """The same URL, if its scheme is https and its host is public, or if the user named its host."""
+        """The same URL, if its scheme is https and its host is public, or if the user named its host or bucket."""
         try:
             parts = urlsplit(url)
             host, named = (parts.hostname or "").lower(), (parts.netloc.lower() in self.hosts)
+            if parts.scheme == "s3" and f"s3://{parts.netloc.lower()}" in self.hosts:
+                return url
             _ = parts.port
         except ValueError as error:
             raise InputRejected(f"{url[:200]!r} is no address ({error})") from error
         if parts.scheme not in ("https", *(("http",) if named else ())):
             raise InputRejected(
-                f"{url[:200]!r} has the scheme {parts.scheme!r}, expected https or a path under the allowed folders"
+                f"{url[:200]!r} has the scheme {parts.scheme!r}, expected https or a path under the allowed folders; {HOSTS} names "
+                "hosts that may speak http, and buckets (s3://NAME)"
             )
         if "@" in parts.netloc:
             raise InputRejected(
@@ -96,7 +103,7 @@ class Trust:
             )
         if not named and _is_private_name(host):
             raise InputRejected(
-                f"{url[:200]!r} is an address inside a private network; name its host yourself if you mean it"
+                f"{url[:200]!r} is an address inside a private network; name its host in {HOSTS} if you mean it"
             )
         return url
 
@@ -110,9 +117,9 @@ class Trust:
             found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
         except OSError as error:
             raise InputRejected(f"{url[:200]!r}: its host is not known here ({error}); check the address") from error
-        if private := [str(entry[4][0]) for entry in found if not _is_public(str(entry[4][0]))]:
+        if private := [str(entry[4][0]) for entry in found if not is_public(str(entry[4][0]))]:
             raise InputRejected(
-                f"{url[:200]!r} leads to {private[0]}, inside a private network; name its host if you mean it"
+                f"{url[:200]!r} leads to {private[0]}, inside a private network; name its host in {HOSTS} if you mean it"
             )
         return url
 
@@ -147,16 +154,17 @@ def _is_private_name(host: str) -> bool:
     name = host.rstrip(".")
     try:
         # Also the old forms of a number: 2130706433, 0x7f.1, 127.1.
-        return not _is_public(socket.inet_ntoa(socket.inet_aton(name)))
+        return not is_public(socket.inet_ntoa(socket.inet_aton(name)))
     except OSError:
         pass
     try:
-        return not _is_public(name)
+        return not is_public(name)
     except ValueError:
         return "." not in name or name.endswith(tuple(f".{private}" for private in _PRIVATE_NAMES))
 
 
-def _is_public(address: str) -> bool:
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public network."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return (mapped or ip).is_global and not (mapped or ip).is_multicast

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -31,7 +32,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         return made
 
     add = action("add", "make items from products; what is known and unchanged is not opened again")
-    add.add_argument("paths", nargs="+", metavar="PATH", help="product, image, quoted glob of tiles, or fused product")
+    add.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="product, image, quoted glob of tiles, address of a file or STAC item, or fused product",
+    )
     add.add_argument("--catalog", required=True, metavar="DIR", help="folder of the catalogue; made if needed")
     add.add_argument("--role", choices=("hsi", "msi"), help="part in a pair (default: by sensor, or number of bands)")
     add.add_argument(
@@ -148,6 +154,9 @@ def show(display: Display, record: dict[str, Any]) -> None:
     if record.get("roots_to_name"):
         roots = " ".join(f"--root {root}" for root in record["roots_to_name"])
         rows.append(("note", f"products lie outside of the catalogue's folder: read it with {roots}"))
+    if record.get("buckets_to_name"):
+        named = ",".join(record["buckets_to_name"])
+        rows.append(("note", f"products lie in buckets: read the catalogue with HYPERFUSE_HOSTS={named}"))
     display.show_rows(rows or [("catalogue", "nothing in it")])
 
 
@@ -167,8 +176,14 @@ def _add(options: argparse.Namespace, display: Display) -> dict[str, Any]:
         "catalog": str(catalog.folder),
         "gathered": [asdict(one) for one in gathered],
         "roots_to_name": outside,
+        "buckets_to_name": sorted(_buckets(one.uri for one in gathered if one.id is not None) - catalog.trust.hosts),
         "exit_code": InputRejected.exit_code if failed else 0,
     }
+
+
+def _buckets(addresses: Iterable[str]) -> set[str]:
+    """Buckets of some addresses, as `HYPERFUSE_HOSTS` names them."""
+    return {"/".join(address.lower().split("/")[:3]) for address in addresses if address.startswith("s3://")}
 
 
 def _listed(contents: Contents, role: str | None) -> dict[str, Any]:

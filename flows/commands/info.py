@@ -14,7 +14,11 @@ from hyperfuse.flows.display import Display
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("product", metavar="PRODUCT", help="file, folder, archive, quoted glob of tiles")
+    parser.add_argument(
+        "product",
+        metavar="PRODUCT",
+        help="file, folder, archive, quoted glob of tiles, address (https, s3) of a file or STAC item",
+    )
     parser.add_argument(
         "--quicklook", type=Path, metavar="FILE", help="write a PNG: true color, or three bands of the spectrum"
     )

@@ -78,7 +78,10 @@ _NAMED = {
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a fusion: scenes, product, method, and how it is run."""
     parser.add_argument(
-        "hsi", nargs="?", metavar="HSI", help="low-resolution hyperspectral scene: file, folder or quoted glob of tiles"
+        "hsi",
+        nargs="?",
+        metavar="HSI",
+        help="low-resolution hyperspectral scene: file, folder, quoted glob of tiles, or address of a file or STAC item",
     )
     parser.add_argument(
         "msi",

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hyperfuse.catalogs.addresses import as_glob
 from hyperfuse.catalogs.errors import (
     ExpectedSkip,
     HyperFuseError,
@@ -86,7 +87,7 @@ class Outcome:
 
 def missing(addresses: Iterable[str]) -> Outcome | None:
     """The end of a scene whose input is not there: a disk that is not mounted must not condemn a whole archive."""
-    for address in addresses:
+    for address in map(as_glob, addresses):
         local = "://" not in address and not address.startswith("synthetic:")
         if local and not Path(address).exists() and not _matches(Path(address)):
             return Outcome.of(Transient(f"{address}: is not there; mount its disk, or remove it from the catalogue"))

@@ -26,6 +26,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from hyperfuse.catalogs.addresses import refuse_secrets
 from hyperfuse.catalogs.errors import UsageError
 from hyperfuse.catalogs.pairing.ranking import PairingRules
 from hyperfuse.catalogs.sensors import available
@@ -39,7 +40,6 @@ from hyperfuse.pipeline.config import (
     current_names,
     load_config,
     read_mapping,
-    refuse_secrets,
     usage_error,
 )
 

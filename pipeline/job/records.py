@@ -52,6 +52,7 @@ _NO_SAMPLES = (
     "catalogs/errors.py",
     "catalogs/locks.py",
     "catalogs/opening.py",
+    "catalogs/remote",
 )
 """Parts of these that do not: which scenes are fused, and what is said."""
 

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, QualityRefused
+from hyperfuse.catalogs.opening import open_source
 from hyperfuse.catalogs.pairs import ScenePair
 from hyperfuse.catalogs.references.cubes import without_absorption
 from hyperfuse.catalogs.scene import Window
-from hyperfuse.catalogs.sensors import open_scene, sensor_module, sigma_from_mtf
+from hyperfuse.catalogs.sensors import sensor_module, sigma_from_mtf
 from hyperfuse.models import Observed
 from hyperfuse.models.operators import CENTERED, Shift
 from hyperfuse.pipeline.config import AlignConfig, RunConfig
@@ -75,7 +76,8 @@ def pair_trial(
         is made, the latter unless `align.on_refuse` is `keep`.
     """
     try:
-        pair = ScenePair(hsi=open_scene(config.hsi.source()), msi=open_scene(config.msi.source()))
+        fetching = config.fetch.fetching()
+        pair = ScenePair(hsi=open_source(config.hsi.source(), fetching), msi=open_source(config.msi.source(), fetching))
     except (InputRejected, ExpectedSkip) as error:
         unread = Protocol(ratio=ratio or 4, msi=bands, hsi_snr_db=None, msi_snr_db=None)
         return Trial.refused(name or f"{Path(config.hsi.uri).stem} + {Path(config.msi.uri).stem}", unread, error)

@@ -126,7 +126,7 @@ def test_one_of_several_dates(tmp_path: Path, store: str) -> None:
     dataset = series(data, ("time", "band", "y", "x"))
     dataset.to_netcdf(path) if store == "nc" else dataset.to_zarr(path, zarr_format=3, consolidated=False)
     refused(
-        path, r"sr holds 2 dates \(2024-05-01.*, 2024-05-11.*\), expected one; choose it with --set hsi\.variable=sr@"
+        path, r"sr holds 2 dates \(2024-05-01.*, 2024-05-11.*\), expected one; choose it with --set hsi\.variable=@"
     )
     options = {"engine": "netcdf4"} if store == "nc" else {"engine": "zarr", "consolidated": False}
     with xr.open_dataset(path, chunks=None, **options) as oracle:

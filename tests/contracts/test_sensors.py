@@ -13,7 +13,7 @@ import pytest
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.catalogs.scene import Cube, Scene
 from hyperfuse.catalogs.sensors import Source, available, open_scene, sensor_module
-from tests.products import aviris, desis, emit, enmap, landsat, neon, planetscope, prisma, sentinel2
+from tests.products import aviris, desis, emit, enmap, landsat, neon, planetscope, prisma, sentinel2, sentinel2_eopf
 from tests.synthetic import whole
 
 BUILDERS = {
@@ -26,6 +26,7 @@ BUILDERS = {
     "planetscope": planetscope.planetscope,
     "prisma": lambda folder: prisma.prisma(_made(folder) / "a.he5"),
     "sentinel2": sentinel2.sentinel2,
+    "sentinel2_eopf": sentinel2_eopf.sentinel2_eopf,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -172,7 +173,7 @@ def test_swapped(pair, tmp_path, capsys):
 
 def test_no_wavelengths(pair, tmp_path, capsys):
     bare = write(pair[0].parent / "bare.tif", "hsi", nm=False)
-    rejected(capsys, tmp_path, 3, "wavelengths=FILE.csv", bare, pair[1])
+    rejected(capsys, tmp_path, 3, "wavelengths=NM,NM", bare, pair[1])
 
 
 def test_absurd_wavelengths(pair, tmp_path, capsys):
@@ -340,7 +341,17 @@ def test_what_both_scenes_lack_is_one_message(capsys, tmp_path: Path) -> None:
     assert code == 3
     assert "hsi.tif: no wavelengths, no CRS in the file of 12 bands" in err
     assert "; and " in err
-    assert "msi.tif: no wavelengths in the file; give a table" in err
+    assert "msi.tif: no wavelengths in the file of 4 bands" in err
+    # What the message asks for is all that is needed.
+    settings = re.findall(r"--set (\S+)", err)
+    assert settings == [f"hsi.wavelengths={','.join(['NM'] * 12)}", "hsi.crs=EPSG:CODE", "msi.wavelengths=NM,NM,NM,NM"]
+    centers = {12: ",".join(map(str, range(450, 1050, 50))), 4: "490,560,665,842"}
+    filled = [
+        re.sub("(NM,)+NM", lambda found: centers[found[0].count("NM")], one).replace("CODE", "32633")
+        for one in settings
+    ]
+    given = [part for one in filled for part in ("--set", one)]
+    assert call(capsys, "plan", hsi, msi, "--output", tmp_path / "out", *given)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -393,7 +393,7 @@ def test_large_image_is_sampled_in_windows(tmp_path: Path, monkeypatch: pytest.M
 
 def test_wavelengths_are_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", counts())
-    refused(path, r"a\.tif: no wavelengths.*hsi\.wavelengths=FILE\.csv or --set msi\.wavelengths")
+    refused(path, r"a\.tif: no wavelengths in the file of 4 bands; add --set wavelengths=NM,NM,NM,NM to the command")
     refused(path, "has 4 bands, but 450,550 gives 2 wavelengths", wavelengths="450,550")
     table = tmp_path / "t.csv"
     table.write_text("center_um,fwhm_um\n" + "\n".join(f"{c / 1000},0.01" for c in CENTERS))
@@ -418,7 +418,10 @@ def test_absurd_wavelengths_are_refused(tmp_path: Path, tags: dict[int, dict[str
 
 def test_crs_is_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", counts(), tags=by_band(), crs=None)
-    refused(path, r"a\.tif: no CRS in the file; give one with --set hsi\.crs=EPSG")
+    refused(
+        path,
+        r"a\.tif: no CRS in the file of 4 bands; add --set crs=EPSG:CODE to the command, of a pair with hsi\. or msi\.",
+    )
     refused(path, "is not a CRS that PROJ knows", crs="EPSG:nonsense")
     assert opened(path, crs="EPSG:32618").geobox.crs.epsg == 32618
 
@@ -427,8 +430,7 @@ def test_all_that_is_missing_is_asked_for_at_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", counts(), crs=None)
     refused(
         path,
-        r"a\.tif: no wavelengths, no CRS in the file of 4 bands; give all with --set hsi\.wavelengths=FILE\.csv --set "
-        r"hsi\.crs=EPSG:\.\.\. or --set msi\.wavelengths",
+        r"a\.tif: no wavelengths, no CRS in the file of 4 bands; add --set wavelengths=NM,NM,NM,NM --set crs=EPSG:CODE to the command",
     )
     assert opened(path, crs="EPSG:32633", wavelengths="450,550,650,850").cube.shape == (4, 12, 9)
 
@@ -653,7 +655,7 @@ def test_names_that_do_not_all_tell_one_wavelength_tell_none(tmp_path, names):
         ("LC09_L2SP_193024_20230612_SR_B4.TIF", "a Landsat scene without its MTL file"),
         ("ENMAP01-____L2A-DT0_SPECTRAL_IMAGE.TIF", "an EnMAP product without its METADATA.XML"),
         ("PRS_L2D_STD_20240402.he5", "a folder of PRISMA files; name one of them"),
-        ("a.tif", "a folder of TIFF files; name one, or quote a glob"),
+        ("a.tif", "a folder of TIFF files; name one, quote a glob"),
         ("manifest.json", "a fused product of HyperFuse"),
         ("notes.txt", "a folder without Zarr metadata"),
     ],

@@ -94,7 +94,7 @@ def test_contradictions_are_refused(tmp_path):
     with pytest.raises(InputRejected, match="do not fit 26 x 20 pixels"):
         open_scene(Source(uri=str(path)))
     with h5py.File(path, "r+") as file:
-        del file.attrs["Epsg_Code"]
+        del file.attrs["List_Fwhm_Vnir"]
     with pytest.raises(InputRejected, match="is not the product that it seems to be"):
         open_scene(Source(uri=str(path)))
 

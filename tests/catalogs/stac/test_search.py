@@ -97,6 +97,15 @@ def items(server: Server, *hrefs: str) -> list[dict[str, Any]]:
     return made
 
 
+def test_a_scene_of_several_files_or_with_a_signed_address_is_opened_by_its_item(server):
+    server.items = items(server, "https://data.example.org/0.tif?sig=abc", "https://data.example.org/1.tif")
+    assets = server.items[1]["assets"]
+    server.items[1]["assets"] = dict.fromkeys(("B02", "B03"), assets["product"])
+    contents = Catalog.open(server.url).read()
+    assert contents.refused == ()
+    assert [scene.uri for scene in contents.scenes] == [f"{server.url}/collections/x/items/s{i}" for i in range(2)]
+
+
 def test_pages_of_a_search(server):
     server.items = items(server, *[f"https://data.example.org/{i}.tif" for i in range(5)])
     contents = Catalog.open(f"{server.url}?collections=x,y&bbox=5,47,15,55&datetime=2024-05-01/..&max_items=100").read()
