@@ -8,7 +8,7 @@ QUICK := tests/pipeline/geometry tests/pipeline/job/test_encoding.py tests/pipel
 	tests/pipeline/fusion/test_back_projection.py tests/models/test_losses.py tests/models/test_operators.py \
 	tests/models/subspace tests/catalogs/test_bands.py tests/catalogs/test_outline.py tests/catalogs/references
 
-.PHONY: help test quick map docs demo check slow chaos server browser bench bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation schemas audit clean
+.PHONY: help test quick map docs demo check slow chaos server browser bench bench-scene bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation schemas audit clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -64,6 +64,9 @@ browser: $(VENV)/.installed-test  ## reports, comparisons and indices in a headl
 bench: $(VENV)/.installed-test  ## the engine over the network's forward, over the raw write, and beside its peers; memory; Dask workers
 	$(BIN)/pip install --quiet monai
 	$(BIN)/python -m tests.benchmarks.engine
+
+bench-scene: $(VENV)/.installed-test  ## a whole run of one pair, stage by stage, beside what its bytes cost alone; SIZE=3600 BANDS=200 for one as large as EnMAP's
+	$(BIN)/python -m tests.benchmarks.scene --size $(or $(SIZE),1200) --bands $(or $(BANDS),100)
 
 bench-memory: $(VENV)/.installed-test  ## peak memory of a 1,000 x 1,000 and a 4,000 x 4,000 px fusion, 60 bands
 	$(BIN)/python -m tests.benchmarks.memory
