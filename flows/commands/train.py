@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="any setting, for example samples.patch=16")
     parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="time the first steps and one validation, say what all will take, and write nothing",
+    )
+    parser.add_argument(
         "--prefect", action="store_true", help="run as a Prefect flow, on PREFECT_API_URL or a temporary server"
     )
 
@@ -49,6 +55,10 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     settings = assigned(options.set, example="samples.patch=16")
     settings |= {key: value for key, value in given.items() if value is not None}
     config = load_training(options.config, settings, data=options.data)
+    if options.dry_run:
+        from hyperfuse.pipeline.training.run import rehearse_training  # noqa: PLC0415
+
+        return {"expected": asdict(rehearse_training(config, progress=display.progress))}
     if options.prefect:
         from hyperfuse.flows.prefect.train_network import train_network  # noqa: PLC0415
 
@@ -61,6 +71,20 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
 
 def show(display: Display, record: dict[str, Any]) -> None:
     """Weight files and scores in a few lines."""
+    if "expected" in record:
+        told = record["expected"]
+        sizes = ", ".join(f"{role} {number:,}" for role, number in told["parameters"].items())
+        device = "" if told["device_gb"] is None else f", {told['device_gb']:.2f} GB on the device"
+        display.show_rows(
+            [
+                ("parameters", sizes),
+                ("a step", f"{told['step_s']:.3g} s"),
+                ("a validation", f"{told['validation_s']:.3g} s"),
+                ("all", f"about {told['hours']:.2g} h"),
+                ("memory", f"{told['peak_gb']:.2f} GB{device}"),
+            ]
+        )
+        return
     if "skipped" in record:
         display.show_rows([("skipped", record["skipped"])])
         return

@@ -10,6 +10,7 @@ Must not know: jobs and products.
     planes         the same for universal networks: planes of the estimate, and what it is short of
     distributed    several processes, a device for each, that learn as one
     step           one step: a network by itself, or a student with its teacher
+    stopping       signals that wait for the end of a step
     checkpoint     where a training is, on disk: no pickle, whole or not at all
     curves         the curves as CSV, and for TensorBoard
     run            the steps in order: open, learn, validate, keep the best

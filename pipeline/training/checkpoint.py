@@ -43,6 +43,7 @@ def save_state(folder: Path, progressed: Progressed, learners: Sequence[Learner]
     for learner in learners:
         tensors |= {f"{learner.role}/weights/{name}": value for name, value in learner.tensors().items()}
         tensors |= {f"{learner.role}/moments/{name}": value for name, value in learner.moments()}
+        tensors |= {f"{learner.role}/average/{name}": value for name, value in (learner.average or {}).items()}
     record = {"key": progressed.key, "step": progressed.step, "best": progressed.best}
     write_tensors(folder / FILE, tensors, {_HEADER_KEY: json.dumps(record, sort_keys=True)})
 
@@ -69,14 +70,15 @@ def load_state(folder: Path, key: str, learners: Sequence[Learner]) -> Progresse
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         if progressed.key == key:
             for learner in learners:
-                learner.restore(*(under(f"{learner.role}/{kind}/", tensors) for kind in ("weights", "moments")))
+                kinds = ("weights", "moments", "average")
+                learner.restore(*(under(f"{learner.role}/{kind}/", tensors) for kind in kinds))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputRejected(
             f"{path}: is no whole state of a training ({error}); remove the folder to begin anew"
         ) from error
     if progressed.key != key:
         raise InputRejected(
-            f"{folder}: holds a training with other settings; only output, device, devices, workers, tensorboard, steps and every "
-            "may change between two runs, so choose another output"
+            f"{folder}: holds a training with other settings; only output, device, devices, workers, tensorboard, steps, every "
+            "and save_minutes may change between two runs, so choose another output"
         )
     return progressed

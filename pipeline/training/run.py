@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,12 +48,16 @@ from hyperfuse.pipeline.training.pairs import Ground, open_grounds
 from hyperfuse.pipeline.training.patches import Samples, TrainingSample
 from hyperfuse.pipeline.training.planes import Residuals, exercises
 from hyperfuse.pipeline.training.settings import TrainConfig
+from hyperfuse.pipeline.training.stopping import Told, held_back
 
 if TYPE_CHECKING:
     from hyperfuse.pipeline.training.step import Learner, Lesson
 
 log = logging.getLogger(__name__)
 
+_TOLD_EVERY_S = 60.0
+_REHEARSED = 3
+"""Steps that a rehearsal is timed by, after one that pays for threads and memory."""
 _SCORED = [field.name for field in fields(Scores) if field.name != "pixels"]
 
 
@@ -142,6 +149,62 @@ def train(config: TrainConfig, *, progress: Progress = silent) -> Trained:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rehearsed:
+    """What a training is going to take, by its first steps."""
+
+    parameters: dict[str, int]
+    """Of each network, by role."""
+    step_s: float
+    """Seconds of a step."""
+    validation_s: float
+    """Seconds of scoring all networks on the scenes held out."""
+    hours: float
+    """Of the whole training."""
+    peak_gb: float
+    """Memory of the process, GB."""
+    device_gb: float | None
+    """Memory of the device; None on a CPU."""
+
+
+def rehearse_training(config: TrainConfig, *, progress: Progress = silent) -> Rehearsed:
+    """Time the first steps of a training, and one validation, on one device; nothing is written.
+
+    Raises
+    ------
+    As `train`, but for what it finds in the output folder.
+    """
+    device = pick_device(config.device)
+    learnt, held_out = open_grounds(
+        config.scenes, config.held_out, config.simulation, generated=config.generated, universal=config.universal
+    )
+    _lesson_class().check(config, learnt[0].pair.observed)
+    course = _Course(
+        config=config, device=device, learnt=learnt, held_out=held_out, samples=_samples(config, learnt, progress)
+    )
+    lesson = _lesson_class()(config, learnt[0].pair.observed, device)
+    batches = iter(DataLoader(course.samples, batch_size=config.samples.batch, sampler=range(10**9)))
+    lesson.step(next(batches), 0)
+    started = time.monotonic()
+    for number in range(_REHEARSED):
+        lesson.step(next(batches), number + 1)
+    step_s = (time.monotonic() - started) / _REHEARSED
+    started = time.monotonic()
+    keep = _Keep(course, lesson)
+    for learner in lesson.learners:
+        for ground in held_out:
+            keep.scores(learner, learner.kept(), ground)
+    validation_s = time.monotonic() - started
+    return Rehearsed(
+        parameters={each.role: sum(value.numel() for value in each.network.parameters()) for each in lesson.learners},
+        step_s=step_s,
+        validation_s=validation_s,
+        hours=(config.steps * step_s + math.ceil(config.steps / config.every) * validation_s) / 3600.0,
+        peak_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        device_gb=torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
+    )
+
+
 def _samples(config: TrainConfig, learnt: Sequence[Ground], progress: Progress) -> Dataset[TrainingSample]:
     """Patches to learn from, by number."""
     if not config.universal:
@@ -205,19 +268,56 @@ def _learn(course: _Course, rank: Rank, progress: Progress) -> Progressed:
         pin_memory=course.device.type != "cpu",
     )
     logs = Logs(config.output, begun.step, tensorboard=config.tensorboard) if rank.leads else None
-    with logs or nullcontext():
+    # Of several processes the one that watches them is told to end.
+    with logs or nullcontext(), held_back() if rank.of == 1 else nullcontext(Told()) as told:
+        watch = _Watch(config, begun.step)
         for step, given in enumerate(batches, start=begun.step + 1):
             losses = lesson.step(given, step - 1)
             due = step % config.every == 0 or step == config.steps
             if logs is not None:
                 logs.learnt(step, losses)
                 progress("train", step, config.steps)
+                watch.tell(step, losses)
                 if due:
                     now = keep.validated(replace(now, step=step), logs)
+                if due or told or watch.is_save_due:
+                    now = replace(now, step=step)
                     save_state(config.output, now, lesson.learners)
+                    watch.saved()
+            if told:
+                log.info("told to end; step %d is saved, run again to go on", step)
+                break
             if due:
                 lesson.wait()
     return now
+
+
+class _Watch:
+    """When the state was last saved, and how fast the steps go."""
+
+    def __init__(self, config: TrainConfig, step: int) -> None:
+        self._config, self._begun = config, step
+        self._start = self._saved = self._told = time.monotonic()
+
+    @property
+    def is_save_due(self) -> bool:
+        """Whether so many minutes have passed."""
+        return time.monotonic() - self._saved >= 60.0 * self._config.save_minutes
+
+    def saved(self) -> None:
+        """Note that the state is saved."""
+        self._saved = time.monotonic()
+
+    def tell(self, step: int, losses: Mapping[str, float]) -> None:
+        """Say once a minute in the log where the training is, and when it will end."""
+        now = time.monotonic()
+        if now - self._told < _TOLD_EVERY_S:
+            return
+        self._told, pace = now, (now - self._start) / (step - self._begun)
+        log.info(
+            "step %d of %d: loss %.4g, %.3g s per step, %s left",
+            step, self._config.steps, losses["network.loss"], pace, timedelta(seconds=round(pace * (self._config.steps - step))),
+        )  # fmt: skip
 
 
 class _Keep:
@@ -234,11 +334,11 @@ class _Keep:
         if self.config.universal:
             if not self._estimate:
                 learner = self._lesson.learner
-                self._estimate = _means([self._scores(learner, None, ground) for ground in self._held_out])
+                self._estimate = _means([self.scores(learner, None, ground) for ground in self._held_out])
             logs.validated(now.step, "map_subspace", _known(self._estimate))
         for learner in self._lesson.learners:
-            tensors = learner.tensors()
-            scores = [self._scores(learner, tensors, ground) for ground in self._held_out]
+            tensors = learner.kept()
+            scores = [self.scores(learner, tensors, ground) for ground in self._held_out]
             mean = _means(scores)
             logs.validated(now.step, learner.method.name, _known(mean))
             log.info("%s, step %d: SAM %.3f deg", learner.method.name, now.step, mean["sam_deg"])
@@ -249,7 +349,7 @@ class _Keep:
                 save_weights(_weight_file(self.config.output, learner.method.name), tensors, card)
         return replace(now, best=best)
 
-    def _scores(self, learner: Learner, tensors: Mapping[str, torch.Tensor] | None, ground: Ground) -> Scores:
+    def scores(self, learner: Learner, tensors: Mapping[str, torch.Tensor] | None, ground: Ground) -> Scores:
         """By the way that `hyperfuse evaluate` takes, on whole scenes."""
         spec = learner.method.specify(ground.pair.observed, **learner.spec.options)
         return score(fuse_by(learner.method, spec, ground.pair, tensors, device=self._device).image, ground.pair)
@@ -276,6 +376,7 @@ class _Keep:
             "rate": config.rate,
             "seed": config.seed,
             "precision": config.precision,
+            **{name: value for name in ("warmup", "clip", "average") if (value := getattr(config, name))},
             "best_step": step,
             "scores": dict(mean),
         }

@@ -23,7 +23,9 @@ DistillName = Literal["response", "feature"]
 """Functions of `models.losses` of a student and its teacher."""
 UNIVERSAL = "universal"
 """Module of the networks that work on the estimate's planes."""
-_PLACE_AND_LENGTH = {"output", "device", "devices", "workers", "tensorboard", "steps", "every"}
+_PLACE_AND_LENGTH = {"output", "device", "devices", "workers", "tensorboard", "steps", "every", "save_minutes"}
+_REFINEMENTS = {"warmup": 0, "clip": None, "average": None}
+"""Settings that are part of the key only where they do something: trainings without them keep the key that they had."""
 
 
 class _Frozen(BaseModel):
@@ -249,6 +251,14 @@ class TrainConfig(_Frozen):
     """Learning rate at the beginning."""
     every: int = Field(default=500, ge=1)
     """Steps between two validations; the state is saved then too."""
+    save_minutes: float = Field(default=5.0, gt=0)
+    """Minutes after which the state is saved between two validations, so that a kill loses no more; on SIGTERM it is saved at once."""
+    warmup: int = Field(default=0, ge=0)
+    """Steps in which the learning rate rises to `rate`, or to where it has fallen by then."""
+    clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient of all weights together; a larger one is scaled down to it."""
+    average: float | None = Field(default=None, gt=0, lt=1)
+    """What is scored and kept is a running mean of the weights in which a step's weights decay by this factor, such as 0.999."""
     seed: int = Field(default=0, ge=0)
     """Of all samples."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -317,7 +327,8 @@ class TrainConfig(_Frozen):
     @property
     def key(self) -> str:
         """SHA-256 of what decides the learning curve: no place, no device, no length (on which only the rates depend)."""
-        record = self.model_dump(mode="json", exclude=_PLACE_AND_LENGTH)
+        idle = {name for name, default in _REFINEMENTS.items() if getattr(self, name) == default}
+        record = self.model_dump(mode="json", exclude=_PLACE_AND_LENGTH | idle)
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

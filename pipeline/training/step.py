@@ -66,6 +66,8 @@ class Learner:
     optimizer: torch.optim.Optimizer
     shows_feature: bool
     """Whether it gives a feature to learn from, or by."""
+    average: dict[str, torch.Tensor] | None = None
+    """Running mean of the weights, if one is asked for; changed in place."""
 
     @classmethod
     def of(cls, name: str, role: str, observed: Observed, config: TrainConfig, fabric: Fabric) -> Learner:
@@ -90,7 +92,21 @@ class Learner:
             network=wrapped,
             optimizer=stepped,
             shows_feature=shows_feature,
+            average=None if config.average is None else _copied(wrapped.state_dict()),
         )
+
+    def kept(self) -> dict[str, torch.Tensor]:
+        """What is scored and published: the running mean of the weights if there is one, else the weights."""
+        return self.tensors() if self.average is None else dict(self.average)
+
+    def follow(self, decay: float) -> None:
+        """Take the weights into their running mean."""
+        for name, value in self.tensors().items():
+            mean = (self.average or {}).get(name)
+            if mean is not None and mean.is_floating_point():
+                mean.lerp_(value, 1.0 - decay)
+            elif mean is not None:
+                mean.copy_(value)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Weights under the names of the network's own."""
@@ -102,9 +118,16 @@ class Learner:
             for kind, value in kept.items():
                 yield f"{number}/{kind}", torch.as_tensor(value)
 
-    def restore(self, tensors: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor]) -> None:
-        """The state that `tensors` and `moments` told."""
+    def restore(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        moments: Mapping[str, torch.Tensor],
+        average: Mapping[str, torch.Tensor],
+    ) -> None:
+        """The state that `tensors`, `moments` and `average` told."""
         self.network.load_state_dict(tensors, strict=True)
+        for name, mean in (self.average or {}).items():
+            mean.copy_(average[name])
         kept: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in moments.items():
             number, _, kind = name.partition("/")
@@ -219,14 +242,23 @@ class Lesson:
                 f"{learner.method.name}: the loss is {told['loss']} at step {number}, expected a number; lower the rate, or "
                 "take precision fp32, and start in another output folder"
             )
-        stairs = self.teacher is not None and learner is self.learner
-        rate = (falling_in_stairs if stairs else falling)(number, self._config.steps, self._config.rate)
+        stairs, config = self.teacher is not None and learner is self.learner, self._config
+        rate = (falling_in_stairs if stairs else falling)(number, config.steps, config.rate)
+        rate *= min((number + 1) / config.warmup, 1.0) if config.warmup else 1.0
         for group in learner.optimizer.param_groups:
             group["lr"] = rate
         learner.optimizer.zero_grad(set_to_none=True)
         self._fabric.backward(loss)
+        if config.clip is not None:
+            self._fabric.clip_gradients(learner.network, learner.optimizer, max_norm=config.clip)
         learner.optimizer.step()
+        if config.average is not None:
+            learner.follow(config.average)
         return {f"{learner.role}.{name}": value for name, value in told.items()}
+
+
+def _copied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}
 
 
 def _fabric(config: TrainConfig, device: torch.device, rank: Rank) -> Fabric:

@@ -21,6 +21,7 @@ from hyperfuse.pipeline.quality.trials import evaluate
 from hyperfuse.pipeline.run import run
 from hyperfuse.pipeline.training import load_training, train
 from hyperfuse.pipeline.training.pairs import open_grounds
+from hyperfuse.pipeline.training.run import rehearse_training
 from tests.pipeline.training.settings import HELD_OUT, LEARNT, RECIPE, curve, training
 from tests.synthetic import config as run_config
 
@@ -111,6 +112,83 @@ def test_a_killed_training_goes_on_along_the_same_curve(tmp_path):
     for name in ("csakd-student.safetensors", "csakd-teacher.safetensors"):
         one, other = (load_file(output / name) for output in (whole.output, killed.output))
         assert all((one[key] == other[key]).all() for key in one)
+
+
+def started(config, folder):
+    """The training of a configuration in a process of its own."""
+    (folder / "config.json").write_text(config.model_dump_json())
+    code = "import sys, pathlib; from hyperfuse.pipeline.training import load_training, train; train(load_training(pathlib.Path(sys.argv[1])))"
+    return subprocess.Popen([sys.executable, "-c", code, str(folder / "config.json")])
+
+
+def wait_for_steps(process, output, n_steps):
+    deadline = time.monotonic() + 120
+    while not (output / "steps.csv").is_file() or len(curve(output)) < 1 + n_steps:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+SMALL = {"steps": 40, "every": 40, "samples": {"patch": 4, "batch": 2}}
+
+
+def test_a_kill_loses_no_more_than_the_minutes_between_two_saves(tmp_path):
+    """No validation is near: what is left is what was saved by time."""
+    killed = training(tmp_path / "killed", **SMALL, save_minutes=1e-6)
+    process = started(killed, tmp_path)
+    wait_for_steps(process, killed.output, 6)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    seen = len(curve(killed.output)) - 1
+    whole = training(tmp_path / "whole", **SMALL)
+    resumed, undisturbed = train(killed), train(whole)
+    assert resumed.resumed_at >= seen - 1
+    assert undisturbed.resumed_at == 0
+    assert curve(killed.output) == curve(whole.output)
+
+
+def test_a_training_that_is_told_to_end_saves_the_step_it_is_at(tmp_path):
+    told = training(tmp_path / "told", **SMALL)
+    process = started(told, tmp_path)
+    wait_for_steps(process, told.output, 3)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(60) == -signal.SIGTERM
+    n_steps = len(curve(told.output)) - 1
+    assert 3 <= n_steps < 40
+    assert train(told).resumed_at == n_steps
+
+
+def test_the_running_mean_of_the_weights_is_kept_and_comes_back(tmp_path):
+    settings = {"steps": 6, "every": 3, "samples": {"patch": 4, "batch": 2}, "average": 0.5, "clip": 0.01, "warmup": 4}
+    whole = train(training(tmp_path / "whole", **settings))
+    train(training(tmp_path / "parts", **settings | {"steps": 3}))
+    # The rates depend on the length, so the parts are compared with parts.
+    again = train(training(tmp_path / "again", **settings | {"steps": 3}))
+    one, other = (load_file(tmp_path / name / "csakd-student.safetensors") for name in ("parts", "again"))
+    assert all((one[key] == other[key]).all() for key in one)
+    state = load_file(tmp_path / "again" / "state.safetensors")
+    weights = load_file(again.weights["network"])
+    moved = [key for key in weights if (weights[key] != state[f"network/weights/{key}"]).any()]
+    assert moved
+    assert all((weights[key] == state[f"network/average/{key}"]).all() for key in weights)
+    assert whole.steps == 6
+
+
+def test_refinements_are_in_the_key_where_they_do_something(tmp_path):
+    plain = training(tmp_path / "out")
+    assert training(tmp_path / "out", save_minutes=1).key == plain.key
+    for changes in ({"warmup": 3}, {"clip": 1.0}, {"average": 0.9}):
+        assert training(tmp_path / "out", **changes).key != plain.key
+
+
+def test_a_rehearsal_tells_what_a_training_takes_and_writes_nothing(tmp_path):
+    config = training(tmp_path / "out", steps=1000, every=100, samples={"patch": 4, "batch": 2})
+    told = rehearse_training(config)
+    assert not config.output.exists()
+    assert told.parameters["network"] > 1000
+    assert told.hours == pytest.approx((1000 * told.step_s + 10 * told.validation_s) / 3600)
+    assert told.peak_gb > 0.05
+    assert told.device_gb is None
 
 
 def test_workers_cut_the_same_samples(tmp_path):
