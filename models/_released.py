@@ -46,7 +46,10 @@ def from_released(state: Mapping[str, torch.Tensor]) -> ReleasedCheckpoint:
     ValueError
         If a name is not one of the authors', or a tensor that tells the architecture is missing.
     """
-    tensors = {_ours(name.removeprefix(_ROOT)): value for name, value in state.items()}
+    own = {name.removeprefix(_ROOT): value for name, value in state.items()}
+    if any("adaptive_fuse" in name for name in own):
+        raise ValueError("it is of a variant with adaptive_fuse, which is not built here; take one of another fusion")
+    tensors = {_ours(name): value for name, value in own.items()}
     try:
         hsi_bands, msi_bands = tensors["last.weight"].shape[0], tensors["from_msi.head.0.weight"].shape[1]
         width = tensors["from_hsi.head.0.weight"].shape[0]
@@ -55,8 +58,15 @@ def from_released(state: Mapping[str, torch.Tensor]) -> ReleasedCheckpoint:
     layers = [1 + max((int(m[1]) for m in _groups(tensors, stream)), default=-1) for stream in _STREAMS.values()]
     first = tensors.get("from_hsi.groups.0.units.0.convs.0.weight")
     grouped = first is not None and first.shape[1] < width
-    options = {"layers": layers, "grouped": grouped, "dead_branch": grouped and layers[0] > 0}
+    options: dict[str, Any] = {"layers": layers, "grouped": grouped, "dead_branch": grouped and layers[0] > 0}
+    if width != 2 * growth_of(hsi_bands):
+        options["growth"] = width // 2
     return ReleasedCheckpoint(tensors=tensors, hsi_bands=hsi_bands, msi_bands=msi_bands, options=options)
+
+
+def growth_of(hsi_bands: int) -> int:
+    """Growth of the dense units of a network for that many bands."""
+    return max(1, (hsi_bands + 2) // 4)
 
 
 def to_released(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -33,7 +33,7 @@ from torch import nn
 from torch.nn import functional
 
 from hyperfuse.models._dense import GROUP_REACH, DenseUnit, Group
-from hyperfuse.models._released import from_released, to_released
+from hyperfuse.models._released import from_released, growth_of, to_released
 from hyperfuse.models._winograd import SLOPE, convolve
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed, TwoRateSpec
 from hyperfuse.models.weights_io import take_weights
@@ -153,7 +153,7 @@ class CSAKD(nn.Module):
         super().__init__()
         self.spec = spec
         seen, options = spec.observed, spec.options
-        growth = options.get("growth") or _growth_of(seen.hsi_bands)
+        growth = options.get("growth") or growth_of(seen.hsi_bands)
         width = 2 * growth
         n_fine_both, n_coarse_both, n_hsi, n_msi = options["layers"]
 
@@ -297,7 +297,7 @@ def specify(
     msi_reach = max(
         ratio * n_coarse_both + (ratio - 1) + taps_beyond * ratio + _TAIL_REACH, max(n_fine_both, n_msi) + _TAIL_REACH
     )
-    growth = growth or _growth_of(observed.hsi_bands)
+    growth = growth or growth_of(observed.hsi_bands)
     spec = ModelSpec(
         name="csakd", observed=observed, halo=halo, hsi_reach=halo, msi_reach=msi_reach, options=options,
         needs_first_pass=attention == "channel", needs_weights=True, symmetric_range=True, tile=1024,
@@ -339,11 +339,6 @@ def build(
             )
         model.fusion.sums = dict(sums)
     return model.eval()
-
-
-def _growth_of(hsi_bands: int) -> int:
-    """Growth of the dense units of a network for that many bands."""
-    return max(1, (hsi_bands + 2) // 4)
 
 
 def _pixelwise(layer: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:

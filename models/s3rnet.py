@@ -28,10 +28,11 @@ from dataclasses import replace
 from typing import Any
 
 from hyperfuse.models import csakd
+from hyperfuse.models._released import from_released
 from hyperfuse.models.csakd import LOSSES, build, first_pass
 from hyperfuse.models.spec import MethodCard, ModelSpec, Observed
 
-__all__ = ["CARD", "LOSSES", "VARIANTS", "build", "first_pass", "specify"]
+__all__ = ["CARD", "LOSSES", "VARIANTS", "build", "first_pass", "from_released", "specify"]
 
 CARD = MethodCard(
     title="Sparse spatial-spectral representation",

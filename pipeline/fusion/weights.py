@@ -34,7 +34,9 @@ WEIGHTS = "weights.safetensors"
 """A job's copy of its network's weights."""
 _WRAPPERS = ("_orig_mod.", "module.")
 """Prefixes that torch.compile and DataParallel leave in a saved state."""
-_NESTS = ("state_dict", "model_state_dict", "model", "net", "params")
+_PROFILED = {"total_ops", "total_params"}
+_MOST_NESTS = 4
+_NESTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params_ema", "params")
 
 
 def shipped_weights(network: str) -> Path | None:
@@ -213,9 +215,10 @@ def import_weights(checkpoint: Path, *, network: str, ratio: int, license_id: st
     convert = getattr(chosen.module, "from_released", None)
     if convert is None:
         raise InputRejected(f"{network}: no checkpoint of it was ever published in a form that is known here")
-    state = _read(checkpoint)
+    state = _read(checkpoint, network)
     try:
         released = convert(state)
+        _require_variant(network, released.options)
         observed = Observed(
             hsi_bands=released.hsi_bands, msi_bands=released.msi_bands, ratio=ratio, psf_sigma_px=ratio / 2
         )
@@ -273,16 +276,51 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Mappi
         temporary.unlink(missing_ok=True)
 
 
-def _read(checkpoint: Path) -> dict[str, torch.Tensor]:
+def _require_variant(network: str, found: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose layers are those of another network of the module.
+
+    Raises
+    ------
+    ValueError
+        Naming the network that it is of.
+    """
+    base, _, variant = network.partition("-")
+    variants: Mapping[str, Mapping[str, Any]] = getattr(method(network).module, "VARIANTS", {})
+    asked, layers = variants.get(variant, {}), ("layers", "grouped")
+    if asked.get("head_convs", 1) != 1:  # nobody published one with more
+        raise ValueError(f"no checkpoint of {network} was ever published")
+    alike = [name for name, other in variants.items() if all(other[key] == found[key] for key in layers)]
+    # The released student stores its first stream, which is not run: then its layers say one thing and its groups another.
+    stored = [*([0] if found.get("dead_branch") else found["layers"][:1]), *found["layers"][1:]]
+    alike += [
+        name for name, other in variants.items() if other["layers"] == stored and other["grouped"] == found["grouped"]
+    ]
+    if alike and variant not in alike:
+        raise ValueError(f"its layers are those of {base}-{alike[0]}")
+    if not alike and asked and asked["grouped"] != found["grouped"]:
+        raise ValueError(f"its convolutions are {'' if found['grouped'] else 'not '}grouped, unlike those of {network}")
+
+
+def _read(checkpoint: Path, network: str) -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint by name; of one that holds student and teacher, those of the network's own part."""
     try:
         loaded: Any = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputRejected(
             f"{checkpoint}: not a checkpoint of plain tensors ({str(error).splitlines()[0]}); nothing of it was executed"
         ) from error
-    for nest in _NESTS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(nest), dict):
-            loaded = loaded[nest]
+    for _ in range(_MOST_NESTS):
+        nests = [
+            nest
+            for nest in (network.rpartition("-")[2], *_NESTS)
+            if isinstance(loaded, dict) and isinstance(loaded.get(nest), dict)
+        ]
+        if not nests:
+            break
+        loaded = loaded[nests[0]]
+    if isinstance(loaded, dict):
+        # What a profiler left: counters, no weights.
+        loaded = {name: value for name, value in loaded.items() if str(name).rpartition(".")[2] not in _PROFILED}
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise InputRejected(f"{checkpoint}: holds no mapping of names to tensors; give the authors' checkpoint itself")
     if bad := [name for name, value in loaded.items() if not torch.isfinite(value).all()]:

@@ -17,7 +17,7 @@ from hyperfuse.models import available
 from hyperfuse.pipeline.config import lay_over, read_mapping, usage_error
 from hyperfuse.pipeline.observation.protocol import Protocol
 
-LossName = Literal["pixel", "absolute", "relative", "sam", "beba", "wavelet"]
+LossName = Literal["pixel", "absolute", "relative", "sam", "sam-released", "beba", "beba-released", "wavelet"]
 """Functions of `models.losses` of an output and its target."""
 DistillName = Literal["response", "feature"]
 """Functions of `models.losses` of a student and its teacher."""
@@ -242,7 +242,8 @@ class TrainConfig(_Frozen):
     samples: SampleConfig = SampleConfig()
     """From pairs to patches."""
     losses: dict[LossName, float] | None = None
-    """Terms of the loss and their weights; those of the network's paper unless given."""
+    """Terms of the loss and their weights; those of the network's paper unless given. `sam-released` and `beba-released` are those
+    terms as CSAKD's code computes them, for who repeats the authors' training."""
     distill: dict[DistillName, float] = {"response": 0.1, "feature": 0.1}
     """Further terms of a network with a teacher, as CSAKD has them."""
     steps: int = Field(default=10_000, ge=1)

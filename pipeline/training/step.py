@@ -23,6 +23,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 TERMS: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "pixel": losses.pixel, "absolute": losses.absolute, "relative": losses.relative, "sam": losses.sam, "beba": losses.beba, "wavelet": losses.wavelet,
     "response": losses.response, "feature": losses.feature,
+    "sam-released": partial(losses.sam, form="released"), "beba-released": partial(losses.beba, phi="released"),
 }  # fmt: skip
 _UNNAMED = {"pixel": 1.0, "sam": 0.1}  # of a network whose module says nothing
 _LEAST_RATE = 1e-10

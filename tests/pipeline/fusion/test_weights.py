@@ -211,6 +211,70 @@ def test_a_published_checkpoint_is_converted_and_used(tmp_path, network):
         assert torch.equal(again(hsi, msi), model(hsi, msi))
 
 
+def saved(path: Path, network: str, nest, **options) -> dict[str, torch.Tensor]:
+    """A checkpoint of a network as its authors might have saved it."""
+    chosen = method(network)
+    spec = chosen.specify(Observed(hsi_bands=12, msi_bands=4, ratio=4, psf_sigma_px=2.0), **options)
+    state = released_names(chosen.build(spec).state_dict())
+    torch.save(nest(state), path)
+    return state
+
+
+NESTS = {
+    "ema": lambda state: {"params_ema": state, "params": {name: 0 * value for name, value in state.items()}},
+    "model state": lambda state: {"epoch": 3, "model_state": state, "optimizer": {"lr": 1e-4}},
+    "both": lambda state: {"teacher": {"x": torch.ones(1)}, "student": {"state_dict": state}},
+    "profiled": lambda state: state | {"_orig_mod.decoder.total_ops": torch.zeros(1), "total_params": torch.zeros(1)},
+}
+
+
+@pytest.mark.parametrize("nest", NESTS)
+def test_a_checkpoint_is_found_where_it_is_nested(tmp_path, nest):
+    saved(tmp_path / "a.pth", "csakd-student", NESTS[nest])
+    import_weights(tmp_path / "a.pth", network="csakd-student", ratio=4, license_id="MIT", output=tmp_path / "w")
+    plain = tmp_path / "plain.pth"
+    saved(plain, "csakd-student", lambda state: state)
+    import_weights(plain, network="csakd-student", ratio=4, license_id="MIT", output=tmp_path / "v")
+    one, other = load_file(tmp_path / "w"), load_file(tmp_path / "v")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("of", "named", "told"),
+    [
+        ("csakd-teacher", "csakd-student", "its layers are those of csakd-teacher"),
+        ("csakd-student", "csakd-teacher", "its layers are those of csakd-student"),
+        ("csakd-student", "s3rnet-published", "its convolutions are grouped"),
+        ("csakd-teacher", "s3rnet-paper", "no checkpoint of s3rnet-paper was ever published"),
+    ],
+)
+def test_a_checkpoint_under_the_name_of_another_is_refused(tmp_path, of, named, told):
+    saved(tmp_path / "a.pth", of, lambda state: state)
+    with pytest.raises(InputRejected, match=told):
+        import_weights(tmp_path / "a.pth", network=named, ratio=4, license_id="MIT", output=tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_published_s3rnet_is_imported(tmp_path):
+    """Its authors' code is that of CSAKD's teacher."""
+    saved(tmp_path / "a.pth", "csakd-teacher", lambda state: state)
+    card = import_weights(
+        tmp_path / "a.pth", network="s3rnet-published", ratio=4, license_id="MIT", output=tmp_path / "w"
+    )
+    assert (card.network, card.options["layers"]) == ("s3rnet-published", [6, 6, 4, 4])
+
+
+def test_a_checkpoint_of_another_width_is_read_off_its_tensors(tmp_path):
+    saved(tmp_path / "a.pth", "csakd-student", lambda state: state, growth=5)
+    card = import_weights(tmp_path / "a.pth", network="csakd-student", ratio=4, license_id="MIT", output=tmp_path / "w")
+    assert card.options["growth"] == 5
+    state = saved(tmp_path / "b.pth", "csakd-student", lambda state: state)
+    torch.save(state | {"decoder.adaptive_fuse.0.weight": torch.ones(1)}, tmp_path / "b.pth")
+    with pytest.raises(InputRejected, match="a variant with adaptive_fuse, which is not built here"):
+        import_weights(tmp_path / "b.pth", network="csakd-student", ratio=4, license_id="MIT", output=tmp_path / "v")
+
+
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     marker = tmp_path / "executed"
 
