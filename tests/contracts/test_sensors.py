@@ -13,7 +13,19 @@ import pytest
 from hyperfuse.catalogs.errors import HyperFuseError
 from hyperfuse.catalogs.scene import Cube, Scene
 from hyperfuse.catalogs.sensors import Source, available, open_scene, sensor_module
-from tests.products import aviris, desis, emit, enmap, landsat, neon, planetscope, prisma, sentinel2, sentinel2_eopf
+from tests.products import (
+    aviris,
+    desis,
+    emit,
+    enmap,
+    landsat,
+    neon,
+    planetscope,
+    prisma,
+    sentinel2,
+    sentinel2_eopf,
+    tanager,
+)
 from tests.synthetic import whole
 
 BUILDERS = {
@@ -27,6 +39,7 @@ BUILDERS = {
     "prisma": lambda folder: prisma.prisma(_made(folder) / "a.he5"),
     "sentinel2": sentinel2.sentinel2,
     "sentinel2_eopf": sentinel2_eopf.sentinel2_eopf,
+    "tanager": tanager.tanager,
 }
 
 

@@ -40,7 +40,9 @@ def weight_file(path: Path, network: str, *, bands: int = 12, scale: float = 1.0
     return path
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network", [pytest.param(name, marks=pytest.mark.slow) if name == "hyfusion-s" else name for name in NETWORKS]
+)
 def test_a_network_goes_the_whole_way_and_its_tiles_are_invisible(tmp_path, network):
     weights = weight_file(tmp_path / "w.safetensors", network)
     settings = {"method": network, "weights": str(weights), "publish__formats": "[zarr]", "publish__dtype": "float32"}
