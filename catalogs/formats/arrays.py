@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,9 +42,12 @@ _DATE_NAMES = ("time", "times", "t", "date", "dates", "datetime", "epoch")
 _NODATA = ("_FillValue", "missing_value", "fill_value", "nodata", "no_data", "nodatavals")
 """Attributes that hold the stored value of no data: CF, rasterio, rioxarray and the Open Data Cube."""
 _FLAGS = ("good_wavelengths", "good_wavelength", "good_bands", "good_band", "good", "bbl")
+_TEXTS_OF_AXES = ("NAME", "CLASS")
+"""Attributes by which HDF5 files mark arrays as axes."""
 # What xarray, netCDF4, HDF5, zarr and its codecs raise over a file that is not what it says.
 _DAMAGE = (
-    OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError, OverflowError, MemoryError, SystemError
+    OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, AttributeError, ArithmeticError, MemoryError, SystemError,
+    struct.error,
 )  # fmt: skip
 
 
@@ -78,11 +82,12 @@ def open_array(path: Path, kind: Kind, variable: str | None) -> Image:
                 for name, dimension in raw.dimensions.items():
                     _refuse_length(path, name, len(dimension))
         dataset = _dataset(str(path), kind, _stamp(path))
+        # Coordinates are read with it.
+        return _describe(dataset, path, kind, files, variable)
     except _DAMAGE as error:
         raise InputRejected(
             f"{path}: cannot be opened ({_one_line(error)}); the file is damaged, fetch it again"
         ) from error
-    return _describe(dataset, path, kind, files, variable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +217,8 @@ def flat_variables(path: Path, kind: Kind) -> list[str]:
     try:
         if kind == "hdf5":
             refuse_hdf5_surprises(path)
+        if kind == "zarr":
+            _refuse_absurd_metadata(tuple(sorted(p for p in path.rglob("*") if p.is_file())))
         dataset = _dataset(str(path), kind, _stamp(path))
     except (InputRejected, *_DAMAGE):
         return []  # `open_array` says what is wrong
@@ -431,6 +438,10 @@ def refuse_hdf5_surprises(path: Path) -> None:
             return f"{name} keeps its samples in another file ({item.external[0][0]}); copy the data into this one"
         if item.is_virtual:
             return f"{name} is a virtual dataset over other files; copy the data into this one"
+        for key in _TEXTS_OF_AXES:
+            if key in item.attrs and not isinstance(item.attrs[key], str | bytes):
+                # The NetCDF library takes it for text without looking, and crashes.
+                return f"{name} has an attribute {key} that is no text; the file is damaged, fetch it again"
         return _absurd_length(name, max(item.shape or (0,), default=0))
 
     with h5py.File(path, "r") as file:

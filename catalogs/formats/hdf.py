@@ -64,7 +64,8 @@ def product(path: Path) -> Iterator[h5py.File]:
         _check(path, path.stat().st_mtime_ns)
         with h5py.File(path, "r") as file:
             yield file
-    except _DAMAGE as error:
+    # Beyond damage: an array that should hold a number holds none, or one that is none.
+    except (*_DAMAGE, IndexError, ArithmeticError) as error:
         text = " ".join(str(error).split())[:200]
         raise InputRejected(f"{path}: is not the product that it seems to be ({text}); fetch it again") from error
 
@@ -81,7 +82,10 @@ def numbers(value: Any) -> F64:
 
 def text(value: Any) -> str:
     """An attribute or a scalar dataset as text."""
-    first = np.ravel(np.asarray(value))[0]
+    values = np.ravel(np.asarray(value))
+    if not values.size:
+        return ""
+    first = values[0]
     return (first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)).strip()
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # no RasterioError, and raised all the same
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
@@ -143,7 +144,7 @@ def open_raster(
                 aux = read_aux(path) if beside and inside is None else Aux()
                 image = _describe(dataset, path, header, inside, aux=aux, told_bands=n_bands)
                 return replace(_beside(image) if beside and inside is None else image, unwritten=unwritten)
-    except (RasterioError, OSError) as error:
+    except (RasterioError, CPLE_BaseError, OSError) as error:
         raise InputRejected(f"{path}: GDAL cannot open it as {driver} ({error}); fetch or convert it again") from error
 
 
@@ -179,7 +180,7 @@ class RasterSamples:
                 part = RasterWindow.from_slices(*window)
                 raw = dataset.read(indexes, window=part)
                 return raw, dataset.read_masks(indexes, window=part) > 0 if self.masked else None
-        except (RasterioError, OSError) as error:
+        except (RasterioError, CPLE_BaseError, OSError) as error:
             raise unreadable(self.path, window, error) from error
 
 
@@ -360,7 +361,7 @@ def _beside(image: Image) -> Image:
                 shape = (dataset.count, dataset.height, dataset.width)
                 dtype = np.dtype(dataset.dtypes[0])
                 block = (int(dataset.block_shapes[0][0]), int(dataset.block_shapes[0][1]))
-    except (RasterioError, OSError) as error:
+    except (RasterioError, CPLE_BaseError, OSError) as error:
         raise InputRejected(f"{path}: GDAL cannot open it as GTiff ({error}); correct or remove it") from error
     n_bands, *size = image.samples.shape
     if shape[1:] != tuple(size) or shape[0] not in (1, n_bands) or dtype != np.uint8:

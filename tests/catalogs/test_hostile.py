@@ -19,6 +19,7 @@ from hyperfuse.catalogs.stac.catalog import Catalog
 from hyperfuse.catalogs.stac.gather import gather
 from hyperfuse.catalogs.weight_cards import read_card
 from tests.products import desis, emit, enmap, landsat, planetscope, prisma, sentinel2
+from tests.synthetic import scene
 
 ENTITY = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
 LAUGHS = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
@@ -177,3 +178,14 @@ def test_what_is_no_image_is_named_and_not_quoted(tmp_path: Path, content: bytes
     with pytest.raises(InputRejected, match=f"a.tif: is {re.escape(told)}, expected GeoTIFF") as refused:
         open_scene(Source(uri=str(tmp_path / "a.tif")))
     assert not any(word in str(refused.value) for word in ("bash", "login", "\\\\x01"))
+
+
+def test_an_axis_whose_name_is_no_text_does_not_end_the_process(tmp_path: Path) -> None:
+    """The NetCDF library crashed on it (found by `make fuzz`)."""
+    made = scene("hsi", "size=48&ratio=4&bands=6&seed=2").to_xarray().load()
+    made.rename("reflectance").drop_encoding().to_dataset().to_netcdf(tmp_path / "a.nc")
+    with h5py.File(tmp_path / "a.nc", "a") as file:
+        del file["x"].attrs["NAME"]
+        file["x"].attrs["NAME"] = [float(n) for n in range(40)]
+    with pytest.raises(InputRejected, match=r"a\.nc: .*x has an attribute NAME that is no text"):
+        open_scene(Source(uri=str(tmp_path / "a.nc")))
