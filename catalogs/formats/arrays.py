@@ -42,8 +42,11 @@ _DATE_NAMES = ("time", "times", "t", "date", "dates", "datetime", "epoch")
 _NODATA = ("_FillValue", "missing_value", "fill_value", "nodata", "no_data", "nodatavals")
 """Attributes that hold the stored value of no data: CF, rasterio, rioxarray and the Open Data Cube."""
 _FLAGS = ("good_wavelengths", "good_wavelength", "good_bands", "good_band", "good", "bbl")
-_TEXTS_OF_AXES = ("NAME", "CLASS")
-"""Attributes by which HDF5 files mark arrays as axes."""
+_ATTRIBUTES_OF_AXES = {
+    "NAME": (h5py.h5t.STRING,), "CLASS": (h5py.h5t.STRING,), "DIMENSION_LIST": (h5py.h5t.VLEN,),
+    "REFERENCE_LIST": (h5py.h5t.COMPOUND,), "_Netcdf4Dimid": (h5py.h5t.INTEGER,), "_Netcdf4Coordinates": (h5py.h5t.INTEGER,),
+}  # fmt: skip
+"""Attributes by which HDF5 files mark arrays as axes, and their classes of types."""
 # What xarray, netCDF4, HDF5, zarr and its codecs raise over a file that is not what it says.
 _DAMAGE = (
     OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, AttributeError, ArithmeticError, MemoryError, SystemError,
@@ -438,10 +441,12 @@ def refuse_hdf5_surprises(path: Path) -> None:
             return f"{name} keeps its samples in another file ({item.external[0][0]}); copy the data into this one"
         if item.is_virtual:
             return f"{name} is a virtual dataset over other files; copy the data into this one"
-        for key in _TEXTS_OF_AXES:
-            if key in item.attrs and not isinstance(item.attrs[key], str | bytes):
-                # The NetCDF library takes it for text without looking, and crashes.
-                return f"{name} has an attribute {key} that is no text; the file is damaged, fetch it again"
+        for key, kinds in _ATTRIBUTES_OF_AXES.items():
+            # The NetCDF library takes them for what they should be without looking, and crashes.
+            if key in item.attrs and item.attrs.get_id(key).get_type().get_class() not in kinds:
+                return (
+                    f"{name} has an attribute {key} of another type than axes have; the file is damaged, fetch it again"
+                )
         return _absurd_length(name, max(item.shape or (0,), default=0))
 
     with h5py.File(path, "r") as file:

@@ -180,12 +180,15 @@ def test_what_is_no_image_is_named_and_not_quoted(tmp_path: Path, content: bytes
     assert not any(word in str(refused.value) for word in ("bash", "login", "\\\\x01"))
 
 
-def test_an_axis_whose_name_is_no_text_does_not_end_the_process(tmp_path: Path) -> None:
-    """The NetCDF library crashed on it (found by `make fuzz`)."""
+@pytest.mark.parametrize(("place", "key"), [("x", "NAME"), ("y", "CLASS"), ("reflectance", "DIMENSION_LIST")])
+def test_attributes_of_axes_that_are_something_else_do_not_end_the_process(
+    tmp_path: Path, place: str, key: str
+) -> None:
+    """The NetCDF library crashed on them (found by `make fuzz`)."""
     made = scene("hsi", "size=48&ratio=4&bands=6&seed=2").to_xarray().load()
     made.rename("reflectance").drop_encoding().to_dataset().to_netcdf(tmp_path / "a.nc")
     with h5py.File(tmp_path / "a.nc", "a") as file:
-        del file["x"].attrs["NAME"]
-        file["x"].attrs["NAME"] = [float(n) for n in range(40)]
-    with pytest.raises(InputRejected, match=r"a\.nc: .*x has an attribute NAME that is no text"):
+        del file[place].attrs[key]
+        file[place].attrs[key] = [float(n) for n in range(40)]
+    with pytest.raises(InputRejected, match=rf"a\.nc: .*{place} has an attribute {key} of another type than axes have"):
         open_scene(Source(uri=str(tmp_path / "a.nc")))
