@@ -71,7 +71,7 @@ REFLECTANCE_SCALE = 1e-4
 """Physical value of one count of an int16 reflectance product."""
 _LOOKED_AT = 3
 """Bands, spread over the spectrum, that tell where an image has data."""
-_STRIPED_SAMPLES = 1 << 24
+_STRIPED_SAMPLES = 1 << 23
 """Samples of both images that are looked at for stripes."""
 _STRIPS, _LEAST_ROWS = 3, 12
 """Strips of whole rows in which they lie, and the fewest rows of each."""
