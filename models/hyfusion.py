@@ -13,6 +13,9 @@ reduced MSI; their block is the ERFB, shifted-window attention with dense connec
 Reconstructed: all widths, the merge by sum, window 8, growth 32, MLP ratios 4, 4, 4, 1, the factor 0.2, `gamma`, head
 counts; two (`s`, as in HSSDCT) or six (`l`, as in the figure of 2024) blocks per stream.
 
+How the streams are coupled: both see both images, and their features are added before the last block. In between neither feeds
+the other: the paper calls them coupled, but no source says where else features would cross.
+
 Departures, so that any C, c >= 1 and any whole ratio can be fused; none of them shows at C = 172 and ratio 4:
 
 - SpeNet works on an intermediate grid of `rate` pixels per coarse pixel, the largest proper divisor of the ratio: half

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:  # noq
 def _row(name: str, observed: Any) -> dict[str, Any]:
     from hyperfuse.models import method  # noqa: PLC0415
     from hyperfuse.models.multiply_adds import macs  # noqa: PLC0415
-    from hyperfuse.pipeline.fusion.weights import shipped_weights  # noqa: PLC0415
+    from hyperfuse.pipeline.fusion.weights import is_published, shipped_weights  # noqa: PLC0415
 
     chosen = method(name)
     card, shipped = chosen.card, shipped_weights(name)
@@ -76,7 +76,8 @@ def _row(name: str, observed: Any) -> dict[str, Any]:
         "two_rate": spec.two_rate is not None,
         "tiling": "exact" if spec.exact else "approximate",
         "first_pass": spec.needs_first_pass,
-        "weights": card.weights or (_GIVEN if spec.needs_weights or spec.base else None),
+        "weights": (card.weights if is_published(name) else None)
+        or (_GIVEN if spec.needs_weights or spec.base else None),
         "weights_shipped": shipped is not None,
         "weights_license": None if shipped is None else read_card(shipped).license,
         "paper": card.paper,

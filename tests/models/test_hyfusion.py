@@ -270,3 +270,18 @@ def test_macs_are_those_of_the_drawn_network(name, layers, gmacs):
     seen = Observed(hsi_bands=172, msi_bands=4, ratio=4, psf_sigma_px=2.0)
     spec = models.method(f"hyfusion-{name}").specify(seen, layers=layers)
     assert macs(spec) == pytest.approx(gmacs * 1e9, rel=1e-3)
+
+
+def test_the_streams_meet_in_the_inputs_and_in_the_merge_alone():
+    """What the module says of their coupling: SpaNet's part of the merge is the same whatever SpeNet's features are."""
+    model, hsi, msi = make(4, (1, 1))
+    parts = []
+    with torch.inference_mode():
+        model.spatial_tail.register_forward_hook(lambda _module, _inputs, output: parts.append(output.clone()))
+        features = model.coarse(hsi, msi)
+        for given in (features, features.flip(-1) + 1.0):
+            model.fine(hsi, msi, given)
+        assert torch.equal(*parts)
+        assert (model.coarse(hsi, msi.flip(-1)) != features).any()  # SpeNet sees the MSI ...
+        model.fine(hsi.flip(-1), msi, features)
+        assert (parts[2] != parts[0]).any()  # ... and SpaNet the HSI
