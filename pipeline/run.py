@@ -38,6 +38,7 @@ from hyperfuse.pipeline.fusion.weights import keep_weights
 from hyperfuse.pipeline.job.completeness import finished, mosaic
 from hyperfuse.pipeline.job.folder import Job, StagedJob
 from hyperfuse.pipeline.job.notices import tell_harmony, tell_observation
+from hyperfuse.pipeline.job.records import JobRecord
 from hyperfuse.pipeline.job.stage import stage
 from hyperfuse.pipeline.job.staging_folder import claim, require_same_job, staging_folder
 from hyperfuse.pipeline.job.template import prepare
@@ -110,27 +111,34 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Open
     pair = open_pair(config)
     record = job_record(config, pair)
     planned = Job(Path(), record)
-    try:
-        require_free(planned)
-    except ExpectedSkip:
-        # The run that published may have been killed before it cleared its place, and one that came second may have left its own.
-        place_of(planned).remove()
-        drop_abandoned(config.output)
-        raise
-    require_resources(planned)
-    warn_coverage(pair)
-    folder = staging_folder(config.output, record.samples)
+    with resources_named(config.output):
+        try:
+            require_free(planned)
+        except ExpectedSkip:
+            # The run that published may have been killed before it cleared its place, and one that came second may have left its own.
+            place_of(planned).remove()
+            drop_abandoned(config.output)
+            raise
+        require_resources(planned)
+        warn_coverage(pair)
+        with _held(record) as job, reads_named():
+            keep_weights(job)
+            yield OpenRun(job=job, pair=pair, progress=progress, started=started)
+
+
+@contextmanager
+def _held(record: JobRecord) -> Iterator[Job]:
+    """The staging folder of a job, made or found, and locked."""
+    output = record.config.output
+    folder = staging_folder(output, record.samples)
     claim(folder)
     with locked(folder):
         require_same_job(folder, record.samples, record.job_schema)
-        drop_abandoned(config.output, keep=folder)
+        drop_abandoned(output, keep=folder)
         # Written anew when resuming: device, dask and batch may differ from those of the run that was killed.
         write_atomic(folder / "job.json", record.model_dump_json(indent=1), private=True)
         try:
-            with resources_named(config.output), reads_named():
-                job = Job(folder, record)
-                keep_weights(job)
-                yield OpenRun(job=job, pair=pair, progress=progress, started=started)
+            yield Job(folder, record)
         except (InputRejected, ExpectedSkip, QualityRefused):
             # Trying again with the same input is pointless; but fused tiles are never thrown away, whatever went wrong later.
             if not Job(folder, record).ledger.records():

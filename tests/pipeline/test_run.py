@@ -18,7 +18,9 @@ from hyperfuse.catalogs.locks import locked
 from hyperfuse.catalogs.sensors import Mtf, synthetic
 from hyperfuse.pipeline.execution import cluster
 from hyperfuse.pipeline.fusion import tile_fuser as fuse
+from hyperfuse.pipeline.job.folder import Job
 from hyperfuse.pipeline.plan import job_record, open_pair, plan_report
+from hyperfuse.pipeline.products import commit
 from hyperfuse.pipeline.products.draft import BadProduct
 from hyperfuse.pipeline.products.publish import verify
 from hyperfuse.pipeline.run import fuse_tiles, open_run, run, stage_pair
@@ -346,6 +348,24 @@ def test_resources_are_checked_first(tmp_path):
     with pytest.raises(OutOfResources, match=r"choose auto or cpu|CUDA"):
         run(config(tmp_path / "out", **QUICK, device="cuda:99"))
     assert leftovers(tmp_path) == []
+
+
+def test_what_a_run_has_written_is_not_asked_of_the_disk_again(tmp_path, monkeypatch):
+    """A run that filled its disk could not be resumed, however much was freed: the whole product had to fit beside its tiles."""
+    settings = config(tmp_path / "out", SMALL, **QUICK, tiles__core=64, tiles__chunk=32)
+    with pytest.raises(Stopped):
+        run(settings, progress=stop_after(8))
+    held = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    needed = planned(settings).expected_plan.disk_bytes(uncertain=False) // 2
+    space = type("Usage", (), {"free": max(needed - held, 0)})()
+    monkeypatch.setattr(commit.shutil, "disk_usage", lambda _: space)
+    with pytest.raises(OutOfResources, match="free some space"):
+        run(config(tmp_path / "other", SMALL, **QUICK))
+    assert run(settings).provenance["tiles"]["resumed"] == 8
+
+
+def planned(settings) -> Job:
+    return Job(Path(), job_record(settings, open_pair(settings)))
 
 
 def test_plan_writes_nothing(tmp_path):
