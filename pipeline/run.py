@@ -47,7 +47,7 @@ from hyperfuse.pipeline.products.commit import require_parent, resources_named
 from hyperfuse.pipeline.products.draft import Draft
 from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.provenance import provenance
-from hyperfuse.pipeline.products.publish import publish, require_free
+from hyperfuse.pipeline.products.publish import holds_product, publish, require_free
 from hyperfuse.pipeline.progress import Meter, Progress, silent
 from hyperfuse.pipeline.quality.assessment import assess, require_passed, require_some_valid
 from hyperfuse.pipeline.quality.residual_decision import decide_residual
@@ -114,10 +114,11 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Open
     with resources_named(config.output):
         try:
             require_free(planned)
-        except ExpectedSkip:
-            # The run that published may have been killed before it cleared its place, and one that came second may have left its own.
-            place_of(planned).remove()
-            drop_abandoned(config.output)
+        except (ExpectedSkip, InputRejected):
+            if holds_product(config.output):
+                # The run that published may have been killed before it cleared its place, and one that lost to it too.
+                place_of(planned).remove()
+                drop_abandoned(config.output)
             raise
         require_resources(planned)
         warn_coverage(pair)
@@ -140,8 +141,13 @@ def _held(record: JobRecord) -> Iterator[Job]:
         try:
             yield Job(folder, record)
         except (InputRejected, ExpectedSkip, QualityRefused):
-            # Trying again with the same input is pointless; but fused tiles are never thrown away, whatever went wrong later.
-            if not Job(folder, record).ledger.records():
+            # Trying again with the same input is pointless; but fused tiles are not thrown away, whatever went wrong later, unless
+            # another run has published at their output meanwhile: nobody would come back for them.
+            lost = holds_product(output) and not record.config.publish.replace
+            if lost:
+                log.warning("%s: another run has published there; the tiles of this one are removed", output)
+            if lost or not Job(folder, record).ledger.records():
+                place_of(Job(folder, record)).remove()
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
@@ -208,4 +214,5 @@ def publish_product(job: StagedJob, *, started: datetime, progress: Progress = s
     require_passed(job, assessment)
     product = publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=progress)
     place_of(job).remove()
+    drop_abandoned(job.config.output)  # of runs with other settings that were killed while this one went on
     return product

@@ -291,22 +291,44 @@ def test_other_settings_clear_an_abandoned_staging(tmp_path):
     assert leftovers(tmp_path) == ["out"]
 
 
-def test_what_came_second_is_cleared_once_the_product_stands(tmp_path):
-    """A run with other settings that lost the race to the output leaves its tiles; asking again for the product clears them."""
-    first = config(tmp_path / "out", SMALL, method="bicubic", **QUICK)
+def win_with(winner, loser):
+    """A progress of the loser: when its tiles are fused, the winner publishes at the same output."""
 
     def win(stage: str, done: int, total: int, pace: object = None) -> None:
         if stage == "fuse" and done == total:
-            run(first.model_copy(update={"output": tmp_path / "winner"}))
-            (tmp_path / "winner").rename(tmp_path / "out")
+            elsewhere = loser.output.with_name("winner")
+            run(winner.model_copy(update={"output": elsewhere}))
+            elsewhere.rename(loser.output)
 
+    return win
+
+
+def test_who_loses_the_race_to_an_output_leaves_nothing(tmp_path, caplog):
+    """Its tiles lay there until somebody asked for the winner's product again, which nobody may ever do."""
+    winner = config(tmp_path / "out", SMALL, method="bicubic", **QUICK)
+    loser = winner.model_copy(update={"method": "gsa"})
     with pytest.raises(InputRejected, match="exists and is not this product"):
-        run(first.model_copy(update={"method": "gsa"}), progress=win)
+        run(loser, progress=win_with(winner, loser))
+    assert "another run has published there; the tiles of this one are removed" in caplog.text
+    assert leftovers(tmp_path) == ["out"]
+
+
+def test_who_was_killed_before_losing_is_cleared_by_whoever_comes(tmp_path):
+    winner = config(tmp_path / "out", SMALL, method="bicubic", **QUICK)
+    loser = winner.model_copy(update={"method": "gsa"})
+
+    def die(stage: str, done: int, total: int, pace: object = None) -> None:
+        win_with(winner, loser)(stage, done, total)
+        if (tmp_path / "out").exists():
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(loser, progress=die)
     assert len(list(tmp_path.glob(".out.*.staging"))) == 1
     run(config(tmp_path / "other", SMALL, method="bicubic", **QUICK))
     assert len(list(tmp_path.glob(".out.*.staging"))) == 1, "another output is no reason"
-    with pytest.raises(ExpectedSkip):
-        run(first)
+    with pytest.raises(InputRejected):
+        run(loser)
     assert leftovers(tmp_path) == ["other", "out"]
 
 
