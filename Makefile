@@ -8,7 +8,7 @@ QUICK := tests/pipeline/geometry tests/pipeline/job/test_encoding.py tests/pipel
 	tests/pipeline/fusion/test_back_projection.py tests/models/test_losses.py tests/models/test_operators.py \
 	tests/models/subspace tests/catalogs/test_bands.py tests/catalogs/test_outline.py tests/catalogs/references
 
-.PHONY: help test quick map docs demo check slow chaos fuzz server browser bench bench-scene bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation schemas audit clean
+.PHONY: help test quick map docs demo check slow chaos faults fuzz server browser bench bench-scene bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation schemas audit clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -57,6 +57,9 @@ chaos: $(VENV)/.installed-test  ## 50 runs and 50 workers killed at random momen
 
 fuzz: $(VENV)/.installed-test  ## harmed products of every reader, 300 each: opened or refused, never a traceback, a crash or a hang
 	$(BIN)/python -m tests.benchmarks.fuzz
+
+faults: $(VENV)/.installed-test  ## every fault of docs/reliability.md made for real, and the table of what came of it; needs a C compiler
+	$(BIN)/python -m tests.benchmarks.faults --docs
 
 server: $(VENV)/.installed-test  ## a real Prefect server, work pool, worker and deployment
 	$(BIN)/pytest -m server --timeout 900

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
-import sys
 import tempfile
 import threading
 from collections import deque
 
 from hyperfuse.catalogs.errors import HyperFuseError, Transient
 from hyperfuse.catalogs.formats.files import write_atomic
+from hyperfuse.flows.leash import leashed
 from hyperfuse.pipeline.archive.backlog import Task
 from hyperfuse.pipeline.archive.locks import STATE
 from hyperfuse.pipeline.archive.outcome import Outcome
@@ -42,16 +41,7 @@ class Children:
         config.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(config, json.dumps(task.config.model_dump(mode="json")), private=True)
         # The leash holds only as long as the thread that started the child: this one waits for it.
-        command = [
-            sys.executable,
-            "-m",
-            "hyperfuse.flows.leash",
-            str(os.getpid()),
-            "fuse",
-            "--config",
-            str(config),
-            "--json",
-        ]
+        command = leashed("hyperfuse.flows.cli", "fuse", "--config", str(config), "--json")
         last: deque[str] = deque(maxlen=_LAST_LINES)
         with tempfile.TemporaryFile("w+", encoding="utf-8") as record:
             code, late = self._run(command, record.fileno(), task.id, last)

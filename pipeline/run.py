@@ -38,6 +38,7 @@ from hyperfuse.pipeline.fusion.weights import keep_weights
 from hyperfuse.pipeline.job.completeness import finished, mosaic
 from hyperfuse.pipeline.job.folder import Job, StagedJob
 from hyperfuse.pipeline.job.notices import tell_harmony, tell_observation
+from hyperfuse.pipeline.job.records import JobRecord
 from hyperfuse.pipeline.job.stage import stage
 from hyperfuse.pipeline.job.staging_folder import claim, require_same_job, staging_folder
 from hyperfuse.pipeline.job.template import prepare
@@ -46,7 +47,7 @@ from hyperfuse.pipeline.products.commit import require_parent, resources_named
 from hyperfuse.pipeline.products.draft import Draft
 from hyperfuse.pipeline.products.product import Product
 from hyperfuse.pipeline.products.provenance import provenance
-from hyperfuse.pipeline.products.publish import publish, require_free
+from hyperfuse.pipeline.products.publish import holds_product, publish, require_free
 from hyperfuse.pipeline.progress import Meter, Progress, silent
 from hyperfuse.pipeline.quality.assessment import assess, require_passed, require_some_valid
 from hyperfuse.pipeline.quality.causes.change_map import find_changes
@@ -112,31 +113,44 @@ def open_run(config: RunConfig, *, progress: Progress = silent) -> Iterator[Open
     pair = open_pair(config)
     record = job_record(config, pair)
     planned = Job(Path(), record)
-    try:
-        require_free(planned)
-    except ExpectedSkip:
-        # The run that published may have been killed before it cleared its place, and one that came second may have left its own.
-        place_of(planned).remove()
-        drop_abandoned(config.output)
-        raise
-    require_resources(planned)
-    warn_coverage(pair)
-    folder = staging_folder(config.output, record.samples)
+    with resources_named(config.output):
+        try:
+            require_free(planned)
+        except (ExpectedSkip, InputRejected):
+            if holds_product(config.output):
+                # The run that published may have been killed before it cleared its place, and one that lost to it too.
+                place_of(planned).remove()
+                drop_abandoned(config.output)
+            raise
+        require_resources(planned)
+        warn_coverage(pair)
+        with _held(record) as job, reads_named():
+            keep_weights(job)
+            clock.note(job.folder, "open")
+            yield OpenRun(job=job, pair=pair, progress=progress, started=started)
+
+
+@contextmanager
+def _held(record: JobRecord) -> Iterator[Job]:
+    """The staging folder of a job, made or found, and locked."""
+    output = record.config.output
+    folder = staging_folder(output, record.samples)
     claim(folder)
     with locked(folder):
         require_same_job(folder, record.samples, record.job_schema)
-        drop_abandoned(config.output, keep=folder)
+        drop_abandoned(output, keep=folder)
         # Written anew when resuming: device, dask and batch may differ from those of the run that was killed.
         write_atomic(folder / "job.json", record.model_dump_json(indent=1), private=True)
         try:
-            with resources_named(config.output), reads_named():
-                job = Job(folder, record)
-                keep_weights(job)
-                clock.note(folder, "open")
-                yield OpenRun(job=job, pair=pair, progress=progress, started=started)
+            yield Job(folder, record)
         except (InputRejected, ExpectedSkip, QualityRefused):
-            # Trying again with the same input is pointless; but fused tiles are never thrown away, whatever went wrong later.
-            if not Job(folder, record).ledger.records():
+            # Trying again with the same input is pointless; but fused tiles are not thrown away, whatever went wrong later, unless
+            # another run has published at their output meanwhile: nobody would come back for them.
+            lost = holds_product(output) and not record.config.publish.replace
+            if lost:
+                log.warning("%s: another run has published there; the tiles of this one are removed", output)
+            if lost or not Job(folder, record).ledger.records():
+                place_of(Job(folder, record)).remove()
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
@@ -210,4 +224,5 @@ def publish_product(job: StagedJob, *, started: datetime, progress: Progress = s
     require_passed(job, assessment)
     product = publish(Draft(job=job, summary=summary, provenance=record, created=ended), progress=progress)
     place_of(job).remove()
+    drop_abandoned(job.config.output)  # of runs with other settings that were killed while this one went on
     return product

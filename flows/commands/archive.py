@@ -79,8 +79,10 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
         forget(archive, None if options.retry_dead else options.retry)
     if options.prefect:
         from hyperfuse.flows.prefect.fuse_archive import fuse_archive  # noqa: PLC0415
+        from hyperfuse.flows.prefect.server import served  # noqa: PLC0415
 
-        record: dict[str, Any] = fuse_archive(archive)
+        with served():
+            record: dict[str, Any] = fuse_archive(archive)
         return record
     from hyperfuse.flows.child import Children  # noqa: PLC0415
 

@@ -35,9 +35,12 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
         config = adapt.adapted(config, options.adapt, display)
     if options.prefect:
         from hyperfuse.flows.prefect.fuse_scene import fuse_scene  # noqa: PLC0415 (torch takes seconds, --help must not)
+        from hyperfuse.flows.prefect.server import served  # noqa: PLC0415
         from hyperfuse.pipeline.products.publish import verify  # noqa: PLC0415
 
-        return product_record(verify(Path(fuse_scene(config))))
+        with served():
+            published = fuse_scene(config)
+        return product_record(verify(Path(published)))
     from hyperfuse.pipeline.run import run as run_pipeline  # noqa: PLC0415
 
     return product_record(run_pipeline(config, progress=display.progress))

@@ -69,8 +69,11 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
     )
     if options.prefect:
         from hyperfuse.flows.prefect.mosaic_scenes import mosaic_scenes  # noqa: PLC0415
+        from hyperfuse.flows.prefect.server import served  # noqa: PLC0415
 
-        return _record(verify(Path(mosaic_scenes(config))))
+        with served():
+            published = mosaic_scenes(config)
+        return _record(verify(Path(published)))
     from hyperfuse.pipeline.mosaic.run import mosaic_products  # noqa: PLC0415
 
     return _record(mosaic_products(config, progress=display.progress))

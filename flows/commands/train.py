@@ -60,9 +60,11 @@ def run(options: argparse.Namespace, display: Display) -> dict[str, Any]:
 
         return {"expected": asdict(rehearse_training(config, progress=display.progress))}
     if options.prefect:
+        from hyperfuse.flows.prefect.server import served  # noqa: PLC0415
         from hyperfuse.flows.prefect.train_network import train_network  # noqa: PLC0415
 
-        record = train_network(config)
+        with served():
+            record = train_network(config)
         return record | ({"exit_code": ExpectedSkip.exit_code} if "skipped" in record else {})
     from hyperfuse.pipeline.training.run import train  # noqa: PLC0415
 

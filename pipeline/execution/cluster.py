@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -48,6 +49,8 @@ def connected(address: str, *, device: str = "cpu") -> Iterator[Client]:
 
     # Importing it made it tell of every connection.
     logging.getLogger("distributed").setLevel(logging.WARNING)
+    # Closing ends its attempts to find a lost scheduler again, and it tells each with a traceback.
+    logging.getLogger("distributed.client").addFilter(_is_no_end_of_a_task)
     if address == "local":
         with _local_cluster(device) as cluster, Client(cluster) as client:
             client.forward_logging("hyperfuse", level=logging.INFO)
@@ -62,6 +65,11 @@ def connected(address: str, *, device: str = "cpu") -> Iterator[Client]:
     with client:
         client.forward_logging("hyperfuse", level=logging.INFO)
         yield client
+
+
+def _is_no_end_of_a_task(record: logging.LogRecord) -> bool:
+    """Whether a log record tells something else than that a task of asyncio was ended by who had started it."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def first_worker(client: Client, seconds: float) -> bool:

@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import torch
 
-from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.models import FusionModel
 from hyperfuse.models._findings import Findings
 from hyperfuse.pipeline.fusion.method import build_model
 from hyperfuse.pipeline.job.folder import StagedJob
+from hyperfuse.pipeline.job.seals import read_record, write_record
 from hyperfuse.pipeline.observation.psf import Psf
 
 METHOD = "method.json"
@@ -27,19 +27,22 @@ _ALIKE_PX = 0.02
 
 def keep_findings(job: StagedJob, model: FusionModel) -> None:
     """Write what the loaded method of a job found, if it finds anything and that is not done."""
-    if hasattr(model, "findings") and not (job.folder / METHOD).is_file():
+    if hasattr(model, "findings") and read_record(job.folder / METHOD) is None:
         found = cast("Any", model).findings()
-        write_atomic(job.folder / METHOD, json.dumps([asdict(one) for one in found]))
+        write_record(job.folder / METHOD, json.dumps({"groups": [asdict(one) for one in found]}))
 
 
 def load_findings(job: StagedJob) -> tuple[Findings, ...]:
     """What the method found; empty if it is one that looks for nothing."""
     path = job.folder / METHOD
-    if not path.is_file() and job.spec.needs_first_pass and (job.folder / "sums.safetensors").is_file():
+    if (
+        (found := read_record(path)) is None
+        and job.spec.needs_first_pass
+        and (job.folder / "sums.safetensors").is_file()
+    ):
         keep_findings(job, build_model(job, torch.device("cpu")))
-    if not path.is_file():
-        return ()
-    return tuple(_read(one) for one in json.loads(path.read_bytes()))
+        found = read_record(path)
+    return () if found is None else tuple(_read(one) for one in json.loads(found)["groups"])
 
 
 def _read(one: dict[str, Any]) -> Findings:

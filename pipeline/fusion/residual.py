@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hyperfuse.pipeline.fusion.weights import WEIGHTS
 from hyperfuse.pipeline.job.folder import StagedJob
+from hyperfuse.pipeline.job.seals import read_record
 
 FILE = "gate.json"
 
@@ -42,8 +42,8 @@ class GateRecord(BaseModel):
 
 def load_gate(job: StagedJob) -> GateRecord | None:
     """What was decided; None if there was nothing to decide, or nothing is decided yet."""
-    path = job.folder / FILE
-    return GateRecord.model_validate(json.loads(path.read_bytes())) if path.is_file() else None
+    found = read_record(job.folder / FILE)
+    return None if found is None else GateRecord.model_validate_json(found)
 
 
 def admitted(job: StagedJob) -> bool:

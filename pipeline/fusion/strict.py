@@ -7,7 +7,6 @@ allows would write the noise of the HSI into the product.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 
@@ -16,7 +15,6 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from hyperfuse.catalogs.errors import InputRejected
-from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.models.subspace.basis import Subspace
 from hyperfuse.pipeline.fusion.back_projection import (
     F32,
@@ -30,6 +28,7 @@ from hyperfuse.pipeline.fusion.windows import StagedPair
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.geometry.tiling import aligned
 from hyperfuse.pipeline.job.folder import StagedJob
+from hyperfuse.pipeline.job.seals import read_record, write_record
 from hyperfuse.pipeline.observation.psf import psf_reach
 from hyperfuse.pipeline.observation.psf_overlap import projection_reach
 from hyperfuse.pipeline.observation.sample import sampled_blocks
@@ -163,7 +162,7 @@ def strict_pass(job: StagedJob, device: torch.device, progress: Progress = silen
     InputRejected
         If the HSI has too few valid pixels to tell its noise.
     """
-    if not job.config.strict or (job.folder / STRICT).is_file():
+    if not job.config.strict or read_record(job.folder / STRICT) is not None:
         return
     ratio, sigma_px, observed = job.grids.ratio, job.observation.psf_sigma_px, job.spec.observed
     blocks = sampled_blocks(job.grids.coarse_shape, n_hsi=observed.hsi_bands, n_msi=observed.msi_bands, ratio=ratio)
@@ -187,14 +186,17 @@ def strict_pass(job: StagedJob, device: torch.device, progress: Progress = silen
         progress("strict pass", done, len(chosen))
     share = sum(math.prod(block.shape) for block in chosen) / math.prod(job.grids.coarse_shape)
     record = regularize(spectrum, sigma, ratio=ratio, sigma_px=sigma_px, share=share)
-    write_atomic(job.folder / STRICT, record.model_dump_json(indent=1))
+    write_record(job.folder / STRICT, record.model_dump_json(indent=1))
 
 
 def load_record(job: StagedJob) -> StrictRecord | None:
     """What `strict_pass` found; None if the job is not strict."""
     if not job.config.strict:
         return None
-    return StrictRecord.model_validate(json.loads((job.folder / STRICT).read_bytes()))
+    found = read_record(job.folder / STRICT)
+    if found is None:
+        raise FileNotFoundError(f"{job.folder / STRICT}: is not there as it was written")
+    return StrictRecord.model_validate_json(found)
 
 
 def load_projection(job: StagedJob) -> BackProjection | None:

@@ -354,10 +354,18 @@ def keep_weights(job: Job) -> None:
     if weights is None or job.record.weights is None:
         return
     kept = job.folder / WEIGHTS
-    if not kept.is_file():
+    if not _holds(kept, job.record.weights["sha256"]):
         temporary = kept.with_suffix(".partial")
         shutil.copyfile(weights, temporary)
         temporary.replace(kept)
-    if read_card(kept).sha256 != job.record.weights["sha256"]:
+    if not _holds(kept, job.record.weights["sha256"]):
         kept.unlink()
         raise InputRejected(f"{weights}: has changed while this job began; run it again")
+
+
+def _holds(kept: Path, sha256: str) -> bool:
+    """Whether a copy of weights is there and whole."""
+    try:
+        return kept.is_file() and read_card(kept).sha256 == sha256
+    except InputRejected:
+        return False

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from hyperfuse.catalogs.errors import HyperFuseError
+from hyperfuse.catalogs.errors import Transient
 from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.ledger import Ledger, TileRecord
@@ -67,14 +67,16 @@ def mosaic(job: StagedJob) -> MosaicSummary:
 
     Raises
     ------
-    HyperFuseError
-        If a tile is missing; the message names the first.
+    Transient
+        If a tile is missing, or can no longer be read as it was written; the message names the first.
     """
     records = finished(job)
     missing = [tile.key for tile in job.plan if tile.key not in records]
     if missing:
-        raise HyperFuseError(
-            f"{job.name}: {len(missing)} of {job.plan.n_tiles} tiles are not finished (first: {missing[0]}); run again to resume"
+        # All were recorded a moment ago, or the run would have ended: what is gone now is the disk's.
+        raise Transient(
+            f"{job.name}: {len(missing)} of {job.plan.n_tiles} tiles are not there as they were written (first: {missing[0]}); run "
+            "again to resume"
         )
     return summarize(list(records.values()))
 

@@ -47,6 +47,7 @@ from hyperfuse.pipeline.geometry.tiling import TilePlan
 from hyperfuse.pipeline.job.encoding import ERRORS, VARIABLE
 from hyperfuse.pipeline.job.ledger import Ledger
 from hyperfuse.pipeline.job.records import JOB_SCHEMA, JobRecord, StagedRecord
+from hyperfuse.pipeline.job.seals import read_record
 from hyperfuse.pipeline.job.staging_folder import identity, made_by_another
 from hyperfuse.pipeline.observation.psf_overlap import projection_reach
 from hyperfuse.pipeline.observation.sensor_model import Observation, known
@@ -155,9 +156,12 @@ class Job:
         Raises
         ------
         FileNotFoundError
-            If it is not staged.
+            If it is not staged, or its record is damaged.
         """
-        staged = StagedRecord.model_validate_json((self.folder / STAGED).read_bytes())
+        record = read_record(self.folder / STAGED)
+        if record is None:
+            raise FileNotFoundError(f"{self.folder / STAGED}: is not there as it was written")
+        staged = StagedRecord.model_validate_json(record)
         return StagedJob(self.folder, self.record, staged)
 
     def _msi_sigma_px(self, steps: tuple[int, ...], bands: Bands) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hyperfuse.catalogs.formats.files import write_atomic
+from hyperfuse.pipeline.job.seals import read_record, write_record
 
 
 class TileRecord(BaseModel):
@@ -55,12 +55,13 @@ class Ledger:
     def add(self, record: TileRecord) -> None:
         """Write a record so that it is there whole or not at all."""
         self.folder.mkdir(exist_ok=True)
-        write_atomic(self.folder / f"{record.key}.json", record.model_dump_json())
+        write_record(self.folder / f"{record.key}.json", record.model_dump_json())
 
     def record(self, key: str) -> TileRecord | None:
-        """The record of a tile; None if it is not there, or torn."""
+        """The record of a tile; None if it is not there, or not as it was written."""
         try:
-            return TileRecord.model_validate_json((self.folder / f"{key}.json").read_bytes())
+            found = read_record(self.folder / f"{key}.json")
+            return None if found is None else TileRecord.model_validate_json(found)
         except (ValidationError, OSError):
             return None
 

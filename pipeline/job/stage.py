@@ -19,7 +19,6 @@ from pydantic import ValidationError
 
 from hyperfuse.catalogs.bands import detector_of
 from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, QualityRefused
-from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.catalogs.pairs import ScenePair
 from hyperfuse.catalogs.scene import Scene
 from hyperfuse.models import method
@@ -31,7 +30,7 @@ from hyperfuse.pipeline.job import store
 from hyperfuse.pipeline.job.folder import STAGED, STAGED_FILES, Job, StagedJob
 from hyperfuse.pipeline.job.records import ImageSums, StagedRecord
 from hyperfuse.pipeline.job.sampled_anew import SampledAnew
-from hyperfuse.pipeline.job.seals import changed, seal
+from hyperfuse.pipeline.job.seals import changed, seal, write_record
 from hyperfuse.pipeline.observation.blind import blind, measured_psf
 from hyperfuse.pipeline.observation.column_gains import gains_of_sample
 from hyperfuse.pipeline.observation.harmonize import harmonize
@@ -42,7 +41,7 @@ from hyperfuse.pipeline.pipelining import Workers, in_this_process
 from hyperfuse.pipeline.progress import Progress
 from hyperfuse.pipeline.registration.estimate import Estimate, estimate
 from hyperfuse.pipeline.registration.record import Registration
-from hyperfuse.pipeline.registration.report import write_registration
+from hyperfuse.pipeline.registration.report import FIGURE, TABLE, write_registration
 from hyperfuse.pipeline.stage_times import timed
 
 log = logging.getLogger(__name__)
@@ -92,11 +91,11 @@ def stage(job: Job, pair: ScenePair, progress: Progress, workers: Workers = in_t
         If no displacement can be believed and the settings do not say to go on without one, or if they require an MSI that
         agrees with the HSI and it does not.
     """
-    if job.is_staged and (resumed := _resumed(job, pair, progress)) is not None:
+    if job.is_staged and (resumed := _resumed(job, pair, progress, workers)) is not None:
         return resumed
     align = job.config.align
     with timed(job.folder, "register"):
-        found = estimate(pair, job.grids, align, job.record.psf_sigma_px, workers=workers)
+        found = _estimated(job, pair, workers)
     registration = found.registration
     if registration.decision == "refuse" and align.on_refuse == "refuse":
         _require_common(pair, job.grids.coarse)
@@ -133,9 +132,9 @@ def _staged(job: Job, pair: ScenePair, found: Estimate, progress: Progress) -> S
         harmony=harmony,
         column_gains=gains,
         stripes=amplitudes,
-        seal=seal(job.folder / STAGED_FILES, _arrays(job)),
+        seal=seal(job.folder / STAGED_FILES, _sealed(job)),
     )
-    write_atomic(job.folder / STAGED, record.model_dump_json(indent=1))
+    write_record(job.folder / STAGED, record.model_dump_json(indent=1))
     return job.as_staged()
 
 
@@ -178,27 +177,38 @@ def _arrays(job: Job) -> list[Path]:
     return [job.folder / "stage" / f"{role}.zarr" for role in _ROLES]
 
 
-def _resumed(job: Job, pair: ScenePair, progress: Progress) -> StagedJob | None:
+def _sealed(job: Job) -> list[Path]:
+    """What staging leaves beside its record."""
+    return [*_arrays(job), *(job.folder / name for name in (TABLE, FIGURE))]
+
+
+def _estimated(job: Job, pair: ScenePair, workers: Workers) -> Estimate:
+    return estimate(pair, job.grids, job.config.align, job.record.psf_sigma_px, workers=workers)
+
+
+def _resumed(job: Job, pair: ScenePair, progress: Progress, workers: Workers) -> StagedJob | None:
     """The job as an earlier run staged it, with images that were lost or damaged since staged anew; None if that failed."""
     try:
         staged = job.as_staged()
-    except ValidationError:
+    except (FileNotFoundError, ValidationError):
         log.warning("%s: %s is damaged; both images are staged anew", job.folder, STAGED)
         _forget(job)
         return None
     listing, expected = job.folder / STAGED_FILES, staged.staged.seal
-    lost = changed(listing, expected, _arrays(job))
+    lost = changed(listing, expected, _sealed(job))
     if not lost:
         return staged
     log.warning("%s: files of %s are lost or damaged; staged anew", job.folder, " and ".join(p.name for p in lost))
     move = staged.staged.registration.displacement
     names = {path.stem for path in lost}
+    if not set(lost) <= set(_arrays(job)):
+        write_registration(_estimated(job, pair, workers), job.folder)
     if "msi" in names:
         _stage_msi(job, pair, move, progress)
     if "hsi" in names:
         _stage_hsi(job, pair, move, staged.staged.msi, progress)
         _destripe(job, staged.staged.column_gains)
-    if seal(listing, _arrays(job)) != expected:
+    if seal(listing, _sealed(job)) != expected:
         log.warning("%s: what is staged anew differs from before; all tiles are fused anew", job.folder)
         _forget(job)
         return None

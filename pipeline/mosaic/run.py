@@ -108,24 +108,24 @@ def open_area(config: AreaConfig, *, progress: Progress = silent) -> Iterator[Ar
     require_parent(config.output)
     area = Area.of(config, open_inputs(config))
     _require_some_product(area)
-    require_vacant(config.output, area.key)
-    require_disk(config.output, area.bytes)
-    for name, left_out in zip(area.inputs.names, area.inputs.left_out, strict=True):
-        if left_out:
-            log.warning("%s: %d bands are not in every product and are left out", name, len(left_out))
-    claim(area.folder)
-    with locked(area.folder):
-        require_same_job(area.folder, area.key, AREA_SCHEMA)
-        drop_abandoned(config.output, keep=area.folder)
-        write_atomic(area.folder / RECORD, json.dumps({"job_schema": AREA_SCHEMA, "samples": area.key}))
-        try:
-            with resources_named(config.output):
+    with resources_named(config.output):
+        require_vacant(config.output, area.key)
+        require_disk(config.output, area.bytes)
+        for name, left_out in zip(area.inputs.names, area.inputs.left_out, strict=True):
+            if left_out:
+                log.warning("%s: %d bands are not in every product and are left out", name, len(left_out))
+        claim(area.folder)
+        with locked(area.folder):
+            require_same_job(area.folder, area.key, AREA_SCHEMA)
+            drop_abandoned(config.output, keep=area.folder)
+            write_atomic(area.folder / RECORD, json.dumps({"job_schema": AREA_SCHEMA, "samples": area.key}))
+            try:
                 yield AreaRun(area=area, progress=progress, started=started)
-        except (InputRejected, ExpectedSkip):
-            # Trying again with the same products is pointless; finished blocks are kept all the same.
-            if not area.ledger.records():
-                shutil.rmtree(area.folder, ignore_errors=True)
-            raise
+            except (InputRejected, ExpectedSkip):
+                # Trying again with the same products is pointless; finished blocks are kept all the same.
+                if not area.ledger.records():
+                    shutil.rmtree(area.folder, ignore_errors=True)
+                raise
 
 
 def blend_area(held: AreaRun) -> int:

@@ -16,6 +16,7 @@ from hyperfuse.catalogs.errors import ExpectedSkip, InputRejected, OutOfResource
 from hyperfuse.catalogs.formats.files import flush
 from hyperfuse.catalogs.opening import is_passing
 from hyperfuse.pipeline.fusion.device import exhausted
+from hyperfuse.pipeline.job.staging_folder import staging_folders
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ def require_parent(output: Path) -> None:
 def require_disk(output: Path, n_bytes: int) -> None:
     """Refuse a disk that is sure to be too small for a product of so many bytes, uncompressed.
 
+    What earlier runs left in staging folders of the product is counted as free: it is used again, or removed.
+
     Raises
     ------
     OutOfResources
@@ -59,6 +62,9 @@ def require_disk(output: Path, n_bytes: int) -> None:
     """
     parent = output.absolute().parent
     free, needed = shutil.disk_usage(parent).free, n_bytes // 2
+    if free < needed:
+        held = sum(path.lstat().st_size for folder in staging_folders(output) for path in files_of(folder))
+        needed = max(needed - held, 0)
     if free < needed:
         raise OutOfResources(
             f"{parent}: {free / 1e9:.3g} GB free, at least {needed / 1e9:.3g} GB needed; free some space"

@@ -163,7 +163,7 @@ def require_vacant(output: Path, key: str, *, replaceable: bool = False) -> None
         raise AlreadyPublished(f"{output}: already published from the same inputs and settings; nothing to do")
     if not replaceable:
         raise InputRejected(f"{output}: exists and is not this product; choose another output, or move it away")
-    if not _is_product(output):
+    if not holds_product(output):
         raise InputRejected(f"{output}: exists and is no product, so it is not replaced; move it away")
 
 
@@ -231,7 +231,8 @@ def _is_of(output: Path, key: str) -> bool:
         return False
 
 
-def _is_product(output: Path) -> bool:
+def holds_product(output: Path) -> bool:
+    """Whether a product stands at a path, of whatever scenes; it is not verified."""
     try:
         return bool(Product.load(output).job_key)
     except BadProduct:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 
 from hyperfuse.catalogs.errors import HyperFuseError
-from hyperfuse.catalogs.formats.files import write_atomic
 from hyperfuse.catalogs.weight_cards import read_card
 from hyperfuse.pipeline.fusion.device import pick_device
 from hyperfuse.pipeline.fusion.residual import FILE, GateRecord
 from hyperfuse.pipeline.fusion.weights import WEIGHTS
 from hyperfuse.pipeline.geometry.box import Box
 from hyperfuse.pipeline.job.folder import StagedJob
+from hyperfuse.pipeline.job.seals import read_record, write_record
 from hyperfuse.pipeline.quality.job_trial import central_window, job_trial
 from hyperfuse.pipeline.quality.metrics import Scores
 from hyperfuse.pipeline.quality.trials import evaluate
@@ -33,11 +33,11 @@ _LEAST_PX = 16
 def decide_residual(job: StagedJob) -> None:
     """Decide, and keep the decision in the job's folder; does nothing if that is done, or if there is nothing to decide."""
     path = job.folder / FILE
-    if job.spec.base is None or path.is_file():
+    if job.spec.base is None or read_record(path) is not None:
         return
     record = _decision(job)
     log.info("residual of %s %s", job.config.method, record.sentence)
-    write_atomic(path, record.model_dump_json(indent=1))
+    write_record(path, record.model_dump_json(indent=1))
 
 
 def _decision(job: StagedJob) -> GateRecord:

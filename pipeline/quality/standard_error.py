@@ -31,6 +31,7 @@ from hyperfuse.pipeline.job.encoding import decoded, encoded, valid_samples
 from hyperfuse.pipeline.job.folder import StagedJob
 from hyperfuse.pipeline.job.ledger import Ledger, TileRecord
 from hyperfuse.pipeline.job.records import code_version
+from hyperfuse.pipeline.job.seals import read_record, write_record
 from hyperfuse.pipeline.job.template import create_errors
 from hyperfuse.pipeline.observation.simulate import SimulatedPair
 from hyperfuse.pipeline.progress import Progress, silent
@@ -102,9 +103,11 @@ def _forget_other_code(job: StagedJob) -> None:
 def calibration(job: StagedJob) -> Calibration:
     """The job's calibration, made if it is not there yet."""
     path = job.folder / CALIBRATION
-    if not path.is_file():
-        write_atomic(path, _calibrated(job).model_dump_json(indent=1))
-    return Calibration.model_validate_json(path.read_bytes())
+    if (found := read_record(path)) is None:
+        made = _calibrated(job)
+        write_record(path, made.model_dump_json(indent=1))
+        return made
+    return Calibration.model_validate_json(found)
 
 
 def uncertainty_record(job: StagedJob) -> UncertaintyRecord | None:

@@ -2,7 +2,8 @@
 
 A run is killed, started again and killed again until it publishes; then the product is compared, put away, and all begins
 anew, until the kills are spent. Meanwhile a thread looks at the product's path all the time: whatever is there must pass
-`verify`. Then the same with a cluster of two workers of which one is killed ever and again while runs go on.
+`verify`. Then the same with a cluster of two workers of which one is killed ever and again while runs go on. Then
+files of killed runs are lost, cut and changed, and calls to the disk fail; see `harm`.
 """
 
 from __future__ import annotations
@@ -111,13 +112,13 @@ def kill_runs(folder: Path, settings: RunConfig, *, kills: int, seed: int = 0) -
         If ever a part of a product was seen, or one differs from that of an undisturbed run.
     """
     rng, toll = random.Random(seed), Toll()  # noqa: S311 (moments, not secrets)
-    expected, undisturbed = _undisturbed(folder, settings)
+    expected, seconds = undisturbed(folder, settings)
     began = time.monotonic()
     with Watch(settings.output, toll) as watch:
         while toll.kills.total() < kills:
-            process = _started(settings)
+            process = started(settings)
             # Resumed runs are shorter: half of the moments are drawn from half of the time.
-            process.join(rng.uniform(0.0, undisturbed) * rng.choice((0.5, 1.0)))
+            process.join(rng.uniform(0.0, seconds) * rng.choice((0.5, 1.0)))
             if process.is_alive():
                 doing = _doing(settings.output)
                 process.kill()
@@ -149,10 +150,10 @@ def kill_workers(folder: Path, settings: RunConfig, *, kills: int, seed: int = 0
     ):
         settings = settings.model_copy(update={"dask": cluster.scheduler_address})
         # By the same workers: on several threads sums may round otherwise, and one sample in 2,000 by a count.
-        expected, _ = _undisturbed(folder, settings)
+        expected, _ = undisturbed(folder, settings)
         began = time.monotonic()
         while toll.kills.total() < kills:
-            process = _started(settings)
+            process = started(settings)
             while process.is_alive() and toll.kills.total() < kills:
                 process.join(rng.uniform(0.0, pause_s))
                 pids = [nanny.pid for nanny in cluster.workers.values() if nanny.status.name == "running" and nanny.pid]
@@ -178,7 +179,7 @@ def _with_retry(settings: RunConfig) -> RunConfig:
 
 def _complete(settings: RunConfig, watch: Watch, expected: NDArray[Any]) -> None:
     """The last run, which nobody disturbs."""
-    process = _started(settings)
+    process = started(settings)
     process.join(_RUN_SECONDS)
     assert process.exitcode == 0, f"the last run ended with {process.exitcode}"
     _take_away(watch, expected)
@@ -191,16 +192,30 @@ def _take_away(watch: Watch, expected: NDArray[Any]) -> None:
     """Compare a product, if there is one, and make room for the next."""
     with watch.still:
         if watch.output.exists():
-            assert np.array_equal(_samples(verify(watch.output)), expected, equal_nan=True), "a product differs"
+            require_equal(watch.output, expected)
             watch.toll.products += 1
             shutil.rmtree(watch.output)
 
 
-def _undisturbed(folder: Path, settings: RunConfig) -> tuple[NDArray[Any], float]:
+def require_equal(output: Path, expected: NDArray[Any], what: str = "") -> None:
+    """A product passes `verify` and is what nobody disturbed."""
+    assert np.array_equal(_samples(verify(output)), expected, equal_nan=True), f"a product differs {what}"
+
+
+def ended(settings: RunConfig) -> int | None:
+    """The exit code of a run that nobody kills, 1 for what is no expected end; None if it hangs."""
+    process = started(settings)
+    process.join(_RUN_SECONDS)
+    code = process.exitcode
+    process.kill()
+    return int(code) if code is not None else None
+
+
+def undisturbed(folder: Path, settings: RunConfig) -> tuple[NDArray[Any], float]:
     """What nobody disturbed, and the time that it took."""
     alone = settings.model_copy(update={"output": folder / "undisturbed"})
     began = time.monotonic()
-    process = _started(alone)
+    process = started(alone)
     process.join(_RUN_SECONDS)
     assert process.exitcode == 0
     return _samples(verify(alone.output)), time.monotonic() - began
@@ -211,7 +226,7 @@ def _samples(product: Product) -> NDArray[Any]:
         return np.asarray(data["reflectance"].values)
 
 
-def _started(settings: RunConfig) -> Any:
+def started(settings: RunConfig) -> Any:
     """A process that fuses, forked from one that has imported everything: the kills shall hit the work, not the imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
@@ -257,9 +272,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="runs to kill (default: 50)")
     parser.add_argument("--worker-kills", type=int, default=50, metavar="N", help="workers to kill (default: 50)")
+    parser.add_argument("--harms", type=int, default=50, metavar="N", help="files to harm (default: 50)")
+    parser.add_argument("--failures", type=int, default=20, metavar="N", help="runs on a disk that fails (default: 20)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments (default: 0)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to work (default: the system's)")
     options = parser.parse_args()
+    from tests.benchmarks import harm  # it uses what is here
+
     for name, kills, chaos, recipe in (
         ("runs", options.kills, kill_runs, QUICK),
         ("workers", options.worker_kills, kill_workers, QUICK.replace("300", "600")),
@@ -268,6 +287,13 @@ def main() -> None:
             with _work_folder(options.folder) as folder:
                 toll = chaos(folder, settings_of(folder / "product", recipe), kills=kills, seed=options.seed)
             print(name, json.dumps(toll.told()), flush=True)
+    with _work_folder(options.folder) as folder:
+        if options.harms:
+            harmed = harm.harm_files(folder, settings_of(folder / "product"), rounds=options.harms, seed=options.seed)
+            print("files", json.dumps(harmed.told()), flush=True)
+        if options.failures:
+            harmed = harm.fail_calls(folder, rounds=options.failures, seed=options.seed)
+            print("calls", json.dumps(harmed.told()), flush=True)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from hyperfuse.pipeline.job.encoding import NODATA
 from hyperfuse.pipeline.job.folder import Job, StagedJob
 from hyperfuse.pipeline.job.ledger import TileRecord
 from hyperfuse.pipeline.job.records import ImageSums, InputRecord, JobRecord, StagedRecord
+from hyperfuse.pipeline.job.seals import write_record
 from hyperfuse.pipeline.job.template import create
 from hyperfuse.pipeline.observation.sensor_model import Observation
 from hyperfuse.pipeline.products.draft import Draft
@@ -91,7 +92,7 @@ def build_job(
     job = Job(parent / f".{name}.abababababab.staging", record)
     job.folder.mkdir()
     (job.folder / "job.json").write_text(record.model_dump_json())
-    (job.folder / "staged.json").write_text(_staged(n_bands).model_dump_json())
+    write_record(job.folder / "staged.json", _staged(n_bands).model_dump_json())
     job = job.as_staged()
     create(job)
     _fill(job, truth(n_bands, shape) if cube is None else cube)

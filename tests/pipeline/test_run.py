@@ -18,7 +18,9 @@ from hyperfuse.catalogs.locks import locked
 from hyperfuse.catalogs.sensors import Mtf, synthetic
 from hyperfuse.pipeline.execution import cluster
 from hyperfuse.pipeline.fusion import tile_fuser as fuse
+from hyperfuse.pipeline.job.folder import Job
 from hyperfuse.pipeline.plan import job_record, open_pair, plan_report
+from hyperfuse.pipeline.products import commit
 from hyperfuse.pipeline.products.draft import BadProduct
 from hyperfuse.pipeline.products.publish import verify
 from hyperfuse.pipeline.run import fuse_tiles, open_run, run, stage_pair
@@ -289,22 +291,44 @@ def test_other_settings_clear_an_abandoned_staging(tmp_path):
     assert leftovers(tmp_path) == ["out"]
 
 
-def test_what_came_second_is_cleared_once_the_product_stands(tmp_path):
-    """A run with other settings that lost the race to the output leaves its tiles; asking again for the product clears them."""
-    first = config(tmp_path / "out", SMALL, method="bicubic", **QUICK)
+def win_with(winner, loser):
+    """A progress of the loser: when its tiles are fused, the winner publishes at the same output."""
 
     def win(stage: str, done: int, total: int, pace: object = None) -> None:
         if stage == "fuse" and done == total:
-            run(first.model_copy(update={"output": tmp_path / "winner"}))
-            (tmp_path / "winner").rename(tmp_path / "out")
+            elsewhere = loser.output.with_name("winner")
+            run(winner.model_copy(update={"output": elsewhere}))
+            elsewhere.rename(loser.output)
 
+    return win
+
+
+def test_who_loses_the_race_to_an_output_leaves_nothing(tmp_path, caplog):
+    """Its tiles lay there until somebody asked for the winner's product again, which nobody may ever do."""
+    winner = config(tmp_path / "out", SMALL, method="bicubic", **QUICK)
+    loser = winner.model_copy(update={"method": "gsa"})
     with pytest.raises(InputRejected, match="exists and is not this product"):
-        run(first.model_copy(update={"method": "gsa"}), progress=win)
+        run(loser, progress=win_with(winner, loser))
+    assert "another run has published there; the tiles of this one are removed" in caplog.text
+    assert leftovers(tmp_path) == ["out"]
+
+
+def test_who_was_killed_before_losing_is_cleared_by_whoever_comes(tmp_path):
+    winner = config(tmp_path / "out", SMALL, method="bicubic", **QUICK)
+    loser = winner.model_copy(update={"method": "gsa"})
+
+    def die(stage: str, done: int, total: int, pace: object = None) -> None:
+        win_with(winner, loser)(stage, done, total)
+        if (tmp_path / "out").exists():
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(loser, progress=die)
     assert len(list(tmp_path.glob(".out.*.staging"))) == 1
     run(config(tmp_path / "other", SMALL, method="bicubic", **QUICK))
     assert len(list(tmp_path.glob(".out.*.staging"))) == 1, "another output is no reason"
-    with pytest.raises(ExpectedSkip):
-        run(first)
+    with pytest.raises(InputRejected):
+        run(loser)
     assert leftovers(tmp_path) == ["other", "out"]
 
 
@@ -346,6 +370,24 @@ def test_resources_are_checked_first(tmp_path):
     with pytest.raises(OutOfResources, match=r"choose auto or cpu|CUDA"):
         run(config(tmp_path / "out", **QUICK, device="cuda:99"))
     assert leftovers(tmp_path) == []
+
+
+def test_what_a_run_has_written_is_not_asked_of_the_disk_again(tmp_path, monkeypatch):
+    """A run that filled its disk could not be resumed, however much was freed: the whole product had to fit beside its tiles."""
+    settings = config(tmp_path / "out", SMALL, **QUICK, tiles__core=64, tiles__chunk=32)
+    with pytest.raises(Stopped):
+        run(settings, progress=stop_after(8))
+    held = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    needed = planned(settings).expected_plan.disk_bytes(uncertain=False) // 2
+    space = type("Usage", (), {"free": max(needed - held, 0)})()
+    monkeypatch.setattr(commit.shutil, "disk_usage", lambda _: space)
+    with pytest.raises(OutOfResources, match="free some space"):
+        run(config(tmp_path / "other", SMALL, **QUICK))
+    assert run(settings).provenance["tiles"]["resumed"] == 8
+
+
+def planned(settings) -> Job:
+    return Job(Path(), job_record(settings, open_pair(settings)))
 
 
 def test_plan_writes_nothing(tmp_path):

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
 import pytest
 
-from hyperfuse.catalogs.errors import InputRejected
+from hyperfuse.catalogs.errors import InputRejected, Transient
 from hyperfuse.pipeline.products.publish import verify
 from tests import ROOT
 from tests.synthetic import config
@@ -51,3 +58,48 @@ def test_the_deployment_is_declared():
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     entry = {d["name"]: d["entrypoint"] for d in declared["deployments"]}
     assert entry["fuse-scene"] == "hyperfuse.flows.prefect.fuse_scene.fuse_scene"
+
+
+def test_a_temporary_server_ends_with_the_command_however_that_ends(tmp_path):
+    """Prefect's own outlived a command that was killed, one more of them each time."""
+    script = (
+        "import os, signal, sys\n"
+        "from hyperfuse.flows.prefect.server import served\n"
+        "from prefect.settings import PREFECT_API_URL\n"
+        "with served():\n"
+        "    print(PREFECT_API_URL.value(), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL) if sys.argv[1] == 'killed' else None\n"
+    )
+    own = {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"} | own
+    for how, code in (("killed", -signal.SIGKILL), ("ended", 0)):
+        run = subprocess.run(
+            [sys.executable, "-c", script, how], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == code, run.stderr
+        port = int(run.stdout.rpartition(":")[2].partition("/")[0])
+        deadline = time.monotonic() + 30
+        while listens(port):
+            assert time.monotonic() < deadline, "the server outlived its command"
+            time.sleep(0.1)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_server_that_is_lost_is_one_sentence(monkeypatch):
+    import httpx
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from hyperfuse.flows.prefect.server import served
+
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+        pytest.raises(
+            Transient, match=r"server at http://127\.0\.0\.1:9/api was lost \(ConnectError.*run again to resume"
+        ),
+        served(),
+    ):
+        httpx.get("http://127.0.0.1:9/api/health")

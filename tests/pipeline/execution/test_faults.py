@@ -267,6 +267,7 @@ def test_a_lost_scheduler_ends_the_run_and_a_rerun_resumes(tmp_path, undisturbed
     assert process.returncode == 6, err
     assert time.monotonic() - lost < 60
     assert "the Dask scheduler was lost; finished tiles are kept" in err.splitlines()[-1]
+    assert "Traceback" not in err
     resumed = subprocess.run(command(output), check=True, capture_output=True, text=True)
     assert json.loads(resumed.stdout)["tiles"]["resumed"] >= 10
     assert np.array_equal(data(output), undisturbed)

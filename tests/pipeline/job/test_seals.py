@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,45 @@ def test_harmed_records_are_made_anew(tmp_path, monkeypatch, undisturbed, name):
     truncate(folder / name)
     run(config(tmp_path / "out", RECIPE, **SETTINGS))
     assert np.array_equal(counts(tmp_path / "out"), undisturbed, equal_nan=True)
+
+
+def other_digit(path: Path) -> None:
+    """One bit of a number: the record is read as before, and says something else."""
+    text = path.read_text()
+    for name in ('"east_px"', '"psf_sigma_px"', '"total"', '"correlation"'):
+        start = text.find(name)
+        digit = next((at for at in range(start, len(text)) if text[at] in "2468"), None) if start >= 0 else None
+        if digit is not None:
+            path.write_text(text[:digit] + chr(ord(text[digit]) ^ 1) + text[digit + 1 :])
+            return
+    raise AssertionError(f"{path} holds no number that is known here")
+
+
+@pytest.mark.parametrize("name", ["staged.json", "tiles/*.json", "registration.geojson"])
+def test_a_digit_that_flips_in_a_record_is_found(tmp_path, monkeypatch, undisturbed, name):
+    """All of these were believed: the product had another displacement, other statistics, or another table of tie points."""
+    folder = killed_run(monkeypatch, tmp_path / "out", "assess")
+    other_digit(min(folder.glob(name)))
+    product = run(config(tmp_path / "out", RECIPE, **SETTINGS))
+    run(config(tmp_path / "as_ever", RECIPE, **SETTINGS))
+    assert np.array_equal(counts(tmp_path / "out"), undisturbed, equal_nan=True)
+    ours, theirs = (tmp_path / name / "provenance.json" for name in ("out", "as_ever"))
+    for part in ("registration", "statistics", "observation", "quality"):
+        assert json.loads(ours.read_text()).get(part) == json.loads(theirs.read_text()).get(part)
+    table = "registration.geojson"
+    assert (tmp_path / "out" / table).read_bytes() == (tmp_path / "as_ever" / table).read_bytes()
+    assert product.provenance["tiles"]["finished"] > 1
+
+
+@pytest.mark.parametrize("name", ["registration.geojson", "registration.png"])
+def test_a_lost_report_of_the_registration_is_made_anew_and_costs_no_tile(tmp_path, monkeypatch, name):
+    folder = killed_run(monkeypatch, tmp_path / "out", "assess")
+    before = (folder / name).read_bytes()
+    truncate(folder / name)
+    n_tiles = len(list(folder.glob("tiles/*.json")))
+    product = run(config(tmp_path / "out", RECIPE, **SETTINGS))
+    assert product.provenance["tiles"]["resumed"] == n_tiles > 1
+    assert (tmp_path / "out" / name).read_bytes() == before
 
 
 def test_finished_tiles_are_kept_when_what_is_staged_anew_is_the_same(tmp_path, monkeypatch, undisturbed):
