@@ -1,21 +1,30 @@
 # One image for every role: the command line, the Prefect server and worker, the Dask scheduler and workers.
-# Versions are those that pyproject.toml allows. TORCH_INDEX chooses the build of PyTorch: cpu, or cu126 for NVIDIA.
-FROM python:3.11-slim-bookworm AS build
+# Versions are those of requirements/image.txt, which pip holds to their digests; the release of PyTorch is pinned here.
+# TORCH_INDEX chooses its build: cpu, or cu126 for NVIDIA.
+# The base image is named by its tag, so that a build takes the security fixes of its day; who wants the same bytes each
+# time gives its digest: --build-arg BASE=python@sha256:...
+ARG BASE=python:3.11-slim-bookworm
+FROM ${BASE} AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
 RUN python -m venv /opt/hyperfuse
+COPY requirements requirements
+# PyTorch comes from an index of its own, all else from the default one, and no command knows both: with two indexes at once
+# the higher version wins, whoever put it there. The build for CPUs finds all it needs installed; one for NVIDIA brings the
+# libraries of CUDA from the same index.
+RUN /opt/hyperfuse/bin/pip install --no-cache-dir --require-hashes --no-deps --requirement requirements/image.txt \
+    && /opt/hyperfuse/bin/pip install --no-cache-dir --index-url "${TORCH_INDEX}" "torch==2.13.0"
 COPY pyproject.toml README.md LICENSE ./
 COPY catalogs catalogs
 COPY models models
 COPY pipeline pipeline
 COPY flows flows
 COPY hyperfuse hyperfuse
-# PyTorch alone comes from its index, all else from the default one: with two indexes at once the higher version wins,
-# whoever put it there.
-RUN /opt/hyperfuse/bin/pip install --no-cache-dir --no-deps --index-url "${TORCH_INDEX}" "torch>=2.11,<2.14" \
-    && /opt/hyperfuse/bin/pip install --no-cache-dir ".[train]"
+# Nothing is fetched here: setuptools, which builds the package, is in the list.
+RUN /opt/hyperfuse/bin/pip install --no-cache-dir --no-deps --no-build-isolation ".[train]" \
+    && /opt/hyperfuse/bin/pip check
 
-FROM python:3.11-slim-bookworm
+FROM ${BASE}
 # The GDAL of rasterio's wheel links against the system's libexpat; any version of the release will do.
 # hadolint ignore=DL3008
 RUN apt-get update \

@@ -8,7 +8,7 @@ QUICK := tests/pipeline/geometry tests/pipeline/job/test_encoding.py tests/pipel
 	tests/pipeline/fusion/test_back_projection.py tests/models/test_losses.py tests/models/test_operators.py \
 	tests/models/subspace tests/catalogs/test_bands.py tests/catalogs/test_outline.py tests/catalogs/references
 
-.PHONY: help test quick map docs demo check slow chaos faults fuzz server browser bench bench-scene bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation schemas audit clean
+.PHONY: help test quick map docs demo check slow chaos faults fuzz server browser bench bench-scene bench-memory bench-methods bench-quality bench-models bench-catalog archive-test bench-archive bench-register bench-uncertainty bench-realism bench-ablations bench-ceiling bench-adaptation schemas lock audit clean
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
@@ -115,6 +115,13 @@ bench-adaptation: $(VENV)/.installed-test  ## what fitting a network to its scen
 
 schemas: $(VENV)/.installed-test  ## the JSON schemas of the records that products hold, to docs/schemas
 	$(BIN)/python -m tests.schemas
+
+lock:            ## requirements/*.txt from pyproject.toml, each version with its digests; needs uv
+	for set in "image --extra train" "test --extra train --extra test --extra docs --extra api --extra s3 --extra tensorboard"; do \
+		uv pip compile pyproject.toml $${set#* } --generate-hashes --python-version 3.11 \
+			--python-platform x86_64-manylinux_2_28 --torch-backend cpu --no-emit-package torch --no-emit-index-url \
+			--no-annotate --no-header --quiet --upgrade --output-file requirements/$${set%% *}.txt || exit 1; \
+	done
 
 audit: $(VENV)/.installed  ## installed packages against the published advisories; asks the package index
 	$(BIN)/pip install --quiet pip-audit

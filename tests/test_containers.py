@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests import ROOT
 
@@ -54,9 +56,45 @@ def test_no_package_may_come_from_either_of_two_indexes():
     assert "--extra-index-url" not in "\n".join(
         line for line in DOCKERFILE.splitlines() if not line.lstrip().startswith("#")
     )
-    [alone] = re.findall(r"--no-deps --index-url \"\$\{TORCH_INDEX\}\" \"(.+?)\"", DOCKERFILE)
-    depends = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    assert alone in depends, "the image installs another torch than the project asks for"
+    [alone] = re.findall(r"--index-url \"\$\{TORCH_INDEX\}\" \"torch==(.+?)\"", DOCKERFILE)
+    assert alone in asked()["torch"].specifier, "the image installs another torch than the project asks for"
+    installs = [line for line in DOCKERFILE.splitlines() if "pip install" in line]
+    assert len(installs) == 3
+    assert all(
+        "--require-hashes" in line or "TORCH_INDEX" in line or "--no-build-isolation" in line for line in installs
+    )
+
+
+def asked(*extras: str) -> dict[str, Requirement]:
+    """What the project asks for, by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    found = [Requirement(line) for line in lines]
+    here = [one for one in found if one.marker is None or one.marker.evaluate({"python_version": "3.11"})]
+    return {canonicalize_name(one.name): one for one in here}
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"), [("image", ("train",)), ("test", ("train", "test", "docs", "api", "s3", "tensorboard"))]
+)
+def test_locked_versions_are_those_that_the_project_allows_each_with_digests(name, extras):
+    text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+    assert not re.search(r"://|^--", text, re.MULTILINE), "an address, or an option of an installer"
+    entries = [entry for entry in re.split(r"\n(?=\S)", text.strip()) if not entry.startswith("#")]
+    pinned = {}
+    for entry in entries:
+        found = re.match(r"([\w.-]+)(?:\[[\w,-]+\])?==([\w.+!]+)", entry)
+        assert found, entry[:60]
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry[:60]
+        pinned[canonicalize_name(found[1])] = found[2]
+    assert "torch" not in pinned, "each of its builds has digests of its own"
+    assert not [one for one in pinned if one.startswith("nvidia-")], "resolved for a build with CUDA"
+    for one, requirement in asked(*extras).items():
+        if one != "torch":
+            assert pinned[one] in requirement.specifier, (
+                f"{one} {pinned[one]} is locked, {requirement} asked for: make lock"
+            )
+    assert "setuptools" in pinned
 
 
 def test_what_the_image_copies_is_there_and_reaches_the_builder():

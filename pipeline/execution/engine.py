@@ -5,6 +5,8 @@ ledger, so losing the scheduler loses no finished tile.
 
     a batch ends badly        why                                      what follows
     exception                 a tile of it, or its data                each of its tiles alone; alone, it has failed
+    StoreLost                 the store is lost, or this worker's      its tiles have failed; three in a row end the run
+                              way to it
     HyperFuseError            known to be of no use again              its tiles have failed
     Lethal                    a process that ran it died               each of its tiles alone; alone and twice, set aside
     KilledWorker              processes died that had it, or only      it is run again, a few times
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from hyperfuse.catalogs.errors import HyperFuseError, OutOfResources, Poisoned
 from hyperfuse.pipeline.execution.cluster import GPU, connected, first_worker
-from hyperfuse.pipeline.execution.exchange import Indices, Place, SharedFolder, forget_mirrors, place_of
+from hyperfuse.pipeline.execution.exchange import Indices, Place, SharedFolder, StoreLost, forget_mirrors, place_of
 from hyperfuse.pipeline.execution.quarantine import (
     DEATHS,
     Lethal,
@@ -49,6 +51,8 @@ _LOOK_SECONDS = 5.0
 """Between two looks at the scheduler while no batch ends."""
 SCHEDULER_SECONDS = 60.0
 """After which a scheduler that does not answer counts as lost."""
+_STORELESS = 3
+"""Batches, with none between that finished, that end because of the store: then it counts as lost, and the others are not tried."""
 _AGAIN = 5
 """Times that a batch is run again which Dask gave up though no process died of it."""
 
@@ -165,6 +169,7 @@ class _Crew:
         self._batches: dict[Future[None], tuple[Indices, int]] = {}
         self._ended: SimpleQueue[Future[None]] = SimpleQueue()
         self._answered = self._manned = time.monotonic()
+        self._storeless = 0
 
     def submit(self, tiles: Indices, *, again: int = 0) -> None:
         """Hand a batch to whoever is free."""
@@ -185,6 +190,7 @@ class _Crew:
             tiles, again = self._batches.pop(future)
             self._answered = self._manned = time.monotonic()
             if future.status in {"finished", "lost"}:  # what is lost is the empty result, with the worker that held it
+                self._storeless = 0
                 yield tiles
             elif future.status == "error":
                 self._judge(tiles, future.exception(), again)
@@ -207,6 +213,10 @@ class _Crew:
     def _judge(self, tiles: Indices, error: BaseException, again: int) -> None:
         from distributed import KilledWorker  # noqa: PLC0415 (a second that only clusters need)
 
+        if isinstance(error, StoreLost):
+            self._storeless += 1
+            if self._storeless >= _STORELESS:
+                raise error
         if isinstance(error, KilledWorker) and again < _AGAIN:
             self.submit(tiles, again=again + 1)
         elif len(tiles) > 1 and (isinstance(error, Lethal) or not isinstance(error, HyperFuseError)):

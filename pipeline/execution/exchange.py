@@ -23,14 +23,17 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 import fsspec
+from fsspec.callbacks import Callback
 
 from hyperfuse.catalogs.errors import Busy, HyperFuseError, InputRejected, OutOfResources, UsageError
 from hyperfuse.catalogs.formats.files import file_sha256
@@ -55,6 +58,36 @@ _CONTENTS = "contents.json"
 _DELIVERED = "delivered"
 _MADE = ("product", "tiles")
 """Folders of a job that tiles write into."""
+STORE_SECONDS = 180.0
+"""After which a store that moves no file counts as lost."""
+_LOOK_SECONDS = 0.5
+T = TypeVar("T")
+
+
+class StoreLost(OutOfResources):
+    """A store cannot be read or written, or does not answer."""
+
+
+class Heard(Callback):  # type: ignore[misc] # fsspec is not typed
+    """When a store was heard of last: fsspec tells it of every file, and of parts of large ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at = time.monotonic()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since then."""
+        return time.monotonic() - self._at
+
+    def relative_update(self, inc: int = 1) -> None:
+        """Called by fsspec."""
+        self._at = time.monotonic()
+        super().relative_update(inc)
+
+    def branched(self, *_: object, **__: object) -> Callback:
+        """Called by fsspec for the parts of one file."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -138,17 +171,22 @@ class Depot(Place):
         """Copy what is not there yet, the list of it last."""
         files = {path.relative_to(job.folder).as_posix(): path for path in sorted(job.folder.rglob("*"))}
         sizes = {name: path.stat().st_size for name, path in files.items() if path.is_file() and _is_offered(name, job)}
-        with self._reached() as (fs, root):
+
+        def put(fs: Any, root: str, heard: Heard) -> None:
             there = {path.removeprefix(f"{root}/"): entry["size"] for path, entry in _found(fs, root).items()}
             # Settings that do not decide the content may have changed since; a record of the same size may be another.
             missing = [name for name, size in sizes.items() if there.get(name) != size or "/" not in name]
-            fs.put([str(job.folder / name) for name in missing], [f"{root}/{name}" for name in missing])
+            sources, targets = [str(job.folder / name) for name in missing], [f"{root}/{name}" for name in missing]
+            fs.put(sources, targets, callback=heard)
             fs.pipe_file(f"{root}/{_CONTENTS}", json.dumps(sizes).encode())
+
+        self._ask(put)
 
     def collect(self, job: StagedJob, tiles: Indices | None = None) -> None:
         """Download, compare with the note, and put in place: samples first, the records that vouch for them last."""
         incoming = job.folder / "incoming"
-        with self._reached() as (fs, root):
+
+        def get(fs: Any, root: str, heard: Heard) -> None:
             notes = [f"{root}/{_note(tiles)}"] if tiles is not None else sorted(_found(fs, f"{root}/{_DELIVERED}"))
             # What is recorded here needs no second look, unless it was just made again because it was found damaged.
             known = {f"tiles/{path.name}" for path in job.ledger.folder.glob("*.json")} if tiles is None else set()
@@ -156,13 +194,17 @@ class Depot(Place):
                 digests = _read_note(fs.cat_file(note))
                 if known.issuperset(name for name in digests if name.startswith("tiles/")):
                     continue
-                fs.get([f"{root}/{name}" for name in digests], [str(incoming / name) for name in digests])
+                heard.relative_update()
+                sources, targets = [f"{root}/{name}" for name in digests], [str(incoming / name) for name in digests]
+                fs.get(sources, targets, callback=heard)
                 if any(file_sha256(incoming / name) != digest for name, digest in digests.items()):
                     log.warning("%s: does not hold what its note says; its tiles count as not done", note)
                     continue
                 for name in sorted(digests):  # product before tiles
                     _move(incoming, job.folder, name)
             shutil.rmtree(incoming, ignore_errors=True)
+
+        self._ask(get)
 
     @contextmanager
     def opened(self, tiles: Indices) -> Iterator[Path]:
@@ -173,59 +215,96 @@ class Depot(Place):
                 self._fetch(folder, tiles)
                 yield folder
                 self._deliver(folder, tiles)
+            except StoreLost:
+                forget_mirrors()  # what comes late comes to nobody
+                raise
             finally:
                 for name in list(_made(folder)):
                     (folder / name).unlink()
 
     def remove(self) -> None:
         """Delete the folder in the store; what cannot be deleted now is only litter."""
+
+        def rm(fs: Any, root: str, _: Heard) -> None:
+            if fs.exists(root):
+                fs.rm(root, recursive=True)
+
         try:
-            with self._reached() as (fs, root):
-                if fs.exists(root):
-                    fs.rm(root, recursive=True)
+            self._ask(rm)
         except OutOfResources as error:
             log.warning("%s", error)
 
     def _fetch(self, folder: Path, tiles: Indices) -> None:
-        with self._reached() as (fs, root):
+        def get(fs: Any, root: str, heard: Heard) -> None:
             sizes: dict[str, int] = json.loads(fs.cat_file(f"{root}/{_CONTENTS}"))
-            self._download(folder, [name for name in sizes if not _is_staged_chunk(name)], sizes)
-            self._download(folder, _staged_chunks(StagedJob.load(folder), tiles, sizes), sizes)
+            self._download(folder, [name for name in sizes if not _is_staged_chunk(name)], sizes, heard)
+            self._download(folder, _staged_chunks(StagedJob.load(folder), tiles, sizes), sizes, heard)
+
+        self._ask(get)
 
     def _deliver(self, folder: Path, tiles: Indices) -> None:
         made = list(_made(folder))
-        with self._reached() as (fs, root):
-            fs.put([str(folder / name) for name in made], [f"{root}/{name}" for name in made])
+
+        def put(fs: Any, root: str, heard: Heard) -> None:
+            fs.put([str(folder / name) for name in made], [f"{root}/{name}" for name in made], callback=heard)
             digests = {name: file_sha256(folder / name) for name in made}
             fs.pipe_file(f"{root}/{_note(tiles)}", json.dumps(digests).encode())
 
-    def _download(self, folder: Path, names: list[str], sizes: dict[str, int]) -> None:
+        self._ask(put)
+
+    def _download(self, folder: Path, names: list[str], sizes: dict[str, int], heard: Heard) -> None:
         fs, root = self.filesystem()
         wanted = [name for name in names if _size(folder / name) != sizes[name]]
         if not wanted:
             return
         arriving = folder / "arriving"
-        fs.get([f"{root}/{name}" for name in wanted], [str(arriving / name) for name in wanted])
+        sources, targets = [f"{root}/{name}" for name in wanted], [str(arriving / name) for name in wanted]
+        fs.get(sources, targets, callback=heard)
         for name in wanted:
             if _size(arriving / name) != sizes[name]:
                 raise OutOfResources(f"{root}/{name}: is not the file that the run offered; run again")
             _move(arriving, folder, name)
 
-    @contextmanager
-    def _reached(self) -> Iterator[tuple[Any, str]]:
-        """The file system; what goes wrong with it becomes one sentence."""
-        fs, root = self.filesystem()
-        try:
-            yield fs, root
-        except HyperFuseError:
-            raise
-        except Exception as error:  # stores raise what their client libraries do
-            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise
-            raise OutOfResources(
-                f"{self.address}: the store cannot be read or written ({type(error).__name__}: {error}); check its address and "
-                "your access to it, and run again to resume"
-            ) from error
+    def _ask(self, work: Callable[[Any, str, Heard], T]) -> T:
+        """Do something with the store, in a thread that is left alone when it does not come back; what goes wrong is one sentence.
+
+        Clients of stores have timeouts and repetitions of their own, which add up to hours.
+
+        Raises
+        ------
+        StoreLost
+        """
+        (fs, root), heard = self.filesystem(), Heard()
+        ended: SimpleQueue[tuple[list[T], Exception | None]] = SimpleQueue()
+
+        def go() -> None:
+            try:
+                ended.put(([work(fs, root, heard)], None))
+            except Exception as error:  # noqa: BLE001 (raised below, by who waits)
+                ended.put(([], error))
+
+        threading.Thread(target=go, name="store", daemon=True).start()
+        while True:
+            try:
+                result, error = ended.get(timeout=_LOOK_SECONDS)
+                break
+            except Empty:
+                if heard.silent_s > STORE_SECONDS:
+                    raise StoreLost(
+                        f"{self.address}: the store has not answered for {STORE_SECONDS:g} s; finished tiles are kept: see that it "
+                        "runs, and run again to resume"
+                    ) from None
+        if error is None:
+            return result[0]
+        if isinstance(error, HyperFuseError):
+            raise error
+        # Stores raise what their client libraries do.
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise error
+        raise StoreLost(
+            f"{self.address}: the store cannot be read or written ({type(error).__name__}: {error}); check its address and "
+            "your access to it, and run again to resume"
+        ) from error
 
 
 def place_of(job: Job) -> Place:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import fsspec
@@ -11,8 +13,8 @@ import pytest
 
 from hyperfuse.catalogs.errors import OutOfResources, UsageError
 from hyperfuse.pipeline.config import RunConfig
-from hyperfuse.pipeline.execution import engine
-from hyperfuse.pipeline.execution.exchange import Depot, SharedFolder, place_of
+from hyperfuse.pipeline.execution import engine, exchange
+from hyperfuse.pipeline.execution.exchange import Depot, SharedFolder, StoreLost, place_of
 from hyperfuse.pipeline.job import stage, store
 from hyperfuse.pipeline.run import fuse_tiles, open_run, run, stage_pair
 from tests.pipeline.fusion.test_weights import weight_file
@@ -215,3 +217,68 @@ def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path):
 def test_the_store_does_not_decide_the_content(tmp_path):
     plain = config(Path("out"), **SETTINGS)
     assert plain.decisive() == plain.model_copy(update={"store": "s3://b", "dask": "local"}).decisive()
+
+
+def test_a_store_that_does_not_answer_is_given_up(tmp_path, memory, monkeypatch):
+    """Its client would wait, and try again, for as long as it likes."""
+    monkeypatch.setattr(exchange, "STORE_SECONDS", 1.0)
+    release, real = threading.Event(), type(memory).pipe_file
+
+    def hang(self, path, value, **options):
+        release.wait(60)
+        return real(self, path, value, **options)
+
+    monkeypatch.setattr(type(memory), "pipe_file", hang)
+    settings = config(tmp_path / "out", "size=96&ratio=4&bands=4&seed=3", store="memory://jobs", **SETTINGS)
+    with open_run(settings) as held:
+        job = stage_pair(held)
+        began = time.monotonic()
+        with pytest.raises(StoreLost, match=r"memory://jobs/out.* has not answered for 1 s; finished tiles are kept"):
+            place_of(job).offer(job)
+        assert time.monotonic() - began < 10
+        release.set()
+
+
+def test_a_store_that_moves_files_slowly_is_not_given_up(tmp_path, memory, monkeypatch):
+    monkeypatch.setattr(exchange, "STORE_SECONDS", 1.5)
+    heard = exchange.Heard()
+    assert heard.silent_s < 1
+    time.sleep(0.3)
+    fsspec.filesystem("memory").pipe_file("/a", b"x")
+    fsspec.filesystem("memory").get(["/a"], [str(tmp_path / "a")], callback=heard)
+    assert heard.silent_s < 0.2
+
+    def slowly(fs, root, heard):
+        for _ in range(4):
+            time.sleep(0.7)
+            heard.relative_update()
+        return "done"
+
+    assert Depot("memory://jobs/slow")._ask(slowly) == "done"
+
+
+def test_a_lost_store_ends_the_run_before_all_batches_were_tried(tmp_path, memory, monkeypatch):
+    """Each of thousands of batches would wait for it in turn."""
+    from distributed import LocalCluster
+
+    tried: list[int] = []
+
+    def lost(self, folder, tiles):
+        tried.append(1)
+        raise StoreLost("memory://jobs: is lost")
+
+    monkeypatch.setattr(Depot, "_fetch", lost)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        pytest.raises(OutOfResources, match="memory://jobs: is lost"),
+    ):
+        run(
+            config(
+                tmp_path / "out",
+                **SETTINGS | {"tiles__batch": 1},
+                store="memory://jobs",
+                dask=cluster.scheduler_address,
+            )
+        )
+    # Dask runs each again once; a batch or two were on their way when the third had ended.
+    assert 3 <= len(tried) < 2 * 9
