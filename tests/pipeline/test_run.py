@@ -383,7 +383,8 @@ def test_what_a_run_has_written_is_not_asked_of_the_disk_again(tmp_path, monkeyp
     monkeypatch.setattr(commit.shutil, "disk_usage", lambda _: space)
     with pytest.raises(OutOfResources, match="free some space"):
         run(config(tmp_path / "other", SMALL, **QUICK))
-    assert run(settings).provenance["tiles"]["resumed"] == 8
+    # A tile that was on its way when the run was stopped may have been finished as well.
+    assert run(settings).provenance["tiles"]["resumed"] in (8, 9)
 
 
 def planned(settings) -> Job:
