@@ -20,6 +20,12 @@ _FUSION = {
     "output_conv": "output",
     "attention_weights": "gate",
 }
+_OTHER_FUSIONS: Mapping[str, set[str]] = {
+    "a plain sum (--adaptive_fuse 0)": set(),
+    "learned weights of each channel (--adaptive_fuse 1)": {"weights"},
+    "attention without gates (--adaptive_fuse 2)": {"query_conv", "key_conv", "value_conv", "output_conv"},
+    "gates without attention (--adaptive_fuse 4)": {"attention_conv"},
+}
 _TAIL = {"fuse": "expand", "last": "last"}
 _ROOT = "decoder."
 _CONVOLUTION = re.compile(r"(hm|mh|h|m)feat\.(\d+)\.MFB([123])\.conv([1-5])\.(weight|bias)")
@@ -44,17 +50,22 @@ def from_released(state: Mapping[str, torch.Tensor]) -> ReleasedCheckpoint:
     Raises
     ------
     ValueError
-        If a name is not one of the authors', or a tensor that tells the architecture is missing.
+        If a name is not one of the authors', a tensor that tells the architecture is missing, or the file is of a variant
+        that is not built here.
     """
     own = {name.removeprefix(_ROOT): value for name, value in state.items()}
-    if any("adaptive_fuse" in name for name in own):
-        raise ValueError("it is of a variant with adaptive_fuse, which is not built here; take one of another fusion")
+    _require_published_fusion(own)
     tensors = {_ours(name): value for name, value in own.items()}
     try:
         hsi_bands, msi_bands = tensors["last.weight"].shape[0], tensors["from_msi.head.0.weight"].shape[1]
         width = tensors["from_hsi.head.0.weight"].shape[0]
     except KeyError as error:
         raise ValueError(f"{error} is missing") from error
+    fused = tensors["expand.weight"].shape[1] if "expand.weight" in tensors else width
+    if fused != width:
+        raise ValueError(
+            f"its last layers work in {width // max(fused, 1)} groups (--groups of the training script), expected 1"
+        )
     layers = [1 + max((int(m[1]) for m in _groups(tensors, stream)), default=-1) for stream in _STREAMS.values()]
     first = tensors.get("from_hsi.groups.0.units.0.convs.0.weight")
     grouped = first is not None and first.shape[1] < width
@@ -62,6 +73,23 @@ def from_released(state: Mapping[str, torch.Tensor]) -> ReleasedCheckpoint:
     if width != 2 * growth_of(hsi_bands):
         options["growth"] = width // 2
     return ReleasedCheckpoint(tensors=tensors, hsi_bands=hsi_bands, msi_bands=msi_bands, options=options)
+
+
+def _require_published_fusion(own: Mapping[str, torch.Tensor]) -> None:
+    """Refuse the authors' other ways to join the streams; the tensors do not name them, but tell them apart.
+
+    Raises
+    ------
+    ValueError
+        With the number that their training script gives it.
+    """
+    if "fuse.weight" not in own:  # no checkpoint of theirs at all
+        return
+    kinds = {name.split(".")[1] for name in own if name.startswith("fuse_att.")}
+    if found := next((told for told, names in _OTHER_FUSIONS.items() if kinds == names), None):
+        raise ValueError(
+            f"its streams are joined by {found}, and only --adaptive_fuse 3, that of the published results, is built here"
+        )
 
 
 def growth_of(hsi_bands: int) -> int:

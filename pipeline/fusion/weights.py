@@ -36,7 +36,13 @@ _WRAPPERS = ("_orig_mod.", "module.")
 """Prefixes that torch.compile and DataParallel leave in a saved state."""
 _PROFILED = {"total_ops", "total_params"}
 _MOST_NESTS = 4
-_NESTS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params_ema", "params")
+_NESTS = (
+    "params_ema", "ema_state_dict", "model_ema", "ema",
+    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "params",
+)  # fmt: skip
+"""Where training scripts keep a state; running means of the weights come before the last ones."""
+_ROLES = ("student", "teacher")
+"""Networks that are saved beside each other."""
 
 
 def shipped_weights(network: str) -> Path | None:
@@ -317,15 +323,13 @@ def _read(checkpoint: Path, network: str) -> dict[str, torch.Tensor]:
         raise InputRejected(
             f"{checkpoint}: not a checkpoint of plain tensors ({str(error).splitlines()[0]}); nothing of it was executed"
         ) from error
+    role = "student" if "student" in network else "teacher"
     for _ in range(_MOST_NESTS):
-        nests = [
-            nest
-            for nest in (network.rpartition("-")[2], *_NESTS)
-            if isinstance(loaded, dict) and isinstance(loaded.get(nest), dict)
-        ]
-        if not nests:
+        nest = _nest(loaded, role, checkpoint)
+        if nest is None:
             break
-        loaded = loaded[nests[0]]
+        log.info("%s: its part %s is taken", checkpoint, nest)
+        loaded = loaded[nest]
     if isinstance(loaded, dict):
         # What a profiler left: counters, no weights.
         loaded = {name: value for name, value in loaded.items() if str(name).rpartition(".")[2] not in _PROFILED}
@@ -333,7 +337,45 @@ def _read(checkpoint: Path, network: str) -> dict[str, torch.Tensor]:
         raise InputRejected(f"{checkpoint}: holds no mapping of names to tensors; give the authors' checkpoint itself")
     if bad := [name for name, value in loaded.items() if not torch.isfinite(value).all()]:
         raise InputRejected(f"{checkpoint}: {bad[0]} holds values that are not finite; the file is damaged")
-    return {_unwrapped(str(name)): value for name, value in loaded.items()}
+    return _of_role({_unwrapped(str(name)): value for name, value in loaded.items()}, role, checkpoint)
+
+
+def _nest(loaded: Any, role: str, checkpoint: Path) -> Any:
+    """Key of the part that holds the network of a role, None where there are no parts.
+
+    Raises
+    ------
+    InputRejected
+        If it holds the network of the other role alone.
+    """
+    parts = [key for key, value in loaded.items() if isinstance(value, dict)] if isinstance(loaded, dict) else []
+    by_role = {each: [key for key in parts if str(key).lower().startswith(each)] for each in _ROLES}
+    if by_role[role]:
+        return by_role[role][0]
+    if any(by_role.values()):
+        raise InputRejected(_of_other_role(checkpoint, role))
+    return next((nest for nest in _NESTS if nest in parts), None)
+
+
+def _of_role(state: dict[str, torch.Tensor], role: str, checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The network of a role out of a module that holds both; any other state as it is.
+
+    Raises
+    ------
+    InputRejected
+        If it holds the network of the other role alone.
+    """
+    if not state or not all(name.partition(".")[0] in _ROLES for name in state):
+        return state
+    own = {name.removeprefix(f"{role}."): value for name, value in state.items() if name.startswith(f"{role}.")}
+    if not own:
+        raise InputRejected(_of_other_role(checkpoint, role))
+    return own
+
+
+def _of_other_role(checkpoint: Path, role: str) -> str:
+    other = next(each for each in _ROLES if each != role)
+    return f"{checkpoint}: holds a {other} and no {role}; name a network that is a {other}"
 
 
 def _unwrapped(name: str) -> str:

@@ -271,10 +271,71 @@ def test_a_checkpoint_of_another_width_is_read_off_its_tensors(tmp_path):
     saved(tmp_path / "a.pth", "csakd-student", lambda state: state, growth=5)
     card = import_weights(tmp_path / "a.pth", network="csakd-student", ratio=4, license_id="MIT", output=tmp_path / "w")
     assert card.options["growth"] == 5
-    state = saved(tmp_path / "b.pth", "csakd-student", lambda state: state)
-    torch.save(state | {"decoder.adaptive_fuse.0.weight": torch.ones(1)}, tmp_path / "b.pth")
-    with pytest.raises(InputRejected, match="a variant with adaptive_fuse, which is not built here"):
-        import_weights(tmp_path / "b.pth", network="csakd-student", ratio=4, license_id="MIT", output=tmp_path / "v")
+
+
+def authors_state(network: str) -> dict[str, torch.Tensor]:
+    """A state of a small network, under the names of the authors' checkpoint."""
+    chosen = method(network)
+    return released_names(
+        chosen.build(chosen.specify(Observed(hsi_bands=12, msi_bands=4, ratio=4, psf_sigma_px=2.0))).state_dict()
+    )
+
+
+def converted(folder: Path, saved: object, network: str) -> dict[str, torch.Tensor]:
+    """Tensors that `import-weights` makes of something that was saved."""
+    torch.save(saved, folder / "authors.pth")
+    output = folder / "converted.safetensors"
+    import_weights(folder / "authors.pth", network=network, ratio=4, license_id="MIT", output=output)
+    return load_file(output)
+
+
+@pytest.mark.parametrize("network", ["csakd-student", "csakd-teacher", "s3rnet-published"])
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda own, _own, _other, _role: {"state_dict": {n: v + 1 for n, v in own.items()}, "ema_state_dict": own},
+        lambda _, own, other, role: {f"{role}_state_dict": own[role], f"{other}_state_dict": own[other]},
+        lambda _, own, _other, _role: {f"{role}.{n}": v for role, state in own.items() for n, v in state.items()},
+    ],
+    ids=["averaged", "nested roles", "flat roles"],
+)
+def test_of_several_states_that_of_the_network_is_taken(tmp_path, network, saved):
+    both = {role: authors_state(f"csakd-{role}") for role in ("student", "teacher")}
+    role, other = ("student", "teacher") if network.endswith("student") else ("teacher", "student")
+    tensors = converted(tmp_path, saved(both[role], both, other, role), network)
+    assert len(tensors) == len(both[role])
+    assert torch.equal(tensors["last.weight"], both[role]["_orig_mod.decoder.last.weight"])
+    assert not torch.equal(tensors["last.weight"], both[other]["_orig_mod.decoder.last.weight"])
+
+
+@pytest.mark.parametrize("saved", [lambda t: {"teacher": t}, lambda t: {f"teacher.{n}": v for n, v in t.items()}])
+def test_a_checkpoint_of_the_other_role_alone_is_refused(tmp_path, saved):
+    with pytest.raises(InputRejected, match="holds a teacher and no student"):
+        converted(tmp_path, saved(authors_state("csakd-teacher")), "csakd-student")
+    assert not (tmp_path / "converted.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda s: {n: v for n, v in s.items() if "fuse_att" not in n}, "--adaptive_fuse 0"),
+        (
+            lambda s: {n: v for n, v in s.items() if "fuse_att" not in n} | {"decoder.fuse_att.weights": torch.ones(4, 6, 1, 1)},
+            "--adaptive_fuse 1",
+        ),
+        (lambda s: {n: v for n, v in s.items() if "attention_weights" not in n}, "--adaptive_fuse 2"),
+        (
+            lambda s: {n.replace("attention_weights", "attention_conv"): v for n, v in s.items() if "_conv" not in n},
+            "--adaptive_fuse 4",
+        ),
+        (lambda s: {n: v[:, : v.shape[1] // 2] if ".fuse.weight" in n else v for n, v in s.items()}, r"2 groups \(--groups"),
+    ],
+    ids=["sum", "channels", "attention", "gates", "groups"],
+)  # fmt: skip
+def test_a_variant_that_is_not_built_is_refused_by_name(tmp_path, change, told):
+    """By its tensors: none of them is called as the option of the training script is."""
+    with pytest.raises(InputRejected, match=told):
+        converted(tmp_path, change(authors_state("csakd-teacher")), "csakd-teacher")
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
